@@ -1,0 +1,47 @@
+# Everything lives in .venv and runs/; nothing outside the checkout is written except package caches.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-fast lint bench clean install
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       train a vanilla transformer and an Hourglass on this machine, compare them (under 6 minutes)"
+	@echo "make test       every test, a real Slurm included where it can be had (under 25 minutes)"
+	@echo "make test-fast  the tier under 3 minutes"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      benchmarks, written to tests/benchmarks/RESULTS.md"
+
+install: $(INSTALLED)
+
+# torch first and from its pin: a resolver left free takes the newest build with several GB of CUDA packages
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing torch"
+	@$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -i '^torch==' constraints.txt)"
+	@echo "installing hierlm and what it needs (one to three minutes)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+
+demo: $(INSTALLED)
+	@BIN=$(BIN) bash configs/demo/demo.sh
+
+test: $(INSTALLED)
+	@bash slurm/test-cluster.sh install || echo "no Slurm can be installed here: its tests will be skipped"
+	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow and not slurm"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

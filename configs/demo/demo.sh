@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The demo: a real dataset from text every machine has, two models, one comparison. Run again, it re-uses what is there.
+set -euo pipefail
+bin=${BIN:-.venv/bin}
+
+"$bin/hierlm" data stdlib --output data/demo
+for model in transformer hourglass; do
+  "$bin/hierlm" train "configs/demo/$model.yaml"
+  "$bin/hierlm" eval "runs/demo-$model" --split test
+done
+"$bin/hierlm" compare demo --html runs/demo-report.html
+echo "plots: runs/demo-report.html"

@@ -1,0 +1,1 @@
+"""Text -> tokenizer -> shards -> batches. Knows nothing of models or of hierlm."""

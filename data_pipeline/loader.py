@@ -1,0 +1,238 @@
+"""Batches for training and evaluation. The only file of this package that imports torch.
+
+Shapes: n rows read by this rank, T sequence_length. A row is T+1 consecutive tokens: inputs and their next tokens.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_pipeline.config import SourceConfig
+from data_pipeline.errors import DataError
+from data_pipeline.rows import TrainOrder
+from data_pipeline.split import Split, open_split
+
+__all__ = ["Batch", "EvaluationRows", "Prefetcher", "Request", "Split", "TrainRows", "evaluation_rows", "open_split"]
+
+IGNORED_TARGET = -100  # what torch's cross entropy leaves out
+_POLL_SECONDS = 0.1
+
+
+class Request(NamedTuple):
+    """Which rows of a step this rank reads; row r is global sample first_sample + r."""
+
+    sequence_length: int
+    data_pass: int
+    first_sample: int
+    rows: range
+    lanes: int | None = None
+
+
+class Batch(NamedTuple):
+    """One rank's rows of a step."""
+
+    tokens: Tensor  # int64 [n, T]
+    targets: Tensor  # int64 [n, T]
+    starts: Tensor | None = None  # bool [n], lanes only: the row begins a new stream, its memory must be reset
+    document_starts: Tensor | None = None  # bool [n, T], on request: the token is the first of a document
+
+
+class EvaluationBatch(NamedTuple):
+    """Rows in stream order; targets past the end of the split are IGNORED_TARGET."""
+
+    tokens: Tensor  # int64 [n, T]
+    targets: Tensor  # int64 [n, T]
+    valid: Tensor  # int64 [n]: number of targets that count
+
+
+class TrainRows:
+    """Training rows of weighted sources; what a sample is depends on (seed, data_pass, sample) alone."""
+
+    def __init__(
+        self, sources: Sequence[SourceConfig], *, seed: int, split: str = "train", document_starts: bool = False
+    ) -> None:
+        self.splits = [open_split(source.path, split) for source in sources]
+        self._order = TrainOrder(
+            weights=[source.weight for source in sources],
+            num_tokens=[opened.num_tokens for opened in self.splits],
+            names=[source.path for source in sources],
+            seed=seed,
+        )
+        self._wants_document_starts = document_starts
+
+    def read(
+        self, *, sequence_length: int, data_pass: int, first_sample: int, rows: range, lanes: int | None = None
+    ) -> Batch:
+        """Rows `rows` of the step that begins at global sample `first_sample`.
+
+        Shuffled without `lanes`; with `lanes` (the global batch size) row r is lane r, which continues its own stream.
+        """
+        where = self._order.rows(
+            sequence_length=sequence_length, data_pass=data_pass, first_sample=first_sample, rows=rows, lanes=lanes
+        )
+        packed = np.empty((len(rows), sequence_length + 1), dtype=np.int64)
+        for out, source, row in zip(packed, where.sources.tolist(), where.rows.tolist(), strict=True):
+            self.splits[source].read_into(out, start=row * sequence_length)
+        tokens, targets = _inputs_and_targets(packed)
+        starts = None if where.starts is None else torch.from_numpy(where.starts)
+        return Batch(tokens, targets, starts, self._document_starts(where.sources, where.rows, sequence_length))
+
+    def __call__(self, request: Request) -> Batch:
+        return self.read(**request._asdict())
+
+    def _document_starts(self, sources: NDArray[np.int64], rows: NDArray[np.int64], length: int) -> Tensor | None:
+        if not self._wants_document_starts:
+            return None
+        masks = [
+            self.splits[source].document_starts(row * length, (row + 1) * length)
+            for source, row in zip(sources.tolist(), rows.tolist(), strict=True)
+        ]
+        return torch.from_numpy(np.stack(masks))
+
+
+def _inputs_and_targets(packed: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    whole = torch.from_numpy(packed)
+    return whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
+
+
+class EvaluationRows:
+    """A split as rows in order, the last one partial: every token but the first is a target exactly once."""
+
+    def __init__(self, split: Split, *, sequence_length: int) -> None:
+        if split.num_tokens < 2:
+            raise DataError(
+                f"{split.directory}: split {split.name} has {split.num_tokens} tokens; evaluation needs two"
+            )
+        self.split = split
+        self.sequence_length = sequence_length
+
+    def __len__(self) -> int:
+        return (self.num_targets + self.sequence_length - 1) // self.sequence_length
+
+    @property
+    def num_targets(self) -> int:
+        return self.split.num_tokens - 1
+
+    def read(self, rows: Sequence[int]) -> EvaluationBatch:
+        """Any rows by number; a number outside [0, len) gives a row of padding, so ranks can share a batch evenly."""
+        length = self.sequence_length
+        packed = np.zeros((len(rows), length + 1), dtype=np.int64)
+        valid = np.array([self._num_valid(row) for row in rows], dtype=np.int64)
+        for out, row, count in zip(packed, rows, valid.tolist(), strict=True):
+            if count:
+                self.split.read_into(out[: count + 1], start=row * length)
+        tokens, targets = _inputs_and_targets(packed)
+        padding = torch.arange(length)[None, :] >= torch.from_numpy(valid)[:, None]
+        return EvaluationBatch(tokens, targets.masked_fill_(padding, IGNORED_TARGET), torch.from_numpy(valid))
+
+    def _num_valid(self, row: int) -> int:
+        if row < 0:
+            return 0
+        return max(min(self.sequence_length, self.num_targets - row * self.sequence_length), 0)
+
+
+def evaluation_rows(split: Split, *, sequence_length: int) -> EvaluationRows:
+    """The rows of one evaluation of `split`."""
+    return EvaluationRows(split, sequence_length=sequence_length)
+
+
+class WaitStopped(Exception):  # noqa: N818 - a request, not an error
+    """The stop function turned true while a batch was awaited; nothing was consumed."""
+
+
+class Prefetcher:
+    """Reads batches in order on a background thread, at most `depth` ahead; depth 0 reads when asked.
+
+    An error of the reader is raised where the batch was due. Iterate it, and `close()` it or use it as a context.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Request], Batch],
+        requests: Iterator[Request],
+        depth: int,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        pin_memory: bool = False,
+    ) -> None:
+        self.wait_seconds = 0.0  # of the last batch
+        self._read, self._requests, self._stop, self._pin = read, requests, stop, pin_memory
+        self._closed = threading.Event()
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=max(depth, 1))
+        self._exhausted: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="data-prefetch", daemon=True) if depth else None
+        if self._thread:
+            self._thread.start()
+
+    def __iter__(self) -> "Prefetcher":
+        return self
+
+    def __next__(self) -> Batch:
+        began = time.perf_counter()
+        try:
+            item = self._take() if self._thread else self._next_item()
+        finally:
+            self.wait_seconds = time.perf_counter() - began
+        if isinstance(item, BaseException):
+            self._exhausted = item
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stop the thread and drop what it read ahead."""
+        self._closed.set()
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+
+    def __enter__(self) -> "Prefetcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self) -> Batch | BaseException:
+        if self._exhausted is not None:
+            return self._exhausted
+        while True:
+            try:
+                return self._ready.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                if self._stop():
+                    raise WaitStopped from None
+                if self._closed.is_set():
+                    raise RuntimeError("the prefetcher is closed") from None
+
+    def _next_item(self) -> Batch | BaseException:
+        """The next batch, or what ends the sequence: StopIteration or the reader's error."""
+        try:
+            batch = self._read(next(self._requests))
+            return _pinned(batch) if self._pin else batch
+        except BaseException as error:
+            return error
+
+    def _work(self) -> None:
+        item: Batch | BaseException | None = None
+        while not isinstance(item, BaseException) and not self._closed.is_set():
+            item = self._next_item()
+            self._offer(item)
+
+    def _offer(self, item: Batch | BaseException) -> None:
+        while not self._closed.is_set():
+            try:
+                return self._ready.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+
+
+def _pinned(batch: Batch) -> Batch:
+    tokens, targets, *masks = batch
+    return Batch(
+        tokens.pin_memory(), targets.pin_memory(), *(mask if mask is None else mask.pin_memory() for mask in masks)
+    )

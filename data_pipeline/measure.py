@@ -1,0 +1,106 @@
+"""The first reading of a corpus: how long it is, what it is (checksum), and a sample to train a tokenizer on."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import floor, log
+from typing import NamedTuple
+
+from data_pipeline.documents import DocumentMode, document_stream
+from data_pipeline.errors import DataError
+from data_pipeline.progress import Progress
+from data_pipeline.sources import SourceFile
+
+SAMPLE_LINES = 100_000
+SAMPLE_LINE_BYTES = 4096  # longer lines are cut; the sample never exceeds SAMPLE_LINES times this
+
+
+class Line(NamedTuple):
+    """A line of the sample, and where in the text it began."""
+
+    offset: int
+    text: bytes
+
+
+class Reservoir:
+    """A uniform sample of at most `size` lines of a stream (Li, "Reservoir-sampling algorithms", 1994, algorithm L)."""
+
+    def __init__(self, size: int, *, seed: int = 0) -> None:
+        self._size, self._random = size, random.Random(seed)
+        self._weight = 1.0
+        self._seen, self._next = 0, size
+        self.lines: list[Line] = []
+
+    def offer(self, line: Line) -> None:
+        if len(self.lines) < self._size:
+            self.lines.append(line)
+            if len(self.lines) == self._size:
+                self._skip()
+        elif self._seen == self._next:
+            self.lines[self._random.randrange(self._size)] = line
+            self._next += 1
+            self._skip()
+        self._seen += 1
+
+    def _skip(self) -> None:
+        self._weight *= self._uniform() ** (1 / self._size)
+        self._next += floor(log(self._uniform()) / log(1 - self._weight))
+
+    def _uniform(self) -> float:
+        return 1.0 - self._random.random()  # in (0, 1]: its logarithm is finite
+
+
+@dataclass
+class Measured:
+    """One group of files: text bytes, documents, a checksum over names and contents, the sample."""
+
+    text_bytes: int = 0
+    documents: int = 0
+    empty_files: int = 0
+    sha256: str = ""
+    sample: list[Line] = field(default_factory=list)
+
+    @property
+    def record(self) -> dict[str, int | str]:
+        """What dataset.json keeps of it."""
+        names = ("text_bytes", "documents", "empty_files", "sha256")
+        return {name: getattr(self, name) for name in names}
+
+
+def measure(
+    files: tuple[SourceFile, ...], *, mode: DocumentMode, progress: Progress, sample_lines: int = 0
+) -> Measured:
+    """Read all of `files` once. DataError when there is no text at all, or when the only file is empty."""
+    measured, reservoir = Measured(), Reservoir(sample_lines) if sample_lines else None
+    listing = hashlib.sha256()
+    for file in files:
+        digest, before = hashlib.sha256(), measured.text_bytes
+        for text in document_stream(file, mode=mode):
+            digest.update(text.data)
+            if reservoir:
+                _offer_lines(reservoir, text.data, begin=measured.text_bytes)
+            measured.text_bytes += len(text.data)
+            measured.documents += text.ends_document
+            progress.advance(source_bytes=len(text.data), documents=int(text.ends_document))
+        measured.empty_files += measured.text_bytes == before
+        listing.update(f"{digest.hexdigest()}  {file.name}\n".encode())
+        measured.sha256 = digest.hexdigest() if len(files) == 1 else listing.hexdigest()
+    if not measured.text_bytes:
+        named = files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"
+        raise DataError(f"{named}: empty, there is no text to prepare")
+    measured.sample = reservoir.lines if reservoir else []
+    return measured
+
+
+def _offer_lines(reservoir: Reservoir, data: bytes, *, begin: int) -> None:
+    for start, line in _lines(data):
+        reservoir.offer(Line(begin + start, line))
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    start = 0
+    for line in data.splitlines(keepends=True):
+        for cut in range(0, len(line), SAMPLE_LINE_BYTES):
+            yield start + cut, line[cut : cut + SAMPLE_LINE_BYTES]
+        start += len(line)

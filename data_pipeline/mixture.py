@@ -1,0 +1,84 @@
+"""Which source a global sample comes from, and its number within that source: pure, O(1) memory, resumable anywhere.
+
+Samples are dealt in blocks of `BLOCK_ROWS`. Every block holds a fixed quota of each source in proportion to its
+weight, in an order keyed by (key, block): shares are exact over every block, never drifting, and no counter is kept.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.assignment import Indices, Permutation, round_keys
+from data_pipeline.errors import DataError
+
+BLOCK_ROWS = 4096
+
+
+class Dealt(NamedTuple):
+    """For each sample [n]: its source, and its running number among that source's samples."""
+
+    sources: Indices
+    numbers: Indices
+
+
+def quotas(weights: Sequence[float], *, total: int) -> NDArray[np.int64]:
+    """Whole shares of `total` in proportion to the weights, by largest remainder; their sum is `total`."""
+    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * total
+    shares = np.floor(exact).astype(np.int64)
+    by_remainder = np.argsort(-(exact - shares), kind="stable")
+    shares[by_remainder[: total - int(shares.sum())]] += 1
+    return shares
+
+
+class Mixture:
+    """Weighted dealing of samples to sources; `key` names the draw, e.g. (seed, data_pass)."""
+
+    def __init__(self, weights: Sequence[float], *, key: tuple[int | str, ...]) -> None:
+        self.shares = quotas(weights, total=BLOCK_ROWS)
+        if (self.shares == 0).any():
+            raise DataError(f"data.sources: a weight is below 1/{BLOCK_ROWS} of the sum {sum(weights):g}; raise it")
+        self._key = key
+        self._ends = np.cumsum(self.shares)
+
+    def __call__(self, samples: Indices) -> Dealt:
+        """Source and running number of each global sample [n]."""
+        blocks, places = np.divmod(samples, BLOCK_ROWS)
+        dealt = np.empty_like(places)
+        for block in np.unique(blocks):
+            inside = blocks == block
+            dealt[inside] = self._order(int(block))(places[inside])
+        sources = np.searchsorted(self._ends, dealt, side="right").astype(np.int64)
+        before = self._ends[sources] - self.shares[sources]
+        return Dealt(sources=sources, numbers=blocks * self.shares[sources] + dealt - before)
+
+    def count(self, samples: int) -> NDArray[np.int64]:
+        """How many of the first `samples` samples came from each source."""
+        blocks, rest = divmod(samples, BLOCK_ROWS)
+        partial = self._order(blocks)(np.arange(rest, dtype=np.int64))
+        sources = np.searchsorted(self._ends, partial, side="right")
+        return blocks * self.shares + np.bincount(sources, minlength=len(self.shares))
+
+    def _order(self, block: int) -> Permutation:
+        return Permutation(BLOCK_ROWS, keys=round_keys("mixture", *self._key, block))
+
+
+class LaneGroup(NamedTuple):
+    """Consecutive lanes that all read one source."""
+
+    source: int
+    first: int
+    size: int
+
+
+def lane_groups(weights: Sequence[float], *, lanes: int) -> list[LaneGroup]:
+    """Lanes dealt to sources in proportion to their weights, at least one each; DataError when there are too few."""
+    if lanes < len(weights):
+        raise DataError(
+            f"{lanes} lanes cannot read {len(weights)} data sources; global_batch_size must be at least that"
+        )
+    counts = 1 + quotas(weights, total=lanes - len(weights))
+    firsts = [0, *accumulate(int(size) for size in counts)]
+    return [LaneGroup(source, firsts[source], int(size)) for source, size in enumerate(counts)]

@@ -1,0 +1,58 @@
+"""What may be written where: one preparation at a time, never into a folder that holds something else."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_pipeline import journal
+from data_pipeline.errors import DataError
+from data_pipeline.shard_writer import PARTIAL_SUFFIX
+from data_pipeline.tokenizer import MODEL_FILE
+
+_BEFORE_JOURNAL = {MODEL_FILE, MODEL_FILE + PARTIAL_SUFFIX, journal.FILE_NAME}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make and hold the folder; DataError when it cannot be written or another preparation holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, os.strerror(13))
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"{folder}: the dataset cannot be written there ({error.strerror}); change --output") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DataError(f"{folder}: another preparation is writing there; wait for it or change --output") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def require_unused(folder: Path, *, resume: bool) -> None:
+    """DataError unless the folder is empty, or holds only what a killed attempt leaves before its journal."""
+    there = {path.name for path in folder.iterdir()}
+    if journal.FILE_NAME in there and not resume:
+        raise DataError(f"{folder}: holds an unfinished preparation; add --resume to continue it")
+    if there - _BEFORE_JOURNAL or (there and not resume):
+        raise DataError(f"{folder}: not empty ({min(there)}, ...); choose another --output or empty it")
+
+
+def differences(made: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Names of the options and inputs in which a dataset differs from what is asked for now."""
+    return sorted(key for key in asked if made.get(key) != asked[key])
+
+
+def remove_unnamed_shards(folder: Path, state: journal.Progress) -> None:
+    """What a killed attempt left of shards it had not finished."""
+    named = {folder / record.name for shards in state.shards.values() for record in shards}
+    for path in folder.glob("*/shard-*"):
+        if path not in named:
+            path.unlink()

@@ -1,0 +1,195 @@
+"""Text to a prepared dataset: measure, train the tokenizer if asked, encode, write; resumable at every shard.
+
+Everything that decides the output is in the request's signature. A journal in the output folder carries it, so that a
+killed preparation continues only as what it was.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from data_pipeline import journal as journals
+from data_pipeline.dataset_writer import DatasetWriter
+from data_pipeline.encoding import encode_pieces
+from data_pipeline.errors import DataError
+from data_pipeline.measure import SAMPLE_LINES, Measured, measure
+from data_pipeline.output_folder import differences, locked, remove_unnamed_shards, require_unused
+from data_pipeline.pieces import Group, pieces
+from data_pipeline.progress import Progress
+from data_pipeline.request import Request, model_bytes, signature_of, stamp_of
+from data_pipeline.shard_index import FILE_NAME as INDEX_FILE
+from data_pipeline.shard_index import DatasetIndex, SplitRecord, TokenizerRecord, build_index, load_index
+from data_pipeline.shard_writer import write_atomically
+from data_pipeline.splits import Part, group, parts
+from data_pipeline.tokenizer import MODEL_FILE, ByteTokenizer, SentencePieceTokenizer, Tokenizer, dtype_for
+from data_pipeline.tokenizer_training import train_sentencepiece
+
+
+class Prepared(NamedTuple):
+    """The finished dataset; `reused` when it was there already."""
+
+    dataset: DatasetIndex
+    reused: bool
+
+
+def prepare(request: Request, *, progress: Progress) -> Prepared:
+    """Make the dataset, or find it made. DataError when the input, the options or the output folder are wrong."""
+    corpus = parts(request.files, request.splits)
+    work = _Work(request, corpus, signature_of(request, corpus), progress)
+    with locked(request.output):
+        if (request.output / INDEX_FILE).exists():
+            return Prepared(work.finished_dataset(), reused=True)
+        return Prepared(work.continue_or_begin(), reused=False)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One call of `prepare`, holding the output folder."""
+
+    request: Request
+    corpus: tuple[Part, ...]
+    signature: dict[str, Any]
+    progress: Progress
+
+    def finished_dataset(self) -> DatasetIndex:
+        """The dataset that is there, if it is the one asked for."""
+        output = self.request.output
+        index = load_index(output)
+        different = differences(index.made, self.signature)
+        if not different and self._inputs_are_newer() and not self._inputs_are_same(index):
+            different = ["inputs"]
+        if different:
+            raise DataError(
+                f"{output}: holds a dataset that was made otherwise (different: {', '.join(different)}); "
+                "choose another --output or remove the folder"
+            )
+        journals.Journal(output).remove()
+        return index
+
+    def continue_or_begin(self) -> DatasetIndex:
+        """Go on where the journal ends, or start one."""
+        journal = journals.Journal(self.request.output)
+        stamp = stamp_of(self.corpus)
+        begun = journal.read() if self.request.resume else None
+        if begun:
+            header, state = begun
+            self._require_same(header, stamp=stamp)
+            journal.keep_complete_lines()
+        else:
+            require_unused(self.request.output, resume=self.request.resume)
+            header, state = self._header(stamp), journals.Progress()
+            journal.begin(header)
+        return self._write(header, journal=journal, state=state)
+
+    def _inputs_are_newer(self) -> bool:
+        written = (self.request.output / INDEX_FILE).stat().st_mtime
+        return any(file.modified_seconds > written for part in self.corpus for file in part.files)
+
+    def _inputs_are_same(self, index: DatasetIndex) -> bool:
+        self.progress.begin("comparing with the inputs")
+        return [self._measure(part).sha256 for part in self.corpus] == [read["sha256"] for read in index.made["read"]]
+
+    def _require_same(self, header: dict[str, Any], *, stamp: str) -> None:
+        different = differences(header["signature"], self.signature)
+        if not different and header["stamp"] != stamp:
+            different = ["inputs, changed since"]
+        if different:
+            raise DataError(
+                f"{self.request.output}: --resume continues only the same preparation (different: "
+                f"{', '.join(different)}); give the same options or empty the folder"
+            )
+
+    def _measure(self, part: Part, *, sample_lines: int = 0) -> Measured:
+        mode = self.request.documents
+        return measure(part.files, mode=mode, progress=self.progress, sample_lines=sample_lines)
+
+    def _header(self, stamp: str) -> dict[str, Any]:
+        """Read everything once, settle the splits and the tokenizer."""
+        request = self.request
+        trains = request.tokenizer == "sentencepiece" and request.tokenizer_model is None
+        self.progress.begin("reading")
+        sample_lines = SAMPLE_LINES if trains else 0
+        measured = [self._measure(part, sample_lines=0 if part.only_split else sample_lines) for part in self.corpus]
+        groups = [group(part, text_bytes=read.text_bytes) for part, read in zip(self.corpus, measured, strict=True)]
+        model = self._train(measured[0], train_end=groups[0].ends[0]) if trains else model_bytes(request)
+        if model is not None:
+            SentencePieceTokenizer(model, where=str(request.tokenizer_model or MODEL_FILE))
+            write_atomically(request.output / MODEL_FILE, model)
+        return {"signature": self.signature, "stamp": stamp, "read": [read.record for read in measured]}
+
+    def _train(self, measured: Measured, *, train_end: int) -> bytes:
+        """A tokenizer that has seen nothing of the other splits."""
+        lines = [line.text for line in measured.sample if line.offset + len(line.text) <= train_end]
+        size, kind = sum(map(len, lines)), self.request.model_type
+        self.progress.begin(f"training a {kind} tokenizer on {len(lines)} lines", total_bytes=size)
+        model = train_sentencepiece(lines, vocab_size=self.request.vocab_size, model_type=kind)
+        self.progress.advance(source_bytes=size)
+        return model
+
+    def _write(self, header: dict[str, Any], *, journal: journals.Journal, state: journals.Progress) -> DatasetIndex:
+        request, sizes = self.request, [read["text_bytes"] for read in header["read"]]
+        groups = tuple(group(part, text_bytes=size) for part, size in zip(self.corpus, sizes, strict=True))
+        tokenizer = self._tokenizer()
+        remove_unnamed_shards(request.output, state)
+        splits = self._encode(groups, tokenizer, journal=journal, state=state)
+        if sum(split.source_bytes for split in splits.values()) != sum(sizes):
+            raise DataError(f"{request.files[0].path}: the input changed while it was being prepared; prepare it again")
+        index = build_index(
+            tokenizer=_tokenizer_record(tokenizer),
+            dtype=dtype_for(tokenizer.vocab_size),
+            chunk_tokens=request.chunk_tokens,
+            splits=splits,
+            made=self.signature | {"read": header["read"]},
+        )
+        write_atomically(request.output / INDEX_FILE, index.as_json().encode())
+        journal.remove()
+        return index
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.request.tokenizer == "bytes":
+            return ByteTokenizer()
+        path = self.request.output / MODEL_FILE
+        return SentencePieceTokenizer(path.read_bytes(), where=str(path))
+
+    def _encode(
+        self, groups: tuple[Group, ...], tokenizer: Tokenizer, *, journal: journals.Journal, state: journals.Progress
+    ) -> dict[str, SplitRecord]:
+        request = self.request
+        writer = DatasetWriter(
+            request.output,
+            tokenizer=tokenizer,
+            dtype=dtype_for(tokenizer.vocab_size),
+            shard_tokens=request.shard_tokens,
+            chunk_tokens=request.chunk_tokens,
+            journal=journal,
+            progress=state,
+        )
+        position = state.position
+        self.progress.begin("encoding", total_bytes=sum(part.ends[-1] for part in groups))
+        self.progress.advance(source_bytes=position.total + sum(part.ends[-1] for part in groups[: position.group]))
+        stream = pieces(groups, mode=request.documents, start=position, cut_anywhere=tokenizer.kind == "bytes")
+        try:
+            for piece in encode_pieces(stream, tokenizer=tokenizer, workers=self._num_workers()):
+                tokens = writer.add(piece)
+                documents = len(piece.document_ends)
+                self.progress.advance(source_bytes=piece.source_bytes, tokens=tokens, documents=documents)
+                position = piece.after
+            return writer.finish(position=position)
+        except BaseException:
+            writer.abandon()
+            raise
+
+    def _num_workers(self) -> int:
+        """Bytes need no encoding, so one process is fastest; else one per usable core."""
+        if self.request.workers is not None:
+            return self.request.workers
+        return 1 if self.request.tokenizer == "bytes" else len(os.sched_getaffinity(0))
+
+
+def _tokenizer_record(tokenizer: Tokenizer) -> TokenizerRecord:
+    return TokenizerRecord(
+        kind=tokenizer.kind,
+        fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        file=MODEL_FILE if tokenizer.model else None,
+    )

@@ -1,0 +1,141 @@
+"""dataset.json: what a prepared dataset is made of. A shard that is not named there does not exist."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from data_pipeline.errors import DataError
+
+FILE_NAME = "dataset.json"
+SCHEMA_VERSION = 1
+Dtype = Literal["uint8", "uint16", "uint32"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardRecord(_Record):
+    """One finished tar; `name` is relative to the dataset."""
+
+    name: str
+    sha256: str
+    bytes: NonNegativeInt
+    tokens: NonNegativeInt
+    source_bytes: NonNegativeInt
+    documents: NonNegativeInt = Field(description="documents that end in this shard")
+
+
+class SplitRecord(_Record):
+    """The shards of one split in stream order, with their sums."""
+
+    shards: tuple[ShardRecord, ...]
+    tokens: NonNegativeInt
+    source_bytes: NonNegativeInt
+    documents: NonNegativeInt
+
+    @classmethod
+    def of(cls, shards: tuple[ShardRecord, ...]) -> "SplitRecord":
+        return cls(shards=shards, **_sums(shards))
+
+
+class Totals(_Record):
+    """Sums over the splits."""
+
+    tokens: NonNegativeInt
+    source_bytes: NonNegativeInt
+    documents: NonNegativeInt
+
+
+class TokenizerRecord(_Record):
+    """Which tokenizer made the tokens; `file` is beside dataset.json, none for bytes."""
+
+    kind: str
+    fingerprint: str
+    vocab_size: PositiveInt
+    file: str | None = None
+
+
+class DatasetIndex(_Record):
+    """The whole of dataset.json."""
+
+    schema_version: Literal[1] = 1
+    fingerprint: str
+    tokenizer: TokenizerRecord
+    dtype: Dtype
+    chunk_tokens: PositiveInt
+    splits: dict[str, SplitRecord]
+    totals: Totals
+    made: dict[str, Any] = Field(description="inputs with sizes, options, versions, counts of what was left out")
+
+    def as_json(self) -> str:
+        content = self.model_dump(mode="json")
+        content["made"] = json.loads(json.dumps(content["made"], sort_keys=True))  # a resumed one has another order
+        return json.dumps(content, indent=1) + "\n"
+
+
+def _sums(parts: tuple[ShardRecord | SplitRecord, ...]) -> dict[str, int]:
+    return {name: sum(getattr(part, name) for part in parts) for name in ("tokens", "source_bytes", "documents")}
+
+
+def build_index(
+    *, tokenizer: TokenizerRecord, dtype: Dtype, chunk_tokens: int, splits: dict[str, SplitRecord], made: dict[str, Any]
+) -> DatasetIndex:
+    """The index with totals and fingerprint filled in."""
+    return DatasetIndex(
+        fingerprint=dataset_fingerprint(tokenizer=tokenizer, splits=splits),
+        tokenizer=tokenizer,
+        dtype=dtype,
+        chunk_tokens=chunk_tokens,
+        splits=splits,
+        totals=Totals(**_sums(tuple(splits.values()))),
+        made=made,
+    )
+
+
+def dataset_fingerprint(*, tokenizer: TokenizerRecord, splits: dict[str, SplitRecord]) -> str:
+    """sha256 over the tokenizer and every shard's name and checksum: changes whenever a token does."""
+    lines = [tokenizer.fingerprint]
+    for split in sorted(splits):
+        lines += [f"{split} {shard.name} {shard.tokens} {shard.sha256}" for shard in splits[split].shards]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def load_index(directory: str | Path) -> DatasetIndex:
+    """Read dataset.json; DataError when it is missing, damaged or of another version."""
+    path = Path(directory) / FILE_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(_missing(Path(directory))) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{path}: schema_version is {version!r}, this version reads {SCHEMA_VERSION}")
+    try:
+        return DatasetIndex.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: {where}: {first['msg']}; prepare the dataset again") from None
+
+
+def _missing(directory: Path) -> str:
+    if not directory.exists():
+        return f"{directory}: no such dataset; make it with `hierlm data prepare --output {directory}`"
+    if (directory / "prepare.journal").exists():
+        return f"{directory}: preparation is unfinished; run the same `hierlm data prepare` again with --resume"
+    return f"{directory}: not a dataset (no {FILE_NAME}); make one with `hierlm data prepare --output DIR`"
+
+
+def split_of(index: DatasetIndex, split: str, *, directory: str | Path) -> SplitRecord:
+    """The record of one split; DataError naming those there are."""
+    try:
+        return index.splits[split]
+    except KeyError:
+        there = ", ".join(index.splits)
+        raise DataError(f"{directory}: no split {split!r}; it has: {there}") from None

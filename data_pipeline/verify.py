@@ -1,0 +1,74 @@
+"""Is every byte of a prepared dataset what dataset.json says?"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.errors import DataError
+from data_pipeline.progress import Progress
+from data_pipeline.reader import OpenShard
+from data_pipeline.shard_index import DatasetIndex, ShardRecord, dataset_fingerprint, load_index
+from data_pipeline.tokenizer import load_tokenizer
+
+_READ_BYTES = 1 << 20
+
+
+def verify(directory: Path, *, progress: Progress) -> list[str]:
+    """One line per damage, naming the file; empty when all is well. DataError when `directory` is no dataset."""
+    index = load_index(directory)
+    problems = _index_problems(directory, index)
+    progress.begin("verifying", total_bytes=sum(s.bytes for split in index.splits.values() for s in split.shards))
+    for split in index.splits.values():
+        for shard in split.shards:
+            problems += _shard_problems(directory, shard, index=index)
+            progress.advance(source_bytes=shard.bytes, tokens=shard.tokens, documents=shard.documents)
+    return problems
+
+
+def _index_problems(directory: Path, index: DatasetIndex) -> list[str]:
+    problems: list[str] = []
+    try:
+        load_tokenizer(directory, index.tokenizer)
+    except DataError as error:
+        problems += error.problems
+    if dataset_fingerprint(tokenizer=index.tokenizer, splits=index.splits) != index.fingerprint:
+        problems.append(f"{directory / 'dataset.json'}: the fingerprint does not match the shards it names")
+    for name in ("tokens", "source_bytes", "documents"):
+        in_splits = sum(getattr(split, name) for split in index.splits.values())
+        in_shards = sum(getattr(shard, name) for split in index.splits.values() for shard in split.shards)
+        if not in_splits == in_shards == getattr(index.totals, name):
+            problems.append(f"{directory / 'dataset.json'}: {name} of shards and splits do not add up")
+    return problems
+
+
+def _shard_problems(directory: Path, shard: ShardRecord, *, index: DatasetIndex) -> list[str]:
+    path = directory / shard.name
+    try:
+        size, digest = path.stat().st_size, _sha256(path)
+    except OSError as error:
+        return [f"{path}: cannot be read ({error.strerror})"]
+    if size != shard.bytes:
+        return [f"{path}: {size} bytes, dataset.json says {shard.bytes}"]
+    if digest != shard.sha256:
+        return [f"{path}: damaged: sha256 is {digest[:16]}, dataset.json says {shard.sha256[:16]}"]
+    return _content_problems(path, shard, index=index)
+
+
+def _content_problems(path: Path, shard: ShardRecord, *, index: DatasetIndex) -> list[str]:
+    opened = OpenShard(path, record=shard, dtype=np.dtype(index.dtype))
+    largest = max((int(chunk.max()) for chunk in opened.chunks if len(chunk)), default=0)
+    if largest >= index.tokenizer.vocab_size:
+        return [f"{path}: token {largest} is outside the vocabulary of {index.tokenizer.vocab_size}"]
+    documents = sum(len(opened.document_ends(chunk)) for chunk in range(len(opened.chunks)))
+    if documents != shard.documents:
+        return [f"{path}: {documents} documents, dataset.json says {shard.documents}"]
+    return []
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

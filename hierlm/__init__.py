@@ -1,0 +1,1 @@
+"""hierlm: train hierarchical and memory-augmented language models at scale."""

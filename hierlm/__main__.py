@@ -1,0 +1,48 @@
+"""`python -m hierlm RUN_DIR`: what every process of a job executes."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from hierlm.errors import UserError
+from hierlm.run_dir import RunDir
+from hierlm.train.console import Console, redirect_output
+
+
+def main() -> int:
+    """Exit codes: 0 finished, 1 failed, 2 the user's input is wrong, 85 stopped early and resumable."""
+    if len(sys.argv) != 2:
+        print("usage: python -m hierlm RUN_DIR", file=sys.stderr)
+        return 2
+    run_dir = RunDir(Path(sys.argv[1]))
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    run_dir.logs.mkdir(parents=True, exist_ok=True)
+    stream = redirect_output(run_dir.rank_log(rank))
+    console = Console(stream if rank == 0 else None)
+    everyone = Console(stream)
+    try:
+        if rank == 0 and "torch" not in sys.modules:
+            console.say("starting: importing torch and DeepSpeed")
+        from hierlm.train.run import run
+
+        return run(run_dir, console=console)
+    except UserError as error:
+        for problem in error.problems:
+            console.say(f"error: {problem}")
+        traceback.print_exc()
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        everyone.say(f"rank {rank} failed: {type(error).__name__}: {error} (traceback in {run_dir.rank_log(rank)})")
+        return 1
+    finally:
+        console.close()
+        stream.flush()
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # gloo and tracker threads of a failed job would keep the process alive

@@ -1,0 +1,1 @@
+"""Checkpoints: layout on disk, commit, verify, retention, reading without the engine."""

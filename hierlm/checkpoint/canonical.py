@@ -1,0 +1,61 @@
+"""The state of a run without its layout: full fp32 tensors under the names they have in the single-device model."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, Slice, read_slices
+
+
+class CanonicalState:
+    """Weights and moments by sorted canonical name; one parameter is in memory at a time."""
+
+    def __init__(self, slices: Sequence[Slice]) -> None:
+        self._by_name: dict[str, list[Slice]] = {}
+        for part in slices:
+            for name in part.pieces:
+                self._by_name.setdefault(name, []).append(part)
+        self.names = sorted(self._by_name)
+        self.first = slices[0]
+
+    @property
+    def num_updates(self) -> int:
+        """What Adam's bias correction has counted: optimizer updates since its state was last reset."""
+        return max(part.pieces[name].step for name, parts in self._by_name.items() for part in parts)
+
+    def tensor(self, name: str, state: str) -> Tensor:
+        """One of `STATES` of a parameter, fp32 and contiguous; moments that were never written are zeros."""
+        holders = self._by_name[name]
+        stage = holders[0].pp_rank  # a weight tied across stages is the same in each
+        slices = [part for part in holders if part.pp_rank == stage]
+        parts = [part.pieces[name].tensor(state) for part in slices]
+        known = [torch.zeros(p.pieces[name].shape) if t is None else t for p, t in zip(slices, parts, strict=True)]
+        info = slices[0].info
+        return merge_slices(known, rule=slice_rule(info, name), vocab_size=info.get(VOCAB_SIZE)).contiguous()
+
+
+def read_canonical(engine_dir: Path) -> CanonicalState:
+    """The state a checkpoint's `engine` folder holds; ValueError if it is not whole."""
+    return CanonicalState(read_slices(engine_dir))
+
+
+def slice_rule(info: Mapping[str, Any], name: str) -> str:
+    """How a parameter was cut among tensor-parallel ranks: column | row | vocabulary | replicate (the default)."""
+    rules: dict[str, str] = info.get(PARAMETER_SLICES, {})
+    return rules.get(name, "replicate")
+
+
+def merge_slices(slices: Sequence[Tensor], *, rule: str, vocab_size: int | None) -> Tensor:
+    """The full parameter; `vocabulary` is `column` with padding rows at the end, which are dropped.
+
+    ValueError if copies of a replicated one differ: the run itself was broken.
+    """
+    if rule == "replicate":
+        if any(not torch.equal(slices[0], other) for other in slices[1:]):
+            raise ValueError("copies of a replicated parameter differ between tensor-parallel ranks")
+        return slices[0]
+    full = slices[0] if len(slices) == 1 else torch.cat(list(slices), dim=-1 if rule == "row" else 0)
+    return full[:vocab_size] if rule == "vocabulary" else full

@@ -1,0 +1,46 @@
+"""Two checksums of a checkpoint that do not depend on the layout that wrote it."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+from hierlm.checkpoint.canonical import CanonicalState, read_canonical
+
+
+class Digest(TypedDict):
+    """What `hierlm checkpoint digest` prints, besides the step."""
+
+    weights_sha256: str
+    optimizer_sha256: str
+
+
+def digest(engine_dir: Path) -> Digest:
+    """SHA-256 over `name, 0 byte, little-endian fp32 bytes` of every parameter, by sorted canonical name.
+
+    The weights are the fp32 master copy. The optimizer's are Adam's first then second moment of each parameter,
+    after the number of updates it has counted.
+    """
+    state = read_canonical(engine_dir)
+    with ThreadPoolExecutor(2) as threads:
+        weights = threads.submit(_sha256, state, ("fp32",), b"")
+        moments = threads.submit(_sha256, state, ("exp_avg", "exp_avg_sq"), str(state.num_updates).encode())
+        return Digest(weights_sha256=weights.result(), optimizer_sha256=moments.result())
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous fp32 tensor, without a copy."""
+    array: Any = tensor.numpy()
+    return memoryview(array.reshape(-1)).cast("B")
+
+
+def _sha256(state: CanonicalState, kinds: Sequence[str], prefix: bytes) -> str:
+    sha256 = hashlib.sha256(prefix)
+    for name in state.names:
+        for kind in kinds:
+            sha256.update(name.encode() + b"\0")
+            sha256.update(tensor_bytes(state.tensor(name, kind)))
+    return sha256.hexdigest()

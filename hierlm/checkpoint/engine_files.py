@@ -1,0 +1,156 @@
+"""What DeepSpeed leaves on disk, ZeRO 0-3, as pieces of parameters. Nothing is copied before it is asked for.
+
+A slice is what one tensor-parallel rank of one pipeline stage holds of the model (DeepSpeed's `mp_rank`); ZeRO cuts
+the flat fp32 state of a slice into one fragment per data-parallel rank, which lie in that rank's optimizer file.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, cat
+
+from hierlm.checkpoint.tensor_file import read_tensors
+
+STATES = ("fp32", "exp_avg", "exp_avg_sq")
+"""Master weight and Adam's two moments, by DeepSpeed's names."""
+
+INFO = "universal_checkpoint_info"
+"""Where a model file says how its parameters were cut (`hierlm.parallel.universal.universal_info`)."""
+OPTIMIZER_NAMES = "optimizer_parameter_names"
+PARAMETER_SLICES = "parameter_slices"
+VOCAB_SIZE = "original_vocab_size"
+
+_MODEL_FILE = re.compile(r"(?:zero_pp_rank_0_)?mp_rank_(\d+)_model_states\.pt")
+_OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+
+
+@dataclass
+class Piece:
+    """What one slice holds of one parameter."""
+
+    shape: tuple[int, ...]
+    step: int = 0
+    fragments: dict[str, list[Tensor]] = field(default_factory=lambda: {state: [] for state in STATES})
+
+    def tensor(self, state: str) -> Tensor | None:
+        """The slice, fp32 of `shape`; None where the optimizer holds nothing yet."""
+        parts = self.fragments[state]
+        if not parts:
+            return None
+        flat = parts[0] if len(parts) == 1 else cat(parts)
+        assert flat.numel() == math.prod(self.shape), f"{state}: {flat.numel()} elements for shape {self.shape}"
+        return flat.view(self.shape).float()
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The pieces of one (pipeline stage, tensor-parallel rank), and the model file that describes them."""
+
+    pp_rank: int
+    tp_rank: int
+    pieces: dict[str, Piece]
+    info: Mapping[str, Any]
+    model: Mapping[str, Any]
+
+
+def read_slices(engine_dir: Path) -> list[Slice]:
+    """All slices, stage by stage. ValueError if the folder is no checkpoint of the engine, or is incomplete."""
+    model_files = {int(m[1]): path for path, m in _matching(engine_dir, _MODEL_FILE)}
+    optimizer_files: dict[int, dict[int, Path]] = {}
+    for path, match in _matching(engine_dir, _OPTIMIZER_FILE):
+        optimizer_files.setdefault(int(match[2]), {})[int(match[1])] = path
+    if not model_files or sorted(model_files) != list(range(len(model_files))):
+        raise ValueError(f"{engine_dir}: model files of slices {sorted(model_files)} are not a whole checkpoint")
+    return [_read_slice(path, optimizer_files.get(index, {}), index) for index, path in sorted(model_files.items())]
+
+
+def _matching(engine_dir: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
+    for path in sorted(engine_dir.iterdir()):
+        if match := pattern.fullmatch(path.name):
+            yield path, match
+
+
+def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Slice:
+    model = read_tensors(model_file)
+    optimizers = [read_tensors(path)["optimizer_state_dict"] for _, path in sorted(by_dp_rank.items())]
+    if optimizers and len(optimizers) != model["dp_world_size"]:
+        raise ValueError(
+            f"{model_file.parent}: {len(optimizers)} of {model['dp_world_size']} optimizer files are there"
+        )
+    tp_degree = int(model["checkpoint_parallel_dimensions"]["tp_degree"])
+    pp_rank, tp_rank = divmod(index, tp_degree)
+    if not optimizers:
+        pieces = _whole_pieces(model_file.parent, model, tp_rank=tp_rank)
+    elif "fp32_flat_groups" in optimizers[0]:
+        pieces = _stage_3_pieces(model["param_shapes"], optimizers)
+    else:
+        pieces = _stage_1_and_2_pieces(model["param_shapes"], optimizers)
+    return Slice(pp_rank, tp_rank, pieces, model.get(INFO) or {}, model)
+
+
+def _whole_pieces(engine_dir: Path, model: Mapping[str, Any], *, tp_rank: int) -> dict[str, Piece]:
+    """ZeRO 0: weights by name, moments by their number in the optimizer."""
+    names = [name for group in model[INFO][OPTIMIZER_NAMES] for name in group]
+    weights = model["module"] or _weights_of_layers(engine_dir, names, tp_rank=tp_rank)
+    pieces = {}
+    for number, name in enumerate(names):
+        moments = model["optimizer"]["state"].get(number, {})
+        pieces[name] = piece = Piece(tuple(weights[name].shape), _step(moments))
+        _append(piece, weights[name], moments, slice(None))
+    return pieces
+
+
+def _weights_of_layers(engine_dir: Path, names: Sequence[str], *, tp_rank: int) -> dict[str, Tensor]:
+    """A pipeline keeps its weights in one file a layer."""
+    weights: dict[str, Tensor] = {}
+    for index in {int(name.split(".")[1]) for name in names}:
+        layer = read_tensors(engine_dir / f"layer_{index:02d}-model_{tp_rank:02d}-model_states.pt")
+        weights.update((f"layers.{index}.{name}", tensor) for name, tensor in layer.items())
+    return weights
+
+
+def _stage_1_and_2_pieces(shapes: list[Any], optimizers: list[Any]) -> dict[str, Piece]:
+    """ZeRO 1 and 2 cut a group as one flat tensor; each rank's file says which stretch is whose."""
+    pieces = {name: Piece(tuple(shape)) for group in shapes for name, shape in group.items()}
+    for optimizer in optimizers:
+        moments_of, flat_weights = (
+            optimizer["base_optimizer_state"]["state"],
+            optimizer["single_partition_of_fp32_groups"],
+        )
+        for group, addresses in enumerate(optimizer["param_slice_mappings"]):
+            moments = moments_of.get(group, {})
+            for name, address in addresses.items():
+                stretch = slice(address.start, address.start + address.numel)
+                pieces[name].step = _step(moments)
+                _append(pieces[name], flat_weights[group], moments, stretch)
+    return pieces
+
+
+def _stage_3_pieces(shapes: list[Any], optimizers: list[Any]) -> dict[str, Piece]:
+    """ZeRO 3 cuts every parameter into equal stretches, the last one padded."""
+    pieces = {name: Piece(tuple(shape)) for group in shapes for name, shape in group.items()}
+    for dp_rank, optimizer in enumerate(optimizers):
+        moments_of, flat_weights = optimizer["optimizer_state_dict"]["state"], optimizer["fp32_flat_groups"]
+        for group, names in enumerate(shapes):
+            moments, offset = moments_of.get(group, {}), 0
+            for name, shape in names.items():
+                share = -(-math.prod(shape) // len(optimizers))
+                real = min(max(math.prod(shape) - dp_rank * share, 0), share)
+                pieces[name].step = _step(moments)
+                _append(pieces[name], flat_weights[group], moments, slice(offset, offset + real))
+                offset += share
+    return pieces
+
+
+def _append(piece: Piece, weights: Tensor, moments: Mapping[str, Any], stretch: slice) -> None:
+    for state, flat in zip(STATES, (weights, moments.get("exp_avg"), moments.get("exp_avg_sq")), strict=True):
+        if flat is not None:
+            piece.fragments[state].append(flat.detach().reshape(-1)[stretch])
+
+
+def _step(moments: Mapping[str, Any]) -> int:
+    return int(moments.get("step", 0))

@@ -1,0 +1,69 @@
+"""One file of weights and one of configuration: what `hierlm.models.load` reads, and any safetensors reader."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from hierlm.checkpoint.canonical import CanonicalState, read_canonical
+from hierlm.checkpoint.digest import tensor_bytes
+from hierlm.errors import UserError
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.yaml"
+
+
+def export(engine_dir: Path, *, run_config: Path, output: Path) -> dict[str, int]:
+    """Write the fp32 weights and the `model` and `seed` parts of the run's config; parameter and byte counts.
+
+    UserError if `output` holds something else already or cannot be written.
+    """
+    state = read_canonical(engine_dir)
+    _check_output(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        num_parameters = _write_safetensors(output / WEIGHTS, state)
+        config: Any = OmegaConf.load(run_config)
+        OmegaConf.save({"seed": config.seed, "model": config.model}, output / CONFIG)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
+    return {"parameters": num_parameters, "bytes": (output / WEIGHTS).stat().st_size}
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: is a file; give a directory")
+    there = sorted(path.name for path in output.iterdir()) if output.exists() else []
+    foreign = [name for name in there if name not in (WEIGHTS, CONFIG)]
+    if foreign:
+        raise UserError(f"--output {output}: holds other files ({foreign[0]}, ...); give a new or empty directory")
+
+
+def _write_safetensors(path: Path, state: CanonicalState) -> int:
+    """Tensor by tensor, so that the model never has to fit in memory; the number of parameters.
+
+    Format: u64 length of the header, JSON header, raw little-endian data (github.com/huggingface/safetensors).
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in _shapes(state):
+        end = offset + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data starts aligned
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in state.names:
+            file.write(tensor_bytes(state.tensor(name, "fp32")))
+    temporary.rename(path)
+    return offset // 4
+
+
+def _shapes(state: CanonicalState) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name in state.names:
+        yield name, tuple(state.tensor(name, "fp32").shape)

@@ -1,0 +1,131 @@
+"""The newest checkpoint that is really there: every byte is checked before any is used. Torch-free."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hierlm.checkpoint.files import damage
+from hierlm.checkpoint.layout import LATEST, PARTIAL, REPLACED, step_dir, step_name, steps_present
+from hierlm.checkpoint.manifest import Manifest, ManifestError, read_manifest
+from hierlm.checkpoint.team import ALONE, Team
+from hierlm.errors import UserError
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """A checkpoint on disk whose manifest is valid."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A directory that claims to be the checkpoint of a step."""
+
+    step: int
+    path: Path
+    manifest: Manifest | None
+    problem: str | None  # why the manifest is None
+
+
+def list_checkpoints(checkpoints: Path) -> list[Listed]:
+    """All claims, oldest first; only manifests are read."""
+    paths = {step: step_dir(checkpoints, step, suffix=REPLACED) for step in steps_present(checkpoints, suffix=REPLACED)}
+    paths.update((step, step_dir(checkpoints, step)) for step in steps_present(checkpoints))
+    return [_listed(step, path) for step, path in sorted(paths.items())]
+
+
+def newest_good(checkpoints: Path, *, report: Report, team: Team = ALONE) -> CheckpointRef | None:
+    """The newest checkpoint without damage; None for a run that has never committed one.
+
+    Every rank calls it and gets the same answer; `report` receives one line per checkpoint passed over, on the first
+    rank. Raises UserError when checkpoints were made and none of them is good.
+    """
+    listing = team.exchange(list_checkpoints(checkpoints) if team.is_first else [])[0]
+    say: Report = report if team.is_first else lambda line: None
+    _report_unfinished(checkpoints, listing, say)
+    for listed in reversed(listing):
+        problems = _problems(listed, team=team)
+        if not problems:
+            assert listed.manifest is not None
+            return CheckpointRef(listed.path, listed.manifest)
+        say(f"{listed.path} is damaged ({summary(problems)}): passed over")
+    if listing or team.exchange((checkpoints / LATEST).exists())[0]:
+        raise UserError(
+            f"{checkpoints}: checkpoints were made but none of them is good: "
+            "restore one from a copy, or choose another `name` to start afresh"
+        )
+    return None
+
+
+def checkpoint_at(checkpoints: Path, step: int | None) -> CheckpointRef:
+    """The checkpoint of one step (None: the newest good one), verified; UserError names those there are."""
+    if step is None:
+        ref = newest_good(checkpoints, report=lambda line: None)
+        if ref is None:
+            raise UserError(f"{checkpoints}: no checkpoint yet")
+        return ref
+    found = {listed.step: listed for listed in list_checkpoints(checkpoints)}
+    if step not in found:
+        there = ", ".join(map(str, found)) or "none"
+        raise UserError(f"{checkpoints}: no checkpoint of step {step}; there are: {there}")
+    problems = _problems(found[step], team=ALONE)
+    if problems:
+        raise UserError(f"{found[step].path} is damaged: {summary(problems)}")
+    manifest = found[step].manifest
+    assert manifest is not None
+    return CheckpointRef(found[step].path, manifest)
+
+
+def verify(listed: Listed) -> list[str]:
+    """Everything wrong with a checkpoint, one line each; empty if every byte is as it was written."""
+    return _problems(listed, team=ALONE)
+
+
+def summary(problems: list[str]) -> str:
+    """The first problem and how many more."""
+    return problems[0] + (f" and {len(problems) - 1} more" if len(problems) > 1 else "")
+
+
+def _listed(step: int, path: Path) -> Listed:
+    try:
+        manifest = read_manifest(path)
+    except ManifestError as error:
+        return Listed(step, path, None, str(error))
+    if manifest.step != step:
+        return Listed(step, path, None, f"its manifest is of step {manifest.step}")
+    return Listed(step, path, manifest, None)
+
+
+def _problems(listed: Listed, *, team: Team) -> list[str]:
+    """The files are shared out over the ranks."""
+    if listed.manifest is None:
+        return [listed.problem or "no manifest"]
+    names = team.share(list(listed.manifest.files))
+    mine = damage(listed.path, {name: listed.manifest.files[name] for name in names})
+    return [line for lines in team.exchange(mine) for line in lines]
+
+
+def _report_unfinished(checkpoints: Path, listing: list[Listed], say: Report) -> None:
+    newest = listing[-1].step if listing else -1
+    for step in steps_present(checkpoints, suffix=PARTIAL):
+        if step > newest:
+            say(f"the save of step {step} was interrupted: {step_name(step)}{PARTIAL} is passed over")
+    latest = _latest(checkpoints)
+    if latest is not None and latest > newest:
+        say(f"{checkpoints / LATEST} names step {latest}, which is gone")
+
+
+def _latest(checkpoints: Path) -> int | None:
+    try:
+        text = (checkpoints / LATEST).read_text(encoding="utf-8").strip()
+        return int(text.removeprefix("step-"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,127 @@
+"""A checkpoint of any layout rewritten in DeepSpeed's universal format, which any layout can load.
+
+One folder per canonical parameter name with its full fp32 weight and moments. Made from the canonical state, so it
+also covers what DeepSpeed's own converter leaves out: ZeRO 0, and a change between ZeRO 3 and the other stages.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hierlm.checkpoint.canonical import CanonicalState, read_canonical, slice_rule
+from hierlm.checkpoint.engine_files import STATES
+from hierlm.checkpoint.files import FileRecord, FileWriter, damage, sync, sync_tree, write_synced
+from hierlm.checkpoint.find import CheckpointRef
+from hierlm.checkpoint.layout import CONVERTING, ENGINE, UNIVERSAL, step_dir
+from hierlm.checkpoint.team import ALONE, Team
+
+MODEL_FILES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
+"""The same content under the names that stages 0-2 and stage 3 look for."""
+
+RECORD = "universal.json"
+"""What the converted files are and what they were made from."""
+
+_NOT_CARRIED = ("ds_config", "buffer_names", "frozen_param_shapes", "frozen_param_fragments", "shared_params")
+
+Progress = Callable[[int, int], None]
+"""Parameters done and in all, of this rank's share."""
+
+
+def universal_of(ref: CheckpointRef, *, progress: Progress, team: Team = ALONE) -> Path:
+    """The folder to load `ENGINE` from on another layout: converted by all ranks together, or found beside `ref`.
+
+    TeamError on every rank if one of them cannot write; nothing half-made is ever found.
+    """
+    done = step_dir(ref.path.parent, ref.step, suffix=UNIVERSAL)
+    if team.first_only(lambda: _is_whole(done, ref)):
+        return done
+    unfinished = step_dir(ref.path.parent, ref.step, suffix=CONVERTING)
+    team.first_only(lambda: _begin(done, unfinished))
+    shares = team.together(lambda: write_universal(ref.path / ENGINE, unfinished, progress=progress, team=team))
+    records = {name: record for share in shares for name, record in share.items()}
+    team.first_only(lambda: _publish(unfinished, done, records, ref))
+    return done
+
+
+def write_universal(
+    engine_dir: Path, root: Path, *, progress: Progress, team: Team = ALONE
+) -> Mapping[str, FileRecord]:
+    """Write this rank's share of the parameters (and, on the first rank, what is common) into `root/ENGINE`.
+
+    The slices recorded in the checkpoint decide how a tensor-parallel target will cut each parameter.
+    """
+    state, files, folder = read_canonical(engine_dir), FileWriter(root), root / ENGINE
+    mine = team.share(state.names)
+    for done, name in enumerate(mine, start=1):
+        _write_parameter(files, folder / "zero" / name, state, name)
+        progress(done, len(mine))
+    if team.is_first:
+        _write_common(files, folder, state)
+    return files.records
+
+
+def _write_parameter(files: FileWriter, folder: Path, state: CanonicalState, name: str) -> None:
+    rule = slice_rule(state.first.info, name)
+    how: dict[str, Any] = {"cat_dim": -1 if rule == "row" else 0}
+    if rule == "vocabulary":
+        how["vocab_tensor"] = True
+    for kind in STATES:  # a clone: saving a view would write all of the file it looks into
+        _save(files, folder / f"{kind}.pt", {"param": state.tensor(name, kind).clone(), **how})
+    _save(files, folder / "step.pt", torch.tensor(float(state.num_updates)))
+
+
+def _write_common(files: FileWriter, folder: Path, state: CanonicalState) -> None:
+    # Empty groups, as many as there could be: DeepSpeed overwrites a group's hyperparameters with what it finds here,
+    # at stage 3 those of every group with the first one's (weight decay on biases), and ours are the config's.
+    groups: list[dict[str, Any]] = [{} for _ in state.names]
+    step = torch.tensor(float(state.num_updates))
+    version = state.first.model["ds_version"]
+    at_stage_3 = {"state": {0: {"step": step}}, "param_groups": groups}
+    common = {"ds_version": version, "param_groups": groups, "optimizer_state_dict": at_stage_3}
+    _save(files, folder / "zero" / "optimizer_state.pt", common)
+    for name in MODEL_FILES:
+        _save(files, folder / name, _common_model_state(state.first.model))
+
+
+def _common_model_state(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Counters and client state; weights are elsewhere."""
+    carried = {key: value for key, value in model.items() if key not in _NOT_CARRIED}
+    return {**carried, "module": {}, "optimizer": None, "param_shapes": None}
+
+
+def _save(files: FileWriter, path: Path, content: Any) -> None:
+    with files.open(path) as file:
+        torch.save(content, file)
+
+
+def _is_whole(directory: Path, ref: CheckpointRef) -> bool:
+    """Whether a conversion of exactly this checkpoint is there, without damage."""
+    try:
+        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+        files = {name: FileRecord.model_validate(value) for name, value in record["files"].items()}
+        return bool(record["source"] == _source(ref)) and not damage(directory, files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _begin(done: Path, unfinished: Path) -> None:
+    for stale in (done, unfinished):
+        if stale.exists():
+            shutil.rmtree(stale)
+    (unfinished / ENGINE).mkdir(parents=True)
+
+
+def _publish(unfinished: Path, done: Path, records: Mapping[str, FileRecord], ref: CheckpointRef) -> None:
+    files = {name: record.model_dump() for name, record in sorted(records.items())}
+    write_synced(unfinished / RECORD, json.dumps({"source": _source(ref), "files": files}, indent=1) + "\n")
+    sync_tree(unfinished)
+    unfinished.rename(done)
+    sync(done.parent)
+
+
+def _source(ref: CheckpointRef) -> dict[str, str]:
+    return {name: record.sha256 for name, record in ref.manifest.files.items()}

@@ -1,0 +1,1 @@
+"""RunConfig: composed from each room's own config, loaded from YAML with dotted overrides, checked as a whole."""

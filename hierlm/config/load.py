@@ -1,0 +1,151 @@
+"""A run's YAML file with dotted overrides -> RunConfig, or every problem of it at once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hierlm import models
+from hierlm.config import rules
+from hierlm.config.problem import Problem, given, nearest, sentence
+from hierlm.config.raw import overridden, read_mapping, resolved, with_inherited_phases
+from hierlm.config.repair import repaired
+from hierlm.config.run_config import RunConfig
+from hierlm.config.schema import checked
+from hierlm.errors import UserError
+from hierlm.models.config import ModelConfig
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig[ModelConfig]:
+    """The checked config of a file; `overrides` are words like `phases.0.sequence_length=512`.
+
+    Raises UserError with one line per problem: `FILE: dotted.path: given, allowed, nearest valid name`.
+    """
+    mapping, problems = overridden(read_mapping(path), overrides)
+    written, more = resolved(mapping)
+    config, found = check_mapping(written)
+    problems += more + found
+    if problems or config is None:
+        keys = [word.partition("=")[0] for word in overrides]
+        raise UserError([_line(problem, source=str(path), override_keys=keys) for problem in problems])
+    return config
+
+
+def check_mapping(written: Mapping[str, Any]) -> tuple[RunConfig[ModelConfig] | None, list[Problem]]:
+    """The config a user's mapping means, or every problem: of the schema, the train switches and the rules."""
+    raw = with_inherited_phases(written)
+    config_class, problems = _config_class(raw.get("model"))
+    arch_unknown = bool(problems)
+    config, found = checked(RunConfig[config_class], {**raw, "model": {"arch": "?"}} if arch_unknown else raw)  # type: ignore[valid-type]
+    problems += found + ([] if arch_unknown else _switch_problems(config_class, raw))
+    if config is not None and not problems:
+        conflicts = rules.conflicts(config)
+    else:
+        conflicts = _conflicts_of_the_rest(raw, problems, config_class=config_class)
+    problems = _without_inherited(problems + conflicts, written)
+    return (None if problems else config), problems
+
+
+def _conflicts_of_the_rest(
+    raw: Mapping[str, Any], problems: Sequence[Problem], *, config_class: type[ModelConfig]
+) -> list[Problem]:
+    """Conflicts that rest on nothing reported already, where a stand-in value would be judged."""
+    stand_in = repaired(raw, [problem.path for problem in problems], config_class=config_class)
+    doubtful = [path for problem in problems for path in (problem.path, *problem.involves)]
+    conflicts = [] if stand_in is None else rules.conflicts(stand_in)
+    return [conflict for conflict in conflicts if not any(map(conflict.concerns, doubtful))]
+
+
+def dump_config(config: RunConfig[ModelConfig]) -> str:
+    """YAML of the resolved config; `load_config` reads it back equal."""
+    plain = _without_unused_units(config.model_dump(mode="json"))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _config_class(part: object) -> tuple[type[ModelConfig], list[Problem]]:
+    """The architecture's own Config, or the base class and the reason."""
+    known = models.names()
+    if not isinstance(part, Mapping):
+        return ModelConfig, []
+    if "arch" not in part:
+        return ModelConfig, [Problem("model.arch", sentence("missing", allowed=", ".join(known)))]
+    arch = part["arch"]
+    if arch not in known:
+        text = sentence(f"given {given(arch)}", allowed=", ".join(known), near=nearest(arch, known))
+        return ModelConfig, [Problem("model.arch", text)]
+    config_class: type[ModelConfig] = models.architecture(str(arch)).Config
+    return config_class, []
+
+
+def _switch_problems(config_class: type[ModelConfig], raw: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with `phases.N.model`: only train switches, with values the architecture's Config accepts."""
+    part, phases = raw.get("model"), raw.get("phases")
+    if not isinstance(part, dict) or not isinstance(phases, list):
+        return []
+    base_ok = checked(config_class, part)[0] is not None
+    problems = []
+    for index, phase in enumerate(phases):
+        switches = phase.get("model") if isinstance(phase, dict) else None
+        if isinstance(switches, dict):
+            found = _switches_of_a_phase(config_class, part, switches, base_ok=base_ok)
+            problems += [Problem(f"phases.{index}.model{p.path and '.'}{p.path}", p.text) for p in found]
+    return problems
+
+
+def _switches_of_a_phase(
+    config_class: type[ModelConfig], part: dict[str, Any], switches: dict[str, Any], *, base_ok: bool
+) -> list[Problem]:
+    allowed = sorted(config_class.train_switches())
+    problems = []
+    for key, value in switches.items():
+        if key not in allowed:
+            why = "fixed for the whole run" if key in config_class.model_fields else "unknown key"
+            names = ", ".join(allowed) or f"nothing ({part.get('arch')} has no train-time switches)"
+            problems.append(
+                Problem(key, sentence(f"{why} (given {given(value)})", allowed=names, near=nearest(key, allowed)))
+            )
+    usable = {key: value for key, value in switches.items() if key in allowed}
+    for problem in checked(config_class, {**part, **usable})[1]:
+        if problem.path.partition(".")[0] in usable:
+            problems.append(problem)
+        elif base_ok and usable:
+            problems.append(Problem("", f"with {given(usable)}: {problem.text}"))
+    return problems
+
+
+def _without_inherited(problems: Sequence[Problem], written: Mapping[str, Any]) -> list[Problem]:
+    """A problem that a later phase only inherits is told once, where it was written."""
+    told = {(problem.path, problem.text) for problem in problems}
+    return [problem for problem in problems if not _is_inherited(problem, told, written)]
+
+
+def _is_inherited(problem: Problem, told: set[tuple[str, str]], written: Mapping[str, Any]) -> bool:
+    match problem.path.split("."):
+        case ["phases", index, *rest] if rest and index.isdecimal() and int(index) > 0:
+            earlier = (".".join(["phases", str(int(index) - 1), *rest]), problem.text)
+            return earlier in told and not _is_written(written["phases"][int(index)], rest)
+    return False
+
+
+def _is_written(node: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True
+
+
+def _line(problem: Problem, *, source: str, override_keys: Sequence[str]) -> str:
+    typed = any(Problem(key, "").concerns(problem.path) for key in override_keys)
+    return f"{source}: {problem.path}: {problem.text}" + (" (set on the command line)" if typed else "")
+
+
+def _without_unused_units(node: Any) -> Any:
+    """A duration is written with its one unit."""
+    if isinstance(node, list):
+        return [_without_unused_units(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    items = {key: _without_unused_units(value) for key, value in node.items()}
+    return {k: v for k, v in items.items() if v is not None} if items.keys() == {"steps", "tokens"} else items

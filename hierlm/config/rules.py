@@ -1,0 +1,172 @@
+"""What the rooms demand of each other: arithmetic over the whole config that no single field can check."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from hierlm.config.problem import Problem
+from hierlm.config.run_config import RunConfig
+from hierlm.models.config import ModelConfig
+from hierlm.phases.config import PhaseConfig
+
+Config = RunConfig[ModelConfig]
+
+SPLIT_BY_TENSOR_PARALLELISM = ("num_heads", "ffn_dim")
+"""Model fields whose units are dealt out to the tensor-parallel ranks."""
+
+
+def problems(config: Config) -> list[str]:
+    """One line `dotted.path: given, allowed` per conflict; empty when the config can run as a whole."""
+    return [f"{conflict.path}: {conflict.text}" for conflict in conflicts(config)]
+
+
+def conflicts(config: Config) -> list[Problem]:
+    """The same with paths, for the loader."""
+    return [conflict for rule in RULES for conflict in rule(config)]
+
+
+def unique_phase_names(config: Config) -> Iterator[Problem]:
+    """Logs and metrics tell phases by name."""
+    names = [phase.name for phase in config.phases]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            first = names.index(name)
+            text = f'given "{name}", which is the name of phases.{first} too, allowed: a name used once'
+            yield Problem(f"phases.{index}.name", text, involves=(f"phases.{first}.name",))
+
+
+def batches_divide(config: Config) -> Iterator[Problem]:
+    """A global batch is whole micro-batches on every data-parallel rank."""
+    layout = config.parallel
+    unit = layout.data_parallel_degree * (layout.micro_batch_size or 1)
+    factors = f"parallel.data_parallel_degree {layout.data_parallel_degree}"
+    if layout.micro_batch_size:
+        factors += f" x parallel.micro_batch_size {layout.micro_batch_size}"
+    for index, phase in enumerate(config.phases):
+        given = phase.global_batch_size
+        if given % unit:
+            lower = given // unit * unit
+            near = f"{lower} or {lower + unit}" if lower else str(unit)
+            yield Problem(
+                f"phases.{index}.global_batch_size",
+                f"given {given}, allowed: a multiple of {unit} (= {factors}), nearest: {near}",
+                involves=("parallel.data_parallel_degree", "parallel.micro_batch_size"),
+            )
+
+
+def tensor_parallelism_divides(config: Config) -> Iterator[Problem]:
+    """Every tensor-parallel rank has the same number of heads and of feed-forward units."""
+    degree = config.parallel.tensor_parallel_degree
+    for field in SPLIT_BY_TENSOR_PARALLELISM:
+        units = getattr(config.model, field, None)
+        if isinstance(units, int) and units % degree:
+            divisors = [d for d in range(1, units + 1) if units % d == 0]
+            yield Problem(
+                "parallel.tensor_parallel_degree",
+                f"given {degree}, allowed: a divisor of model.{field} {units} ({', '.join(map(str, divisors[:12]))})",
+                involves=(f"model.{field}",),
+            )
+
+
+def pipeline_has_enough_layers(config: Config) -> Iterator[Problem]:
+    """Every pipeline stage has at least one layer; embedding and head are layers too."""
+    degree, blocks = config.parallel.pipeline_parallel_degree, getattr(config.model, "num_layers", None)
+    if isinstance(blocks, int) and degree > blocks + 2:
+        text = f"given {degree}, allowed: 1 to {blocks + 2}, the {blocks} of model.num_layers, embedding and head"
+        yield Problem("parallel.pipeline_parallel_degree", text, involves=("model.num_layers",))
+
+
+def stage_cut_fits(config: Config) -> Iterator[Problem]:
+    """A cut by hand names the first layer of every stage after the first."""
+    cut, degree = config.parallel.stage_cut, config.parallel.pipeline_parallel_degree
+    if isinstance(cut, str):
+        return
+    involves = ("parallel.pipeline_parallel_degree",)
+    if len(cut) != degree - 1:
+        allowed = f"{degree - 1} layer numbers for parallel.pipeline_parallel_degree {degree}"
+        yield Problem("parallel.stage_cut", f"given {list(cut)}, allowed: {allowed}", involves=involves)
+    elif any(later <= earlier for earlier, later in pairwise(cut)):
+        yield Problem("parallel.stage_cut", f"given {list(cut)}, allowed: growing layer numbers", involves=involves)
+
+
+def zero_allows_pipeline(config: Config) -> Iterator[Problem]:
+    """DeepSpeed's PipelineEngine accumulates gradients where ZeRO 2 and 3 would already have scattered them."""
+    stage, degree = config.parallel.zero_stage, config.parallel.pipeline_parallel_degree
+    if stage >= 2 and degree > 1:
+        yield Problem(
+            "parallel.zero_stage",
+            f"given {stage} with parallel.pipeline_parallel_degree {degree}, allowed: 0 or 1, because a stage sums "
+            f"whole gradients over its micro-batches, which ZeRO {stage} does not keep; or keep {stage} and set "
+            "parallel.pipeline_parallel_degree to 1",
+            involves=("parallel.pipeline_parallel_degree",),
+        )
+
+
+def bf16_keeps_fp32_gradients(config: Config) -> Iterator[Problem]:
+    """DeepSpeed sums bf16 gradients in fp32 only where ZeRO partitions the optimizer."""
+    layout = config.parallel
+    if config.train.precision == "bf16" and layout.zero_stage == 0 and layout.data_parallel_degree > 1:
+        yield Problem(
+            "parallel.zero_stage",
+            "given 0 with train.precision bf16 on several data-parallel ranks, allowed: 1, 2 or 3, because without "
+            "ZeRO gradients are not summed in fp32, nearest: 1; or set train.precision to fp32",
+            involves=("train.precision", "parallel.data_parallel_degree"),
+        )
+
+
+def something_to_do(config: Config) -> Iterator[Problem]:
+    """A phase may be empty, the run may not."""
+    if all(phase.num_steps == 0 for phase in config.phases):
+        yield Problem("phases.0.duration", "given 0 steps in every phase, allowed: at least 1 step or token")
+
+
+def warmup_fits_its_span(config: Config) -> Iterator[Problem]:
+    """A curve spans the phases up to the next one that declares its own."""
+    starts = [i for i, phase in enumerate(config.phases) if i == 0 or phase.restarts_learning_rate]
+    for start, end in zip(starts, [*starts[1:], len(config.phases)], strict=True):
+        phase, span = config.phases[start], sum(p.num_steps for p in config.phases[start:end])
+        warmup = phase.learning_rate.warmup.in_steps(tokens_per_step=phase.tokens_per_step)
+        if warmup > span:
+            yield Problem(
+                f"phases.{start}.learning_rate.warmup",
+                f"given {warmup} steps, allowed: at most {span}, the steps of {_names(config.phases[start:end])}",
+                involves=tuple(f"phases.{i}" for i in range(start, end)),
+            )
+
+
+def cadences_are_positive(config: Config) -> Iterator[Problem]:
+    """`every: {steps: 0}` never comes round."""
+    cadences = {
+        "checkpoint.every": config.checkpoint.every,
+        "train.log_every": config.train.log_every,
+        "train.eval_every": config.train.eval_every,
+    }
+    for path, every in cadences.items():
+        if every is not None and not (every.steps or every.tokens):
+            unit = "tokens" if every.steps is None else "steps"
+            yield Problem(path, f"given {{{unit}: 0}}, allowed: at least 1")
+
+
+def betas_are_decays(config: Config) -> Iterator[Problem]:
+    """AdamW divides by 1 - beta^t."""
+    for index, beta in enumerate(config.optim.betas):
+        if not 0 <= beta < 1:
+            yield Problem(f"optim.betas.{index}", f"given {beta}, allowed: at least 0 and below 1")
+
+
+def _names(phases: tuple[PhaseConfig, ...]) -> str:
+    return ("phase " if len(phases) == 1 else "phases ") + ", ".join(phase.name for phase in phases)
+
+
+RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
+    unique_phase_names,
+    batches_divide,
+    tensor_parallelism_divides,
+    pipeline_has_enough_layers,
+    stage_cut_fits,
+    zero_allows_pipeline,
+    bf16_keeps_fp32_gradients,
+    something_to_do,
+    warmup_fits_its_span,
+    cadences_are_positive,
+    betas_are_decays,
+)

@@ -1,0 +1,33 @@
+"""The whole of a run, typed. `model` is typed by the architecture named in it."""
+
+from typing import Generic, TypeVar
+
+from pydantic import Field
+
+from data_pipeline.config import DataConfig
+from hierlm.checkpoint.config import CheckpointConfig
+from hierlm.models.config import ModelConfig
+from hierlm.optim.config import OptimConfig
+from hierlm.parallel.config import ParallelConfig
+from hierlm.phases.config import PhaseConfig
+from hierlm.strict import Strict
+from hierlm.tracking.config import TrackingConfig
+from hierlm.train.config import TrainConfig
+
+M = TypeVar("M", bound=ModelConfig)
+
+
+class RunConfig(Strict, Generic[M]):
+    """One training run; the resolved file in the run directory is exactly this."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="run directory <run_root>/<name>")
+    seed: int = Field(default=1234, ge=0, lt=2**31)
+    run_root: str = "runs"
+    model: M
+    data: DataConfig
+    phases: tuple[PhaseConfig, ...] = Field(min_length=1)
+    parallel: ParallelConfig = ParallelConfig()
+    optim: OptimConfig = OptimConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    train: TrainConfig = TrainConfig()

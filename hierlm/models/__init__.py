@@ -1,0 +1,47 @@
+"""Architectures: one file = one architecture = one paper, found by file name. The door for Python users.
+
+A model file exports `Config`, `layers(config)`, `TENSOR_PLAN`, and if needed `shared_weights(config)`.
+It imports torch only inside `layers`, so that its Config is checked where torch is not installed.
+"""
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from hierlm.models.assembly import LanguageModel
+
+_NOT_ARCHITECTURES = frozenset({"assembly", "config", "contract", "decoding", "exported"})
+
+
+def names() -> list[str]:
+    """Every architecture, by file name."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_ARCHITECTURES)
+
+
+def architecture(name: str) -> ModuleType:
+    """The module of one architecture; ValueError names the known ones."""
+    if name not in names():
+        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def from_config(source: "str | Path | Mapping[str, Any]", *, seed: int | None = None) -> "LanguageModel":
+    """A single-device torch module from a YAML path or a mapping with a `model:` part.
+
+    `seed` decides the initial weights; by default the file's own `seed`, else that of RunConfig.
+    """
+    from hierlm.models.assembly import model_from_source
+
+    return model_from_source(source, seed=seed)
+
+
+def load(directory: "str | Path") -> "LanguageModel":
+    """The model written by `hierlm checkpoint export`, in evaluation mode."""
+    from hierlm.models.exported import load_exported
+
+    return load_exported(directory)

@@ -1,0 +1,78 @@
+"""The layer list as one single-device module: a fold over the list."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from hierlm import models
+from hierlm.models.config import ModelConfig
+from hierlm.models.contract import LayerSpec, Memory, SharedWeights, Stream, build_layer, fold
+
+State = tuple[Memory | None, ...]
+
+
+class LanguageModel(nn.Module):
+    """`logits, state = model(tokens, state=None)`; parameters are named `layers.<index>.<name>` in every layout."""
+
+    def __init__(self, config: ModelConfig, *, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        specs = layer_specs(config)
+        self.layers = nn.ModuleList(build_layer(spec, seed=seed, index=i) for i, spec in enumerate(specs))
+        share_weights(self.layers, shared_weights(config))
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """tokens int64 [B, T] -> logits [B, T, V]; row i predicts token i+1 and depends on tokens 0..i only.
+
+        `state` is None at the start of the streams, else what the call before returned; what is returned is detached
+        and is None for a model without recurrent memory.
+        """
+        memories = self.initial_state(tokens) if state is None else state
+        stream, updated = fold(list(self.layers), Stream((tokens,)), memories)
+        return stream.hidden, detached(updated)
+
+    def initial_state(self, tokens: Tensor) -> State:
+        """Memories of streams that have seen nothing, one entry per layer."""
+        dtype = next(p.dtype for p in self.parameters())
+        return tuple(layer.initial_memory(tokens.shape[0], device=tokens.device, dtype=dtype) for layer in self.layers)
+
+
+def layer_specs(config: ModelConfig) -> list[LayerSpec]:
+    """The unbuilt layer list of a config."""
+    specs: list[LayerSpec] = models.architecture(config.arch).layers(config)
+    return specs
+
+
+def shared_weights(config: ModelConfig) -> list[SharedWeights]:
+    """Which layers read another layer's parameter (tied embeddings)."""
+    declare = getattr(models.architecture(config.arch), "shared_weights", None)
+    return [] if declare is None else list(declare(config))
+
+
+def share_weights(layers: nn.ModuleList, shares: list[SharedWeights]) -> None:
+    """Make each user's parameter the owner's tensor."""
+    for share in shares:
+        owner, _, owner_name = f"{share.owner}.{share.owner_parameter}".rpartition(".")
+        user, _, user_name = f"{share.user}.{share.user_parameter}".rpartition(".")
+        setattr(layers.get_submodule(user), user_name, getattr(layers.get_submodule(owner), owner_name))
+
+
+def detached(state: State) -> State | None:
+    """The state without its graph; None when no layer has memory."""
+    if all(memory is None for memory in state):
+        return None
+    return tuple(None if memory is None else tuple(t.detach() for t in memory) for memory in state)
+
+
+def model_from_source(source: str | Path | Mapping[str, Any], *, seed: int | None) -> LanguageModel:
+    """See `hierlm.models.from_config`."""
+    loaded = OmegaConf.create(dict(source)) if isinstance(source, Mapping) else OmegaConf.load(source)
+    mapping = OmegaConf.to_container(loaded, resolve=True)
+    if not isinstance(mapping, dict) or "arch" not in mapping.get("model", {}):
+        raise ValueError(f"{source}: expected a mapping with `model: {{arch: ...}}`")
+    part = mapping["model"]
+    config = models.architecture(part["arch"]).Config.model_validate(part)
+    return LanguageModel(config, seed=int(mapping.get("seed", 1234)) if seed is None else seed)

@@ -1,0 +1,135 @@
+"""Dynamic token pooling: an Hourglass whose groups are words, pieces, surprises or learned, or fixed as a control.
+
+Nawrot, Chorowski, Lancucki and Ponti, "Efficient Transformers with Dynamic Token Pooling", arXiv 2211.09761.
+Ours = the paper's: pre_layers, valley_layers, post_layers = [2, (8), 2]; boundaries = b_t, 1 where a group ends;
+gumbel_rate = alpha, the prior share of boundaries.
+
+Departures:
+- evaluation thresholds the boundary probability at one half also for `gumbel`; the reference code samples, so that
+  there the logits of a prefix are no prefix of the logits.
+- the boundary loss is the cross entropy of the predictor's logits; the reference code applies a sigmoid twice.
+- `unigram` boundaries are learned from a sentencepiece model run on the bytes of each row, not from stored marks.
+- u and v of relative attention belong to each layer, as in our Hourglass; dropout acts on whole activations only.
+- max_groups (ours) states how many groups a row may have, for layouts that need one shape for all rows.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from hierlm.models.config import BlockConfig
+
+if TYPE_CHECKING:
+    from hierlm.models.contract import LayerSpec
+
+PAPER = "2211.09761, Nawrot et al., 2022"
+
+TENSOR_PLAN = {
+    r"layers\.\d+\.tokens": "vocabulary",
+    r"layers\.\d+\.projection": "vocabulary",
+    r"layers\.\d+\.attention\.(query|key|value|position|content_bias|position_bias)": "column",
+    r"layers\.\d+\.attention\.output": "row",
+    r"layers\.\d+\.feed_forward\.expand": "column",
+    r"layers\.\d+\.feed_forward\.contract": "row",
+    r"layers\.\d+\.(attention_norm|feed_forward_norm|norm)": "replicate",
+    r"layers\.\d+\.predictor\.hidden\.(expand|contract)": "replicate",
+    r"layers\.\d+\.null": "replicate",
+}
+
+
+class Config(BlockConfig):
+    """Sizes of the dynamic pooling transformer, and how its groups are found."""
+
+    pre_layers: NonNegativeInt = 2
+    valley_layers: NonNegativeInt = 8
+    post_layers: NonNegativeInt = 2
+    boundaries: Literal["fixed", "whitespace", "unigram", "entropy", "gumbel"] = "whitespace"
+    fixed_factor: PositiveInt = Field(default=4, description="tokens a group, for `fixed`")
+    separators: tuple[NonNegativeInt, ...] = Field(
+        default=(32,), description="tokens that end a group, for `whitespace`; 32 is the space as a byte"
+    )
+    unigram_model: str | None = Field(default=None, description="sentencepiece model file, for `unigram`")
+    gumbel_rate: float = Field(default=0.2, gt=0, lt=1, description="prior share of boundaries, for `gumbel`")
+    gumbel_temperature: PositiveFloat = 0.5
+    max_groups: PositiveInt | None = Field(default=None, description="groups a row may have; default: as many as end")
+    positions: Literal["rotary", "relative"] = "relative"
+
+    @model_validator(mode="after")
+    def boundaries_have_what_they_need(self) -> "Config":
+        if self.boundaries == "unigram" and (self.unigram_model is None or self.vocab_size != 256):
+            raise ValueError("boundaries: unigram needs byte tokens (vocab_size 256) and unigram_model: FILE")
+        if self.boundaries == "whitespace" and not self.separators:
+            raise ValueError("boundaries: whitespace needs separators: the tokens that end a group")
+        return self
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks on tokens and on groups."""
+        return self.pre_layers + self.valley_layers + self.post_layers
+
+    @property
+    def has_predictor(self) -> bool:
+        """Whether boundaries are predicted, with a loss of their own."""
+        return self.boundaries not in ("fixed", "whitespace")
+
+
+def layers(config: Config) -> "list[LayerSpec]":
+    """Embed, Block x pre, PoolGroups, Block x valley, ReadGroups, Block x post, Head."""
+    from hierlm.nn.block import Block
+    from hierlm.nn.dynamic_pooling import BoundaryLoss, BoundaryRule, PoolGroups, ReadGroups
+    from hierlm.nn.head import Head
+    from hierlm.nn.shape import BlockShape
+
+    shape = BlockShape.of(config, positions=config.positions, num_residual_writes=1, norm_first=False)
+    rule = BoundaryRule(
+        kind=config.boundaries,
+        fixed_factor=config.fixed_factor,
+        gumbel_rate=config.gumbel_rate,
+        gumbel_temperature=config.gumbel_temperature,
+        max_groups=config.max_groups,
+    )
+    block = partial(Block, shape=shape)
+    return [
+        _embed(config),
+        *[block] * config.pre_layers,
+        partial(PoolGroups, shape=shape, rule=rule),
+        *[block] * config.valley_layers,
+        ReadGroups,
+        *[block] * config.post_layers,
+        partial(Head, vocab_size=config.vocab_size, hidden_dim=config.hidden_dim, bias=True),
+        *[BoundaryLoss] * (config.boundaries == "entropy"),
+    ]
+
+
+def _embed(config: Config) -> "LayerSpec":
+    """Only `whitespace` and `unigram` need to look at the tokens themselves."""
+    from hierlm.nn.dynamic_pooling import MarkingEmbed
+    from hierlm.nn.embedding import Embed
+
+    width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "dropout": config.dropout}
+    if config.boundaries == "whitespace":
+        return partial(MarkingEmbed, **width, separators=config.separators, unigram_model=None)
+    if config.boundaries == "unigram":
+        return partial(MarkingEmbed, **width, separators=(), unigram_model=config.unigram_model)
+    return partial(Embed, **width, sinusoidal=False)
+
+
+def refusals(config: Config) -> dict[str, str]:
+    """Parallel fields that must be 1 for this config, each with the reason."""
+    refused = {}
+    if config.has_predictor:
+        refused["pipeline_parallel_degree"] = "the loss of predicted boundaries is not sent between stages"
+    elif config.boundaries != "fixed" and config.max_groups is None:
+        refused["pipeline_parallel_degree"] = "the number of groups varies; state model.max_groups"
+    if config.boundaries == "entropy":
+        refused["tensor_parallel_degree"] = "entropy boundaries need the logits of the whole vocabulary"
+    return refused
+
+
+def num_parameters(config: Config) -> int:
+    """Closed form: embeddings and output bias, blocks, null group and norm, and the boundary predictor."""
+    d, f = config.hidden_dim, config.ffn_dim
+    mixing = 5 * (d * d + d) + 2 * d if config.positions == "relative" else 4 * (d * d + d)
+    total = 2 * config.vocab_size * d + config.vocab_size + config.num_blocks * (mixing + 2 * d * f + f + d + 4 * d)
+    return total + 3 * d + (d * f + 2 * f + 1 if config.has_predictor else 0)

@@ -1,0 +1,116 @@
+"""Legendre Memory Unit language model: a fixed linear memory of the past, read by attention over its coefficients.
+
+Chilkuri et al., "Language Modeling using LMUs: 10x Better Data Efficiency or Improved Scaling Compared to
+Transformers", arXiv 2110.02402; parallel form: "Parallelizing Legendre Memory Unit Training", 2102.11417.
+Ours = the paper's: hidden_dim = d, memory_order = q, reduced_order = q', window_length = theta, ffn_dim = d',
+reduce = L_1..3, pool = p; `global_attention: true` is LMU_G.
+
+Our choices, where the paper is silent:
+- window_length is given; the papers' configs take the sequence length.
+- pre-norm with a residual around each of a block's three sublayers, and a last LayerNorm.
+- no positions in LMU_G's attention: the memory knows the order.
+- `carry_memory` chains the rows of a stream; the paper trains on independent sequences, the default.
+Departures:
+- up to 64 tokens at once the convolution is a triangular product: no FFT, and exactly causal. The FFT is causal up to
+  rounding.
+- initial weights N(0, 0.02), residual outputs scaled by 1/sqrt(number of residual writes).
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pydantic import Field, PositiveInt, model_validator
+
+from hierlm.models.config import BlockConfig
+
+if TYPE_CHECKING:
+    from hierlm.models.contract import LayerSpec, SharedWeights
+
+PAPER = "2110.02402, Chilkuri et al., 2021"
+
+TENSOR_PLAN = {
+    r"layers\.\d+\.(tokens|projection)": "vocabulary",
+    r"layers\.\d+\.first\.(query|key|value)": "column",
+    r"layers\.\d+\.first\.output": "row",
+    r"layers\.\d+\.(first|feed_forward)\.expand": "column",
+    r"layers\.\d+\.(first|feed_forward)\.contract": "row",
+    r"layers\.\d+\.memory": "replicate",
+    r"layers\.\d+\.(first_norm|memory_norm|feed_forward_norm|norm)": "replicate",
+}
+
+
+class Config(BlockConfig):
+    """Sizes of the LMU; lengths in tokens."""
+
+    num_layers: PositiveInt = Field(description="LMU blocks")
+    num_heads: PositiveInt = Field(default=1, description="heads of the global attention, if there is one")
+    memory_order: PositiveInt = Field(description="Legendre coefficients q of each channel")
+    reduced_order: PositiveInt = Field(description="rows q' that queries, keys and values have; the paper: q / 10")
+    window_length: PositiveInt = Field(description="how far back theta the memory reaches")
+    chunk_length: PositiveInt | None = Field(default=None, description="convolved at once; default: the whole row")
+    global_attention: bool = Field(
+        default=False, description="causal attention in place of a block's first feed-forward"
+    )
+    scale_scores: bool = Field(default=False, description="divide the implicit attention's scores by sqrt(hidden_dim)")
+    carry_memory: bool = Field(default=False, description="a row starts with the memory its stream had before")
+    tie_embeddings: bool = Field(default=True, description="the output projection reads the embedding's weights")
+
+    @model_validator(mode="after")
+    def attention_reads_one_row(self) -> "Config":
+        if self.global_attention and self.carry_memory:
+            raise ValueError("global_attention sees one row only: set carry_memory: false")
+        return self
+
+
+def layers(config: Config) -> "list[LayerSpec]":
+    """Embed, LmuBlock x num_layers, Norm, Head."""
+    from hierlm.nn.embedding import Embed
+    from hierlm.nn.head import Head
+    from hierlm.nn.legendre_memory import LegendreMemory
+    from hierlm.nn.lmu_block import LmuBlock
+    from hierlm.nn.normalisation import Norm
+    from hierlm.nn.shape import BlockShape
+
+    shape = BlockShape(
+        hidden_dim=config.hidden_dim,
+        num_heads=config.num_heads,
+        ffn_dim=config.ffn_dim,
+        activation=config.activation,
+        positions="sinusoidal",  # of the attention: none, and the embedding adds none
+        dropout=config.dropout,
+        residual_scale=(3 * config.num_layers) ** -0.5,
+    )
+    block = partial(
+        LmuBlock,
+        shape=shape,
+        memory=LegendreMemory(config.memory_order, config.window_length, config.chunk_length),
+        reduced_order=config.reduced_order,
+        scale_scores=config.scale_scores,
+        global_attention=config.global_attention,
+        carries_memory=config.carry_memory,
+    )
+    width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim}
+    return [
+        partial(Embed, **width, dropout=config.dropout, sinusoidal=False),
+        *[block] * config.num_layers,
+        partial(Norm, config.hidden_dim),
+        partial(Head, **width),
+    ]
+
+
+def shared_weights(config: Config) -> "list[SharedWeights]":
+    """The head reads the embedding when they are tied."""
+    from hierlm.models.contract import SharedWeights
+
+    tied = SharedWeights(0, "tokens.weight", config.num_layers + 2, "projection.weight")
+    return [tied] if config.tie_embeddings else []
+
+
+def num_parameters(config: Config) -> int:
+    """Closed form: 3(qq' + q') + q' for the memory, 2DF + F + D per feed-forward, 4(D^2 + D) per attention, 2D per norm."""
+    d, f, q, reduced = config.hidden_dim, config.ffn_dim, config.memory_order, config.reduced_order
+    feed_forward = 2 * d * f + f + d
+    first = 4 * (d * d + d) if config.global_attention else feed_forward
+    block = 3 * (q * reduced + reduced) + reduced + first + feed_forward + 6 * d
+    matrices = 1 if config.tie_embeddings else 2
+    return matrices * config.vocab_size * d + config.num_layers * block + 2 * d

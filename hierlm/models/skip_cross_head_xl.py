@@ -1,0 +1,64 @@
+"""Skip Cross-head Transformer-XL: training skips whole layers, whose memory is retained, and permutes heads.
+
+"Memory-efficient Stochastic methods for Memory-based Transformers", arXiv 2311.08123, by its released code (only the
+first page of the paper was at hand).
+Ours = the code's: skip_probability * l / num_layers = the skip ramp of phase 1 (0.5 l / L), cross_head_probability =
+ch_prob, memory_length = mem_len. Phase 1 is `layer_skip: ramp`, phase 2 `layer_skip: off`; the weights are the same.
+
+Departures:
+- each memory slot knows its token, so a retained memory has its true distance and an evaluation changes nothing; the
+  code counts executed layers, and its gap drifts.
+- the relative shift is applied; the code leaves it out, which `relative_shift: false` reproduces.
+- empty memory slots are masked; the code attends to zeros.
+- draws are keyed by (seed, layer, step), not broadcast from one rank.
+- initial weights are Transformer-XL's N(0, 0.02); the code keeps its framework's defaults.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from hierlm.models import transformer_xl
+from hierlm.models.config import train_switch
+
+if TYPE_CHECKING:
+    from hierlm.models.contract import LayerSpec
+
+PAPER = "2311.08123, 2023"
+
+TENSOR_PLAN = transformer_xl.TENSOR_PLAN
+shared_weights = transformer_xl.shared_weights
+num_parameters = transformer_xl.num_parameters
+
+
+class Config(transformer_xl.Config):
+    """Transformer-XL and what its training does at random."""
+
+    layer_skip: Literal["ramp", "uniform", "off"] = train_switch("off", description="ramp in phase 1, off in phase 2")
+    skip_probability: float = train_switch(0.5, ge=0, le=1, description="end of the ramp, or of every layer if uniform")
+    cross_head_probability: float = train_switch(0.1, ge=0, le=1, description="of a head permutation, per layer")
+    relative_shift: bool = Field(default=True, description="false: distances from the segment's last token")
+    tie_embeddings: bool = Field(default=False, description="the output reads the embedding's tables")
+
+    @model_validator(mode="after")
+    def uniform_skips_less_than_always(self) -> "Config":
+        if self.layer_skip == "uniform" and self.skip_probability == 1:
+            raise ValueError("skip_probability 1 with layer_skip uniform would skip every layer; give less than 1")
+        return self
+
+
+def layers(config: Config) -> "list[LayerSpec]":
+    """Embed, CrossHeadBlock x num_layers, Head."""
+    from hierlm.nn.cross_head_block import CrossHeadBlock, Place
+
+    arguments = {**transformer_xl.block_arguments(config), "relative_shift": config.relative_shift}
+    places = (Place(layer, config.num_layers, config.num_heads) for layer in range(config.num_layers))
+    return transformer_xl.layer_list(config, [partial(CrossHeadBlock, place=place, **arguments) for place in places])
+
+
+def refusals(config: Config) -> dict[str, str]:
+    """Parallel fields that must be 1 for this config, each with the reason."""
+    if config.cross_head_probability > 0:
+        return {"tensor_parallel_degree": "model.cross_head_probability permutes heads of all ranks; set it to 0"}
+    return transformer_xl.refusals(config)

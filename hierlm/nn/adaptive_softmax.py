@@ -1,0 +1,84 @@
+"""Adaptive softmax over frequency bins (1609.04309), with the tables and projections of an adaptive input if tied.
+
+Shapes: B batch, T tokens, D hidden_dim, V vocab_size, C tail bins, N tokens of one bin.
+log p(y) = log p(y | head) for the first bin, log p(bin | head) + log p(y | bin) for the tails; the head's classes are
+the first bin's tokens and one class per tail, in the order of the bins.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hierlm.models.contract import Cache, Layer, Memory, Stream
+from hierlm.nn.adaptive_bins import Bin
+from hierlm.nn.adaptive_input import PROJECTION_STD, TABLE_STD
+
+
+class IntoBin(nn.Module):
+    """[..., D] -> [..., width] by a weight [D, width]: the transpose of the input's projection, so it can be tied."""
+
+    def __init__(self, *, hidden_dim: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(hidden_dim, width))
+        nn.init.normal_(self.weight, std=PROJECTION_STD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+class AdaptiveHead(Layer):
+    """[B, T, D] -> log-probabilities [B, T, V]: logits whose softmax is themselves."""
+
+    def __init__(self, *, bins: tuple[Bin, ...], hidden_dim: int, is_projected: bool) -> None:
+        super().__init__()
+        self.bins = bins
+        self.tables = nn.ModuleList(nn.Linear(b.width, b.size) for b in bins)
+        self.projections = nn.ModuleList(IntoBin(hidden_dim=hidden_dim, width=b.width) for b in bins if is_projected)
+        self.tails = nn.Linear(hidden_dim, len(bins) - 1)
+        for linear in (*self.tables, self.tails):
+            nn.init.normal_(linear.weight, std=TABLE_STD)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
+        x = stream.hidden
+        head = self._head(x)
+        tails = [
+            head[..., self.bins[0].size + index, None] + self._within(index + 1, x) for index in range(self.num_tails)
+        ]
+        return stream.with_hidden(torch.cat((head[..., : self.bins[0].size], *tails), dim=-1)), memory
+
+    def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
+        return self(stream)[0], cache
+
+    def token_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """hidden [B, T, D], targets int64 [B, T] -> -log p(target) in nats, [B, T].
+
+        Equal to the cross-entropy of `forward`, but a tail's table is only applied where its tokens are the targets.
+        """
+        x, wanted = hidden.flatten(0, 1), targets.flatten()
+        head = self._head(x)
+        head_class = wanted.clone()
+        within = head.new_zeros(len(wanted))
+        for index, b in enumerate(self.bins[1:], start=1):
+            place = ((wanted >= b.first) & (wanted < b.end)).nonzero().flatten()
+            head_class[place] = self.bins[0].size + index - 1
+            of_tail = self._within(index, x[place]).gather(-1, (wanted[place] - b.first)[:, None])
+            within = within.index_put((place,), of_tail[:, 0])
+        return -(head.gather(-1, head_class[:, None])[:, 0] + within).view_as(targets)
+
+    @property
+    def num_tails(self) -> int:
+        """C."""
+        return len(self.bins) - 1
+
+    def _head(self, x: Tensor) -> Tensor:
+        """[..., first bin's size + C] log-probabilities."""
+        return F.log_softmax(torch.cat((self._scores(0, x), self.tails(x)), dim=-1), dim=-1)
+
+    def _within(self, index: int, x: Tensor) -> Tensor:
+        """[..., bin's size] log-probabilities given the bin."""
+        return F.log_softmax(self._scores(index, x), dim=-1)
+
+    def _scores(self, index: int, x: Tensor) -> Tensor:
+        scores: Tensor = self.tables[index](self.projections[index](x) if len(self.projections) else x)
+        return scores

@@ -1,0 +1,28 @@
+"""Position-wise feed-forward (1706.03762, section 3.3): D -> F -> D."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hierlm.nn.shape import Activation, BlockShape
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "gelu_tanh": _gelu_tanh, "relu": F.relu}
+
+
+class FeedForward(nn.Module):
+    """`contract(activation(expand(x)))`, [B, T, D] -> [B, T, D]."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.expand = nn.Linear(shape.hidden_dim, shape.ffn_dim)
+        self.activation = ACTIVATIONS[shape.activation]
+        self.contract = nn.Linear(shape.ffn_dim, shape.hidden_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(self.activation(self.expand(x)))

@@ -1,0 +1,22 @@
+"""Vectors to logits."""
+
+from torch import Tensor, nn
+
+from hierlm.models.contract import Cache, Layer, Memory, Stream
+from hierlm.nn.initialisation import initialise
+
+
+class Head(Layer):
+    """[B, T, D] -> logits [B, T, V]."""
+
+    def __init__(self, *, vocab_size: int, hidden_dim: int, bias: bool = False) -> None:
+        super().__init__()
+        self.projection = nn.Linear(hidden_dim, vocab_size, bias=bias)
+        initialise(self)
+
+    def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
+        logits: Tensor = self.projection(stream.hidden)
+        return stream.with_hidden(logits), memory
+
+    def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
+        return self.forward(stream)[0], cache

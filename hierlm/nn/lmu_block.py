@@ -1,0 +1,126 @@
+"""The LMU language model's block: feed-forward or attention, Legendre memory with implicit attention, feed-forward.
+
+2110.02402, section 4 and figure 2. Shapes: B batch, T tokens, D hidden_dim, q order, p reduced_order.
+Every sublayer is pre-norm with a residual, x += f(LN x); the paper does not show where it normalises.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
+from hierlm.nn.attention import Attention, KeyValues
+from hierlm.nn.dropout import take_dropout
+from hierlm.nn.feed_forward import FeedForward
+from hierlm.nn.initialisation import initialise
+from hierlm.nn.legendre_memory import LegendreMemory
+from hierlm.nn.normalisation import layer_norm
+from hierlm.nn.positions import token_positions
+from hierlm.nn.shape import BlockShape
+from hierlm.nn.visibility import Causal
+
+
+class ImplicitAttention(nn.Module):
+    """Attention over the order axis of M_t, at each time step by itself: y_t = pool softmax(Q_t K_t^T) V_t.
+
+    Q, K, V = gelu(L M_t + b), [p, D] each. The convolution is done in float32 at least: in bfloat16 the filters of
+    high order are noise.
+    """
+
+    def __init__(self, *, memory: LegendreMemory, reduced_order: int, scale_scores: bool) -> None:
+        super().__init__()
+        self.memory = memory
+        self.scale_scores = scale_scores
+        self.reduce = nn.Parameter(torch.randn(3 * reduced_order, memory.order) * memory.order**-0.5)
+        self.reduce_bias = nn.Parameter(torch.zeros(3 * reduced_order))
+        self.pool = nn.Parameter(torch.randn(reduced_order) * reduced_order**-0.5)
+
+    def forward(
+        self, x: Tensor, state: Tensor | None = None, *, needs_state: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [B, T, D] after `state` [B, q, D] (None = zeros) -> (y [B, T, D], the state after it if needed)."""
+        with torch.autocast(x.device.type, enabled=False):
+            inputs, readout = _at_least_float32(x), _at_least_float32(self.reduce)
+            if state is not None and x.shape[1] == 1:
+                state = self.memory.step(inputs[:, 0], state)
+                read = (readout @ state)[:, None]
+            else:
+                read, state = self.memory.advance(inputs, readout, state=state, needs_state=needs_state)
+        return self.attend(read.to(x.dtype)), state
+
+    def attend(self, read: Tensor) -> Tensor:
+        """[B, T, 3p, D] -> [B, T, D]; softmax(Q K^T) is pooled before it meets V, so M' [p, D] is never made."""
+        queries, keys, values = F.gelu(read + self.reduce_bias[:, None]).chunk(3, dim=2)
+        scores = queries @ keys.transpose(-1, -2)
+        if self.scale_scores:
+            scores = scores * read.shape[-1] ** -0.5
+        weights = self.pool @ scores.softmax(dim=-1)
+        return (weights[:, :, None] @ values)[:, :, 0]
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+class LmuBlock(Layer):
+    """One block; memory: (Legendre state [B, q, D]) if `carries_memory`, else every row starts from zeros."""
+
+    def __init__(
+        self,
+        *,
+        shape: BlockShape,
+        memory: LegendreMemory,
+        reduced_order: int,
+        scale_scores: bool,
+        global_attention: bool,
+        carries_memory: bool,
+    ) -> None:
+        super().__init__()
+        self.carries_memory = carries_memory
+        self.state_size = (memory.order, shape.hidden_dim)
+        self.first_norm = layer_norm(shape.hidden_dim)
+        self.first = Attention(shape) if global_attention else FeedForward(shape)
+        self.memory_norm = layer_norm(shape.hidden_dim)
+        self.memory = ImplicitAttention(memory=memory, reduced_order=reduced_order, scale_scores=scale_scores)
+        self.feed_forward_norm = layer_norm(shape.hidden_dim)
+        self.feed_forward = FeedForward(shape)
+        self.dropout = nn.Dropout(shape.dropout)
+        initialise(self, residual_scale=shape.residual_scale)
+
+    def initial_memory(self, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Memory | None:
+        return (self._zeros(batch_size, device=device, dtype=dtype),) if self.carries_memory else None
+
+    def _zeros(self, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+        kept = torch.float64 if dtype == torch.float64 else torch.float32  # bfloat16 would forget within a few steps
+        return torch.zeros(batch_size, *self.state_size, device=device, dtype=kept)
+
+    def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
+        x, _ = self._first(stream.hidden, None)
+        state = memory[0] if memory is not None and self.carries_memory else None
+        x, state = self._rest(x, state, needs_state=self.carries_memory)
+        return stream.with_hidden(x), (state,) if self.carries_memory and state is not None else None
+
+    def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
+        """The state of the text so far, whatever training carries; token by token in the recurrent form."""
+        x = stream.hidden
+        seen, state = (None, self._zeros(len(x), device=x.device, dtype=x.dtype)) if cache is None else cache
+        x, seen = self._first(x, seen)
+        x, state = self._rest(x, state, needs_state=True)
+        return stream.with_hidden(x), (seen, state)
+
+    def _first(self, x: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues | None]:
+        normed = self.first_norm(x)
+        if isinstance(self.first, FeedForward):
+            return x + self.dropout(self.first(normed)), None
+        first = 0 if past is None else past.num_keys
+        positions = token_positions(x.shape[1], first=first, device=x.device)
+        seen = self.first.key_values(normed, positions, past=past)
+        return x + self.dropout(self.first(normed, positions, seen=seen, rule=Causal())), seen
+
+    def _rest(self, x: Tensor, state: Tensor | None, *, needs_state: bool) -> tuple[Tensor, Tensor | None]:
+        remembered, state = self.memory(self.memory_norm(x), state, needs_state=needs_state)
+        x = x + self.dropout(remembered)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state
+
+    def begin_step(self, context: StepContext) -> None:
+        take_dropout(self, context)

@@ -1,0 +1,30 @@
+"""From what the user wrote to the layers of every stage."""
+
+from typing import Any
+
+from hierlm.config.run_config import RunConfig
+from hierlm.errors import UserError
+from hierlm.plan.flops import layer_costs
+from hierlm.plan.stage_cut import StageCut, cut_by_cost, cut_by_hand, cut_uniformly
+
+
+def stage_cut(config: RunConfig[Any]) -> StageCut:
+    """The cut of a run's layer list, for the sequence length of its first phase; UserError when there is none.
+
+    A pure function of the config: every rank finds the same cut by itself.
+    """
+    layout, wanted = config.parallel, config.parallel.stage_cut
+    num_stages = layout.pipeline_parallel_degree
+    costs = layer_costs(
+        config.model,
+        sequence_length=config.phases[0].sequence_length,
+        bytes_per_value=2 if config.train.precision == "bf16" else 4,
+    )
+    try:
+        if wanted == "cost":
+            return cut_by_cost(costs, num_stages=num_stages)
+        if wanted == "uniform":
+            return cut_uniformly(costs, num_stages=num_stages)
+        return cut_by_hand(costs, first_layers=wanted, num_stages=num_stages)
+    except ValueError as error:
+        raise UserError(f"parallel.stage_cut: {error}") from error

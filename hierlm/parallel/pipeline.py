@@ -1,0 +1,149 @@
+"""Pipeline parallelism: DeepSpeed's PipelineModule over the layer list, cut where we say.
+
+Parameters keep their canonical names `layers.<index>.<name>`; a stage that borrows a tied weight calls it by its
+owner's name, so that a checkpoint looks the same with and without a pipeline.
+"""
+
+import contextlib
+import io
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import torch.distributed as dist
+from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import Tensor, nn
+
+from hierlm.models.assembly import shared_weights
+from hierlm.models.config import ModelConfig
+from hierlm.models.contract import Layer, SharedWeights
+from hierlm.parallel.boundary import Payload, Unpacker, pack
+from hierlm.parallel.degrees import Coordinates
+from hierlm.parallel.groups import Groups
+from hierlm.parallel.loss import token_losses
+from hierlm.parallel.memory_lanes import MemoryLanes
+from hierlm.parallel.recompute import Recompute, run_layers
+from hierlm.parallel.stage_model import build_stage, set_parameter
+from hierlm.parallel.tensor import logits_are_sliced
+
+
+class Pipeline(PipelineModule):
+    """The layers of this rank's stage; the last stage ends in the loss."""
+
+    def __init__(
+        self, config: ModelConfig, *, seed: int, boundaries: Sequence[int], groups: Groups, recompute: Recompute
+    ) -> None:
+        self.boundaries, self.groups, self.recompute = tuple(boundaries), groups, recompute
+        self._config, self._seed = config, seed
+        self._draws: tuple[int, int] | None = None
+        self._lanes: MemoryLanes | None = None
+        self._micro_index = 0
+        self._unpacker = Unpacker()
+        degrees = groups.degrees
+        topology = PipeModelDataParallelTopology(num_pp=degrees.pipeline, num_mp=degrees.tensor, num_dp=degrees.data)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the cut, which we do ourselves
+            super().__init__(layers=range(boundaries[-1]), topology=topology, loss_fn=self._loss)
+
+    def begin_pass(self, *, draws: tuple[int, int] | None, lanes: MemoryLanes) -> None:
+        """Before the micro-batches of one step or evaluation: `draws` is (seed, step), None for no random draws."""
+        self._draws, self._lanes, self._micro_index = draws, lanes, 0
+
+    def forget_shapes(self) -> None:
+        """The rows or the length of the next micro-batch differ from those before."""
+        self._unpacker.forget()
+
+    def forward(self, payload: Payload) -> Payload:
+        """One micro-batch through this stage: tokens int64 [B, T] into the first, logits [B, T, V] out of the last.
+
+        Every stage meets the micro-batches in the same order, so counting them is enough to know which one this is.
+        """
+        assert self._lanes is not None, "begin_pass comes first"
+        micro_index, self._micro_index = self._micro_index, self._micro_index + 1
+        stream = self._unpacker.unpack(payload)
+        memories = self._lanes.get(micro_index, num_rows=stream.hidden.shape[0])
+        draw_key = None if self._draws is None else (*self._draws, micro_index, self.groups.dp_rank)
+        stream, updated = run_layers(self.local_layers, stream, memories, draw_key=draw_key, recompute=self.recompute)
+        self._lanes.put(micro_index, updated)
+        return stream.hidden if self.groups.is_last_stage else pack(stream)
+
+    def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, dist.ProcessGroup]]:
+        """DeepSpeed sums the gradients of these over their groups before it reduces and steps."""
+        return self._tied
+
+    def _partition_layers(self, method: str) -> None:
+        self.parts = list(self.boundaries)
+        stage = self.groups.pp_rank
+        self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
+
+    def _build(self) -> None:
+        built = build_stage(
+            self._config,
+            seed=self._seed,
+            stage=range(self._local_start, self._local_stop),
+            groups=self.groups,
+        )
+        self.local_layers = built.layers
+        self.forward_funcs = list(built.layers.values())  # DeepSpeed saves and loads these, a file each
+        self.layers = nn.ModuleDict()
+        for parameter in (p for layer in self.forward_funcs for p in layer.parameters()):
+            parameter.ds_pipe_replicated = False
+        for weight in built.borrowed:  # first, for the first name of a parameter is the one that counts
+            set_parameter(self, weight.canonical_name, weight.weight)
+            weight.weight.ds_pipe_replicated = True  # counted once in the gradient norm: where its owner lives
+        for index, layer in built.layers.items():
+            self.layers.add_module(str(index), layer)
+
+    def _index_tied_modules(self) -> dict[str, object]:
+        """DeepSpeed ties whole modules; we tie weights, so this only makes our groups."""
+        self._tied = _tied_over_stages(self.local_layers, shared_weights(self._config), self.boundaries, self.groups)
+        return {}
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Training: the mean, nats per token. Evaluation: every token's nats [B, T], 0 where the target is negative."""
+        nats = token_losses(logits, targets, are_sliced=logits_are_sliced(self.local_layers))
+        return nats.mean() if self.training else nats
+
+
+def _tied_over_stages(
+    layers: Mapping[int, Layer], shares: Sequence[SharedWeights], boundaries: Sequence[int], groups: Groups
+) -> list[tuple[nn.Parameter, dist.ProcessGroup]]:
+    """This rank's weights that other stages hold too, with the ranks that hold the same slice of them.
+
+    Every rank makes every group, in the same order: making a group is a collective call.
+    """
+    tied = []
+    for (owner, owner_parameter), users in _by_owner(shares).items():
+        stages = sorted({_stage_of(index, boundaries) for index in (owner, *users)})
+        if len(stages) == 1:
+            continue
+        group = _group_over_stages(stages, groups)
+        held = {owner: owner_parameter, **users}
+        mine = next((index for index in held if index in layers), None)
+        if mine is not None:
+            tied.append((layers[mine].get_parameter(held[mine]), group))
+    return tied
+
+
+def _by_owner(shares: Sequence[SharedWeights]) -> dict[tuple[int, str], dict[int, str]]:
+    """(owner, its parameter) -> user -> its parameter."""
+    users: dict[tuple[int, str], dict[int, str]] = {}
+    for share in shares:
+        users.setdefault((share.owner, share.owner_parameter), {})[share.user] = share.user_parameter
+    return users
+
+
+def _stage_of(index: int, boundaries: Sequence[int]) -> int:
+    return bisect_right(boundaries, index) - 1
+
+
+def _group_over_stages(stages: Sequence[int], groups: Groups) -> dist.ProcessGroup:
+    """This rank's group among those that join `stages` at each place of the other axes."""
+    degrees, mine = groups.degrees, None
+    for dp_rank, tp_rank in product(range(degrees.data), range(degrees.tensor)):
+        ranks = [degrees.rank_at(Coordinates(stage, dp_rank, tp_rank)) for stage in stages]
+        group = dist.new_group(ranks)
+        if (dp_rank, tp_rank) == (groups.dp_rank, groups.tp_rank):
+            mine = group
+    assert mine is not None
+    return mine

@@ -1,0 +1,76 @@
+"""This process among the others of the job: rank, device, process group."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if os.path.exists("/dev/nvidiactl") else "cpu")
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+GROUP_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class ProcessInfo:
+    """Who this process is."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+
+def read_environment() -> ProcessInfo:
+    """From RANK/LOCAL_RANK/WORLD_SIZE, or from Slurm's names inside a job step, else a single process."""
+
+    def read(*names: str, default: int) -> int:
+        return next((int(os.environ[name]) for name in names if name in os.environ), default)
+
+    in_step = "SLURM_STEP_ID" in os.environ  # a batch script has SLURM_PROCID too
+    slurm = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS") if in_step else ("", "", "")
+    local_rank = read("LOCAL_RANK", slurm[1], default=0)
+    return ProcessInfo(
+        rank=read("RANK", slurm[0], default=0),
+        local_rank=local_rank,
+        world_size=read("WORLD_SIZE", slurm[2], default=1),
+        device=_device(local_rank),
+    )
+
+
+def start_processes() -> ProcessInfo:
+    """Join the job's process group: NCCL where there is a GPU, gloo else."""
+    info = read_environment()
+    os.environ.update(RANK=str(info.rank), LOCAL_RANK=str(info.local_rank), WORLD_SIZE=str(info.world_size))
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    if info.device.type == "cuda":
+        torch.cuda.set_device(info.device)
+    else:
+        _without_shared_memory_op()
+    if not dist.is_initialized():
+        backend = "nccl" if info.device.type == "cuda" else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, timeout=GROUP_TIMEOUT, verbose=False)
+    return info
+
+
+def stop_processes() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def _without_shared_memory_op() -> None:
+    """DeepSpeed would compile a C++ all-reduce that only its inference uses, for tens of seconds: leave it out."""
+    compatible = deepspeed.ops.__compatible_ops__
+    for name in compatible:
+        if "shm" in name:
+            compatible[name] = False

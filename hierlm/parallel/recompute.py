@@ -1,0 +1,95 @@
+"""Running a stretch of the layer list: seeded draws per layer, and activation recompute around each of them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from hierlm.models.contract import Layer, Memory, Stream
+from hierlm.parallel.random_state import keyed_seed
+
+Recompute = Literal["none", "selective", "full"]
+Memories = tuple[Memory | None, ...]
+DrawKey = tuple[int, ...]
+"""(seed, step, micro_index, dp_rank): what the random draws of one forward pass belong to."""
+
+aten = torch.ops.aten
+_KEPT = frozenset(
+    {
+        aten.mm.default,
+        aten.addmm.default,
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_cudnn_attention.default,
+    }
+)
+"""What selective recompute keeps: outputs that are dear to compute for their size. The rest is computed again."""
+
+
+_keeps_products = ContextVar("keeps_products", default=True)
+
+
+def run_layers(
+    layers: Mapping[int, Layer],
+    stream: Stream,
+    memories: Sequence[Memory | None],
+    *,
+    draw_key: DrawKey | None = None,
+    recompute: Recompute = "none",
+) -> tuple[Stream, Memories]:
+    """Fold the layers, keyed by their index in the whole list, over the stream; one memory per layer in and out.
+
+    With a `draw_key` every layer draws from a generator of its own (key, layer index): the same at every pipeline cut,
+    on every tensor-parallel rank, and when it is computed a second time. Without, the generator is left alone.
+    """
+    updated = []
+    for (index, layer), memory in zip(layers.items(), memories, strict=True):
+        seed = None if draw_key is None else keyed_seed("draws", *draw_key, index)
+        run = partial(_run, layer, seed)
+        if recompute != "none" and torch.is_grad_enabled():
+            run = partial(_recomputed, run, recompute)
+        levels, new_memory = run(stream.levels, memory)
+        stream = Stream(levels)
+        updated.append(new_memory)
+    return stream, tuple(updated)
+
+
+def _run(
+    layer: Layer, seed: int | None, levels: tuple[Tensor, ...], memory: Memory | None
+) -> tuple[tuple[Tensor, ...], Memory | None]:
+    if seed is not None:
+        torch.manual_seed(seed)
+    stream, new_memory = layer(Stream(levels), memory)
+    return stream.levels, new_memory
+
+
+def _recomputed(
+    run: Callable[..., Any], recompute: Recompute, levels: tuple[Tensor, ...], memory: Memory | None
+) -> tuple[tuple[Tensor, ...], Memory | None]:
+    # the layer seeds itself, so the generator's state need not be kept
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if recompute == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    result: tuple[tuple[Tensor, ...], Memory | None] = checkpoint(run, levels, memory, **options)
+    return result
+
+
+@contextmanager
+def unkept_products() -> Iterator[None]:
+    """Products made inside are computed again under selective recompute: for outputs that are changed in place."""
+    token = _keeps_products.set(False)
+    try:
+        yield
+    finally:
+        _keeps_products.reset(token)
+
+
+def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    is_kept = operator in _KEPT and _keeps_products.get()
+    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE

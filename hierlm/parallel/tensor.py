@@ -1,0 +1,228 @@
+"""Tensor parallelism from outside: the weights a model's tensor plan names become slices held by megatron-core layers.
+
+The plan maps regular expressions to rules; one that matches the whole canonical name of a parameter, or of the module
+that holds it, decides; the first match counts:
+
+    column      slices the output width of a projection (heads, hidden units); a bare parameter: its first dimension
+    row         slices the input width and sums the results; a bare parameter: its last dimension
+    vocabulary  slices an embedding, or the projection onto the vocabulary, padded to a multiple of the degree
+    replicate   every rank holds all of it and computes the same gradient
+    partial     every rank holds all of it but sees only its slice's part of the gradient, so the parts are summed
+
+Initial values are those of the single-device model at every degree: a slice is cut out of the weights already built.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+import torch.distributed as dist
+from megatron.core import ModelParallelConfig
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
+from torch import Tensor, nn
+
+from hierlm.models.contract import Layer
+from hierlm.parallel.groups import Groups
+from hierlm.parallel.recompute import unkept_products
+
+Rule = Literal["column", "row", "vocabulary", "replicate", "partial"]
+TensorPlan = Mapping[str, Rule]
+
+
+class _WithoutExtraState:
+    """Keeps megatron-core's `_extra_state` out of state dicts; weights have the names of `nn.Linear`."""
+
+    get_extra_state = nn.Module.get_extra_state
+    set_extra_state = nn.Module.set_extra_state
+
+
+class SlicedColumn(_WithoutExtraState, ColumnParallelLinear):
+    """Whole input [..., D] -> this rank's part of the output, [..., width / degree]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _on_rows(super().forward, x)
+
+
+class SlicedRow(_WithoutExtraState, RowParallelLinear):
+    """This rank's part of the input [..., width / degree] -> whole output [..., D], the same on every rank."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with unkept_products():  # they are summed over ranks in place: a kept one would be summed again
+            return _on_rows(super().forward, x)
+
+
+class SlicedHead(SlicedColumn):
+    """Logits of this rank's part of the vocabulary; those of padding are so low that no probability reaches them."""
+
+    is_padding: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits.masked_fill(self.is_padding, torch.finfo(logits.dtype).min)
+
+
+def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -> None:
+    """Replace, in place, what the plan slices; `layers` maps an index of the layer list to a layer built whole.
+
+    Tied weights stay tied. Nothing changes at degree 1. ValueError names a weight that no pattern covers, or whose
+    width the degree does not divide.
+    """
+    if groups.degrees.tensor == 1:
+        return
+    cutter = _Cutter(groups)
+    for index, layer in layers.items():
+        for path, module in list(layer.named_modules()):
+            for name, _ in list(module.named_parameters(recurse=False)):
+                where = ".".join(filter(None, ("layers", str(index), path, name)))
+                rule = rule_for(plan, where)
+                is_known = isinstance(module, nn.Linear | nn.Embedding)
+                if is_known and name == "weight" and rule not in ("replicate", "partial"):
+                    layer.set_submodule(path, cutter.sliced_module(module, rule, where=where))
+                    break
+                cutter.slice_parameter(module, name, rule, where=where)
+
+
+def rule_for(plan: TensorPlan, name: str) -> Rule:
+    """The rule of the parameter called `layers.<index>.<path>`; ValueError when no pattern covers it."""
+    holder = name.rpartition(".")[0]
+    for pattern, rule in plan.items():
+        if re.fullmatch(pattern, name) or re.fullmatch(pattern, holder):
+            assert rule in get_args(Rule), f"tensor plan: unknown rule {rule!r} for {pattern!r}"
+            return rule
+    raise ValueError(f"tensor plan: no pattern covers {name}; allowed rules: {', '.join(get_args(Rule))}")
+
+
+def logits_are_sliced(layers: Mapping[int, Layer]) -> bool:
+    """Whether the last of these layers leaves a slice of the vocabulary on each rank."""
+    return any(isinstance(module, SlicedHead) for layer in layers.values() for module in layer.modules())
+
+
+class _Cutter:
+    """Cuts this rank's slices; a weight met twice (tied) is cut once."""
+
+    def __init__(self, groups: Groups) -> None:
+        self.degree, self.tp_rank, self.groups = groups.degrees.tensor, groups.tp_rank, groups
+        self._cut: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # keeps the whole one alive: ids stay unique
+
+    def sliced_module(self, module: nn.Linear | nn.Embedding, rule: Rule, *, where: str) -> nn.Module:
+        if isinstance(module, nn.Embedding):
+            assert rule == "vocabulary", f"{where}: an embedding is sliced by vocabulary or replicated, not {rule}"
+            return self._embedding(module)
+        if rule == "row":
+            return self._row(module, where=where)
+        return self._column(module, pads=rule == "vocabulary", where=where)
+
+    def slice_parameter(self, module: nn.Module, name: str, rule: Rule, *, where: str) -> None:
+        """A parameter that is neither a Linear's nor an Embedding's."""
+        parameter = module.get_parameter(name)
+        if rule == "partial":
+            parameter.register_hook(self._summed)
+        elif rule != "replicate":
+            dim = parameter.dim() - 1 if rule == "row" else 0
+            module.register_parameter(name, self._slice(parameter, dim=dim, pads=rule == "vocabulary", where=where))
+
+    def _embedding(self, module: nn.Embedding) -> VocabParallelEmbedding:
+        rows, width = module.weight.shape
+        padded = self._padded(rows)
+        sliced = VocabParallelEmbedding(
+            padded, width, init_method=_no_init, config=self._config(module.weight), tp_group=self.groups.tensor
+        )
+        sliced.weight = self._slice(module.weight, dim=0, pads=True, where="embedding")
+        return sliced
+
+    def _column(self, module: nn.Linear, *, pads: bool, where: str) -> SlicedColumn:
+        width = self._padded(module.out_features) if pads else module.out_features
+        self._check_divides(width, where=where)
+        sliced = (SlicedHead if pads else SlicedColumn)(
+            module.in_features,
+            width,
+            bias=module.bias is not None,
+            gather_output=False,
+            init_method=_no_init,
+            config=self._config(module.weight),
+            tp_group=self.groups.tensor,
+        )
+        sliced.weight = self._slice(module.weight, dim=0, pads=pads, where=where)
+        if module.bias is not None:
+            sliced.bias = self._slice(module.bias, dim=0, pads=pads, where=where)
+        if pads:
+            columns = torch.arange(width).chunk(self.degree)[self.tp_rank]
+            sliced.register_buffer("is_padding", columns >= module.out_features, persistent=False)
+        return _without_hooks(sliced)
+
+    def _row(self, module: nn.Linear, *, where: str) -> SlicedRow:
+        self._check_divides(module.in_features, where=where)
+        sliced = SlicedRow(
+            module.in_features,
+            module.out_features,
+            bias=module.bias is not None,
+            input_is_parallel=True,
+            skip_bias_add=False,
+            init_method=_no_init,
+            config=self._config(module.weight),
+            tp_group=self.groups.tensor,
+        )
+        sliced.weight = self._slice(module.weight, dim=1, pads=False, where=where)
+        if module.bias is not None:
+            sliced.bias = module.bias
+        return _without_hooks(sliced)
+
+    def _slice(self, whole: nn.Parameter, *, dim: int, pads: bool, where: str) -> nn.Parameter:
+        """This rank's part of a whole weight; padding is zeros and stays so: it never gets a gradient."""
+        if id(whole) in self._cut:
+            return self._cut[id(whole)][1]
+        values = whole.detach()
+        if pads:
+            missing = self._padded(values.shape[dim]) - values.shape[dim]
+            values = torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
+        self._check_divides(values.shape[dim], where=where)
+        part = nn.Parameter(values.chunk(self.degree, dim=dim)[self.tp_rank].clone(), requires_grad=whole.requires_grad)
+        set_tensor_model_parallel_attributes(part, True, dim, 1)
+        self._cut[id(whole)] = (whole, part)
+        return part
+
+    def _padded(self, size: int) -> int:
+        return -(-size // self.degree) * self.degree
+
+    def _check_divides(self, width: int, *, where: str) -> None:
+        if width % self.degree:
+            raise ValueError(
+                f"parallel.tensor_parallel_degree: {self.degree} does not divide the {width} of {where}; "
+                f"choose a degree that does"
+            )
+
+    def _config(self, weight: Tensor) -> ModelParallelConfig:
+        return ModelParallelConfig(
+            tensor_model_parallel_size=self.degree,
+            use_cpu_initialization=True,
+            perform_initialization=False,
+            gradient_accumulation_fusion=False,
+            params_dtype=weight.dtype,
+        )
+
+    def _summed(self, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total, group=self.groups.tensor)
+        return total
+
+
+def _on_rows(forward, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    """Megatron's linear layers know two or three dimensions; ours are applied to any number."""
+    output, _ = forward(x.flatten(0, -2))
+    return output.unflatten(0, x.shape[:-1])
+
+
+def _no_init(weight: Tensor) -> None:
+    raise AssertionError("megatron-core initialises nothing: slices are cut from weights already built")
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    """megatron-core adds an `_extra_state` to every state dict it loads, which a strict load then refuses."""
+    module._load_state_dict_pre_hooks.clear()
+    return module

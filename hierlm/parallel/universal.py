@@ -1,0 +1,177 @@
+"""Any layout to any other: what a checkpoint must say about its parameters, and loading DeepSpeed's universal format.
+
+The format is one folder per canonical parameter name with full fp32 tensors (`hierlm.checkpoint.universal` writes it).
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from deepspeed.checkpoint.constants import (
+    CAT_DIM,
+    ORIGINAL_VOCAB_SIZE,
+    PARAM,
+    PARAMETER_WITH_ROW_PARALLELISM_PATTERNS,
+    TP_REPLICATED_PARAMETER_PATTERNS,
+    UNIVERSAL_CHECKPOINT_INFO,
+    UNIVERSAL_CHECKPOINT_VERSION_KEY,
+    UNIVERSAL_CHECKPOINT_VERSION_VALUE,
+    VOCAB_TENSOR,
+    VOCABULARY_PARAMETER_PATTERNS,
+)
+from torch import Tensor, nn
+
+from hierlm.parallel.tensor import SlicedRow, TensorPlan, rule_for
+
+INFO = UNIVERSAL_CHECKPOINT_INFO
+"""Key of `universal_info` in the client state."""
+
+MODEL_FILE = "mp_rank_00_model_states.pt"
+"""Counters and client state of a universal checkpoint."""
+
+PATTERNS_OF = {
+    "vocabulary": VOCABULARY_PARAMETER_PATTERNS,
+    "row": PARAMETER_WITH_ROW_PARALLELISM_PATTERNS,
+    "replicate": TP_REPLICATED_PARAMETER_PATTERNS,
+}
+"""DeepSpeed's lists by the tensor plan's words; `column`, the first dimension, is what it assumes of all others."""
+
+
+def universal_info(
+    module: nn.Module, optimizer: torch.optim.Optimizer, *, plan: TensorPlan, vocab_size: int
+) -> dict[str, Any]:
+    """What goes into a checkpoint's client state under `INFO`.
+
+    Call it before DeepSpeed takes the optimizer: ZeRO replaces the parameters in its groups. Patterns match exactly one
+    live name each, because DeepSpeed refuses a pattern that matches nothing.
+    """
+    name_of = {id(parameter): name for name, parameter in module.named_parameters()}
+    names = [[name_of[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+    rules = {name: _slice_rule(module, name, plan) for group in names for name in group}
+    return {
+        UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE,
+        ORIGINAL_VOCAB_SIZE: vocab_size,
+        **{key: _patterns(name for name, rule in rules.items() if rule == word) for word, key in PATTERNS_OF.items()},
+        "optimizer_parameter_names": names,
+        "parameter_slices": rules,
+    }
+
+
+def _slice_rule(module: nn.Module, name: str, plan: TensorPlan) -> str:
+    """How the values are cut: the plan's rule, except where it speaks of gradients or of the weight beside a bias."""
+    rule = rule_for(plan, name)
+    holder, _, own_name = name.rpartition(".")
+    is_bias = own_name == "bias" and isinstance(module.get_submodule(holder), nn.Linear | SlicedRow)
+    return "replicate" if rule == "partial" or (rule == "row" and is_bias) else rule
+
+
+def load_universal(engine: Any, directory: Path) -> dict[str, Any]:
+    """Load a universal checkpoint's folder into a fresh engine of any layout; its client state. Every rank calls it.
+
+    Our own loader: DeepSpeed's leaves out ZeRO 0, fails on a rank that owns only padding, gives all groups of ZeRO 3
+    one step count (which is then counted up once per group) and knows nothing of tensor slices there.
+    Hyperparameters of the optimizer stay those of the engine: they come from config and step.
+    """
+    optimizer, zero = engine.basic_optimizer, directory / "zero"
+    common = torch.load(zero / "optimizer_state.pt", map_location="cpu", weights_only=True)
+    step = common["optimizer_state_dict"]["state"][0]["step"]
+    for owner in _owners(engine):
+        moments = {moment: torch.zeros_like(owner) for moment in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[owner] = {"step": step.to(owner.device, copy=True), **moments}
+    for home in _homes(engine):
+        state = {"fp32": home.owner.data, **optimizer.state[home.owner]}
+        for kind in ("fp32", "exp_avg", "exp_avg_sq"):
+            full = _own_slice(engine, zero / home.name / f"{kind}.pt", home.parameter)
+            stretch = full.reshape(-1)[home.start : home.start + home.numel]
+            state[kind].view(-1)[home.owner_start : home.owner_start + home.numel].copy_(stretch)
+    _update_working_weights(engine)
+    return _take_counters(engine, directory)
+
+
+class _Home(NamedTuple):
+    """Where a stretch of a parameter's full-precision state lives on this rank."""
+
+    name: str
+    parameter: Any  # with what DeepSpeed hangs on it
+    owner: Tensor  # what the optimizer updates: ZeRO's flat partition, or the parameter itself
+    start: int  # of the stretch in the flattened parameter (of this tensor-parallel rank)
+    owner_start: int
+    numel: int
+
+
+def _homes(engine: Any) -> Iterator[_Home]:
+    """The stretches this rank updates. A rank may own none of a group, only padding."""
+    name_of = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    for owner, parameters in zip(_owners(engine), _grouped_parameters(engine), strict=True):
+        offset = 0
+        for parameter in parameters:
+            name = name_of[id(parameter)]
+            if engine.zero_optimization_partition_weights():
+                share = parameter.partition_numel()
+                start = dist.get_rank(parameter.ds_process_group) * share
+                yield _Home(name, parameter, owner, start, offset, min(share, max(parameter.ds_numel - start, 0)))
+                offset += share
+            elif not engine.zero_optimization():
+                yield _Home(name, parameter, owner, 0, 0, parameter.numel())
+            elif (mapping := parameter._hp_mapping) is not None:
+                here, there = mapping.lp_fragment_address, mapping.get_hp_fragment_address()
+                yield _Home(name, parameter, owner, here.start, there.start, here.numel)
+
+
+def _owners(engine: Any) -> list[Tensor]:
+    """The tensors the optimizer updates on this rank."""
+    if engine.zero_optimization_partition_weights():
+        return list(engine.optimizer.fp32_partitioned_groups_flat)
+    return [tensor for group in engine.basic_optimizer.param_groups for tensor in group["params"]]
+
+
+def _grouped_parameters(engine: Any) -> list[list[Any]]:
+    """The parameters each owner holds a stretch of."""
+    if not engine.zero_optimization():
+        return [[parameter] for parameter in _owners(engine)]
+    zero = engine.optimizer
+    names = ("fp16_groups", "bf16_groups", "bit16_groups")  # of ZeRO 3, of bf16 with fp32 accumulation, of ZeRO 1 and 2
+    return list(next(getattr(zero, name) for name in names if hasattr(zero, name)))
+
+
+def _update_working_weights(engine: Any) -> None:
+    """What the forward pass uses follows the full-precision state."""
+    zero = engine.optimizer
+    if not engine.zero_optimization_partition_weights():
+        if engine.zero_optimization():
+            zero.update_lp_params()
+        return
+    flats = zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True)
+    for (working, owner), parts in zip(flats, zero.fp16_partitioned_groups, strict=True):
+        working.data.copy_(owner.data)
+        for part, values in zip(parts, zero.unflatten(working, parts), strict=True):
+            part.data = values.data
+
+
+def _take_counters(engine: Any, directory: Path) -> dict[str, Any]:
+    model: dict[str, Any] = torch.load(directory / MODEL_FILE, map_location="cpu", weights_only=False)
+    for counter in ("global_steps", "global_samples", "skipped_steps"):
+        setattr(engine, counter, model[counter])
+    return model
+
+
+def _own_slice(engine: Any, file: Path, parameter: Any) -> Tensor:
+    """What this tensor-parallel rank holds of a full tensor."""
+    saved = torch.load(str(file), map_location="cpu", weights_only=True, mmap=True)
+    full: Tensor = saved[PARAM]
+    shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves nothing in a parameter between passes
+    if full.shape == shape:
+        return full
+    tp_degree, tp_rank = engine.mpu.get_tensor_model_parallel_world_size(), engine.mpu.get_tensor_model_parallel_rank()
+    if saved.get(VOCAB_TENSOR):
+        padding = shape[0] * tp_degree - full.shape[0]
+        full = torch.cat([full, full.new_zeros(padding, *full.shape[1:])])
+    part: Tensor = full.chunk(tp_degree, dim=saved[CAT_DIM])[tp_rank]
+    return part
+
+
+def _patterns(names: Iterable[str]) -> list[str]:
+    return [f"^{re.escape(name)}$" for name in names]

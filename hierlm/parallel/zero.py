@@ -1,0 +1,58 @@
+"""DeepSpeed's own config, generated whole from ours: a misspelled key of theirs would pass in silence."""
+
+import math
+from typing import Any
+
+from hierlm.config.run_config import RunConfig
+from hierlm.phases.config import PhaseConfig
+
+NEVER = 10**12
+"""Steps between two prints of DeepSpeed's own; we print ourselves."""
+
+
+LARGEST_BUCKET = 200_000_000
+"""Values reduced or gathered in one message."""
+
+
+def deepspeed_config(config: RunConfig[Any], phase: PhaseConfig, *, num_parameters: int) -> dict[str, Any]:
+    """The engine's config for the sizes of one phase (sizes of later phases are set when they begin).
+
+    `num_parameters` is this rank's: DeepSpeed allocates whole buckets, so one larger than the model is waste.
+    """
+    layout = config.parallel
+    bucket = min(LARGEST_BUCKET, num_parameters)
+    return {
+        "train_micro_batch_size_per_gpu": layout.micro_batch(global_batch_size=phase.global_batch_size),
+        "gradient_accumulation_steps": layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size),
+        "gradient_clipping": clip_norm(config),
+        "zero_optimization": {
+            "stage": effective_stage(config),
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_param_persistence_threshold": 0,
+        },
+        "bf16": {"enabled": config.train.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        # its slicing of boundary tensors over tensor-parallel ranks knows one differentiable tensor only
+        "pipeline": {"pipe_partitioned": False, "grad_partitioned": False, "activation_checkpoint_interval": 0},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": NEVER,
+        "wall_clock_breakdown": False,
+    }
+
+
+def effective_stage(config: RunConfig[Any]) -> int:
+    """The stage asked for; bf16 at stage 0 (one data-parallel rank only) needs stage 1's fp32 accumulation."""
+    layout = config.parallel
+    if layout.zero_stage == 0 and config.train.precision == "bf16":
+        assert layout.data_parallel_degree == 1, "refused by hierlm.config.rules"
+        return 1
+    return layout.zero_stage
+
+
+def clip_norm(config: RunConfig[Any]) -> float:
+    """The largest gradient norm; infinite instead of off, so that the norm is computed and logged all the same."""
+    return config.optim.gradient_clip or math.inf

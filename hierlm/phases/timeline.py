@@ -1,0 +1,100 @@
+"""`Timeline.at(step)`: everything that depends on time, as a pure function of the number of completed steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from hierlm.phases.config import PhaseConfig
+from hierlm.phases.learning_rate import learning_rate
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What holds for the update that follows `step` completed updates."""
+
+    step: int
+    phase_index: int
+    phase: PhaseConfig
+    step_in_phase: int
+    learning_rate: float
+    tokens_seen: int  # before this update, over all ranks
+    first_sample: int  # rows consumed since the sequence length last changed: the data position of row 0 of this update
+    data_pass: int  # how often the sequence length has changed: keys the order of the rows
+
+    @property
+    def starts_phase(self) -> bool:
+        return self.step_in_phase == 0
+
+
+class Timeline:
+    """Phases laid end to end; nothing is advanced, so resuming needs no state."""
+
+    def __init__(self, phases: Sequence[PhaseConfig]) -> None:
+        if not phases:
+            raise ValueError("a timeline needs at least one phase")
+        self.phases = tuple(phases)
+        lengths = [phase.num_steps for phase in self.phases]
+        self._starts = [0, *accumulate(lengths)]
+        self._tokens = [0, *accumulate(n * p.tokens_per_step for n, p in zip(lengths, self.phases, strict=True))]
+
+    @property
+    def num_steps(self) -> int:
+        return self._starts[-1]
+
+    @property
+    def num_tokens(self) -> int:
+        return self._tokens[-1]
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """The steps at which a phase other than the first begins."""
+        return tuple(self._starts[1:-1])
+
+    def at(self, step: int) -> Moment:
+        """The moment of the update after `step` completed ones; 0 <= step < num_steps."""
+        if not 0 <= step < self.num_steps:
+            raise ValueError(f"step {step} is outside the timeline of {self.num_steps} steps")
+        index = self._phase_index(step)
+        phase, inside = self.phases[index], step - self._starts[index]
+        data_pass, first_sample = self._data_position(index, inside)
+        return Moment(
+            step=step,
+            phase_index=index,
+            phase=phase,
+            step_in_phase=inside,
+            learning_rate=self._learning_rate(index, step),
+            tokens_seen=self._tokens[index] + inside * phase.tokens_per_step,
+            first_sample=first_sample,
+            data_pass=data_pass,
+        )
+
+    def tokens_after(self, step: int) -> int:
+        """Training tokens consumed by the first `step` updates."""
+        if step >= self.num_steps:
+            return self.num_tokens
+        return self.at(step).tokens_seen
+
+    def _phase_index(self, step: int) -> int:
+        return max(i for i, start in enumerate(self._starts[:-1]) if start <= step and self.phases[i].num_steps > 0)
+
+    def _data_position(self, index: int, inside: int) -> tuple[int, int]:
+        """(data_pass, first_sample): rows are counted afresh whenever their length changes."""
+        data_pass, samples = 0, 0
+        for before, phase in enumerate(self.phases[: index + 1]):
+            if before and phase.sequence_length != self.phases[before - 1].sequence_length:
+                data_pass, samples = data_pass + 1, 0
+            steps = inside if before == index else phase.num_steps
+            samples += steps * phase.global_batch_size
+        return data_pass, samples
+
+    def _learning_rate(self, index: int, step: int) -> float:
+        first = max(i for i in range(index + 1) if i == 0 or self.phases[i].restarts_learning_rate)
+        later = (i for i in range(index + 1, len(self.phases)) if self.phases[i].restarts_learning_rate)
+        end = next(later, len(self.phases))
+        curve = self.phases[first].learning_rate
+        return learning_rate(
+            curve,
+            step=step - self._starts[first],
+            span_steps=self._starts[end] - self._starts[first],
+            warmup_steps=curve.warmup.in_steps(tokens_per_step=self.phases[first].tokens_per_step),
+        )

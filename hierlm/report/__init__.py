@@ -1,0 +1,1 @@
+"""Comparison tables, plots and the report of one run, from run directories or from MLflow. Torch-free."""

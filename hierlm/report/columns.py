@@ -1,0 +1,95 @@
+"""The columns of a comparison: what each shows, from the summary or, while there is none, from the records."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+from hierlm.report import formats
+from hierlm.report.run_record import RunRecord
+from hierlm.tracking import names
+
+Value = float | str | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """`better` says which end of the column is the good one, if any."""
+
+    key: str
+    title: str
+    help: str
+    shown: Callable[[float], str] | None = None  # None: text
+    better: Literal["low", "high"] | None = None
+
+
+COLUMNS = (
+    Column("run", "run", "name of the run, or of runs that differ in nothing but the seed"),
+    Column("model", "model", "architecture"),
+    Column("bits_per_byte", "bits/byte", "of the last evaluation of the valid split", formats.quality, "low"),
+    Column("loss", "loss", "nats per token, last evaluation of the valid split", formats.quality, "low"),
+    Column("perplexity", "ppl", "exp(loss), per token", formats.quality, "low"),
+    Column("num_parameters", "params", "all trained parameters", formats.count),
+    Column("peak_device_memory_bytes", "memory", "peak of the rank that needed most", formats.data_size, "low"),
+    Column("tokens_per_second", "tok/s", "median over logged steps, all ranks", formats.count, "high"),
+    Column("tokens_seen", "tokens", "training tokens", formats.count),
+    Column("wall_seconds", "wall", "wall time over all attempts", formats.duration),
+    Column("device_seconds", "device", "wall time x devices", formats.duration),
+    Column("share_of_peak", "of peak", "share of the device's peak FLOPs; MFU on a known GPU", formats.share, "high"),
+    Column("train_flops", "FLOPs", "forward and backward of all training tokens", formats.count),
+    Column("num_non_embedding_parameters", "non-emb", "parameters without embeddings", formats.count),
+    Column("test_bits_per_byte", "test b/b", "bits per byte of the test split", formats.quality, "low"),
+    Column("steps", "steps", "optimizer steps", formats.count),
+    Column("seed", "seed", "of the run; how many there are where several are shown as one"),
+    Column("status", "status", "running, finished, stopped or failed"),
+)
+
+BY_KEY: Mapping[str, Column] = {column.key: column for column in COLUMNS}
+
+
+def measures(run: RunRecord) -> dict[str, Value]:
+    """Column key -> value of one run; None where it is not known."""
+    values = {**_from_records(run), **_from_summary(run)}
+    return {
+        **{column.key: None for column in COLUMNS},
+        "run": run.name,
+        "model": run.config.get("model.arch", "?"),
+        "seed": run.config.get("seed"),
+        "status": "unknown" if run.summary is None else run.summary.status,
+        **{key: value for key, value in values.items() if value is not None},
+    }
+
+
+def _from_summary(run: RunRecord) -> dict[str, Value]:
+    summary = run.summary
+    if summary is None:
+        return {}
+    valid = {} if summary.valid is None else summary.valid.model_dump(exclude={"step"})
+    plain = {key: getattr(summary, key) for key in BY_KEY if key in type(summary).model_fields and key != "seed"}
+    test = None if summary.test is None else summary.test.bits_per_byte
+    return {**valid, **plain, "train_flops": summary.train_flops, "test_bits_per_byte": test}
+
+
+def _from_records(run: RunRecord) -> dict[str, Value]:
+    """What a run that is still going, or was killed, has shown so far."""
+    train, valid = run.train, run.evaluations("valid")
+    last: Mapping[str, Any] = valid[-1] if valid else {}
+    values: dict[str, Value] = {key: last.get(key) for key in (names.LOSS, names.PERPLEXITY, names.BITS_PER_BYTE)}
+    if train:
+        values |= {key: train[-1].get(source) for key, source in (("steps", "step"), ("tokens_seen", "tokens_seen"))}
+        values["tokens_per_second"] = _typical(train, names.TOKENS_PER_SECOND)
+        values["share_of_peak"] = _typical(train, "share_of_peak")
+        values["peak_device_memory_bytes"] = max(numbers(train, names.DEVICE_MEMORY_BYTES), default=None)
+    return values
+
+
+def _typical(records: Sequence[Mapping[str, Any]], field: str) -> float | None:
+    found = numbers(records, field)
+    return median(found) if found else None
+
+
+def numbers(records: Sequence[Mapping[str, Any]], field: str) -> list[float]:
+    """The finite numbers a field holds."""
+    found = (record.get(field) for record in records)
+    return [float(value) for value in found if isinstance(value, int | float) and math.isfinite(value)]

@@ -1,0 +1,183 @@
+"""The report of one run: what it reached, how fast, where the time went; as text, as a document, as a page."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hierlm.report import formats
+from hierlm.report.columns import BY_KEY, COLUMNS, measures, numbers
+from hierlm.report.figures import Figure, color, curves, layout
+from hierlm.report.page import Panel, Section, page, table
+from hierlm.report.run_record import RunRecord
+from hierlm.report.series import phase_starts, thinned, training_curve
+from hierlm.report.text import aligned
+from hierlm.report.time_split import PARTS, TimeSplit, time_split
+from hierlm.tracking import names
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def document(run: RunRecord) -> dict[str, Any]:
+    """For --json."""
+    split = time_split(run)
+    return {
+        "run": run.name,
+        "measures": measures(run),
+        "goodput": None if split is None else split.goodput,
+        "time_seconds": {} if split is None else {"total": split.total_seconds, **split.seconds},
+        "phase_starts": [{"phase": start.name, **start.x} for start in phase_starts(run)],
+        "attempts": [dict(record) for record in run.attempts],
+    }
+
+
+def text(run: RunRecord) -> str:
+    """For a terminal or a log."""
+    values = measures(run)
+    shown = [(c.title, _shown(c.key, values[c.key])) for c in COLUMNS if values[c.key] is not None]
+    lines = aligned([["what", "value"], *map(list, shown)])
+    lines += ["", f"training loss {sparkline(numbers(run.train, names.LOSS))}"]
+    split = time_split(run)
+    if split is not None:
+        lines += ["", f"time {formats.duration(split.total_seconds)}, goodput {formats.share(split.goodput or 0.0)}"]
+        lines += [f"  {line}" for line in aligned(_time_rows(split))]
+    return "\n".join(lines)
+
+
+def run_page(run: RunRecord) -> str:
+    """The whole HTML document."""
+    values, split = measures(run), time_split(run)
+    quality = names.BITS_PER_BYTE if values["bits_per_byte"] is not None else names.LOSS
+    title = BY_KEY[quality].title
+    sections = [
+        Section(
+            "Learning curve", panels=[Panel(title, curves([(run.name, run)], field=quality, title=title), tall=True)]
+        ),
+        Section("Time", note=_time_note(split), panels=[] if split is None else [Panel("where it went", _bar(split))]),
+        Section("Step by step", panels=_step_panels(run)),
+        Section("Attempts", body=_attempts(run.attempts)),
+        Section("Config", body=table([("key", "text"), ("value", "text")], [[k, v] for k, v in run.config.items()])),
+    ]
+    return page(
+        title=f"Run {run.name}",
+        lead=f"{values['model']} · experiment {run.experiment or '?'} · {values['status']}",
+        tiles=_tiles(run, split),
+        sections=[section for section in sections if section.body or section.panels],
+    )
+
+
+def sparkline(values: Sequence[float], *, width: int = 60) -> str:
+    """A curve in one line of text."""
+    if not values:
+        return "-"
+    stretch = max(1, math.ceil(len(values) / width))
+    means = [math.fsum(values[i : i + stretch]) / len(values[i : i + stretch]) for i in range(0, len(values), stretch)]
+    low, high = min(means), max(means)
+    span = (high - low) or 1.0
+    return "".join(_BARS[min(int((mean - low) / span * len(_BARS)), len(_BARS) - 1)] for mean in means)
+
+
+def _shown(key: str, value: float | str | None) -> str:
+    column = BY_KEY[key]
+    return column.shown(value) if column.shown is not None and isinstance(value, int | float) else str(value)
+
+
+def _time_rows(split: TimeSplit) -> list[list[str]]:
+    known = [(part, seconds) for part, seconds in split.seconds.items() if seconds > 0]
+    return [[p, formats.duration(s), formats.share(s / max(split.total_seconds, 1e-9)), PARTS[p]] for p, s in known]
+
+
+def _tiles(run: RunRecord, split: TimeSplit | None) -> dict[str, str]:
+    values = measures(run)
+    asked = ("bits_per_byte", "loss", "steps", "tokens_seen", "tokens_per_second", "peak_device_memory_bytes")
+    tiles = {BY_KEY[key].title: _shown(key, values[key]) for key in asked if values[key] is not None}
+    if split is not None and split.goodput is not None:
+        tiles["goodput"] = formats.share(split.goodput)
+    return tiles
+
+
+def _time_note(split: TimeSplit | None) -> str:
+    if split is None or split.goodput is None:
+        return ""
+    return (
+        f"{formats.duration(split.total_seconds)} from the first start to the last sign of life; "
+        f"{formats.share(split.goodput)} of it computed steps that count (goodput)."
+    )
+
+
+def _bar(split: TimeSplit) -> Figure:
+    """One bar, its parts side by side."""
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "x": [seconds],
+            "y": [""],
+            "name": part.replace("_", " "),
+            "marker": {"color": color(index)},
+            "text": [f"{part.replace('_', ' ')} {formats.share(seconds / max(split.total_seconds, 1e-9))}"],
+            "textposition": "inside",
+            "insidetextanchor": "middle",
+            "hovertemplate": f"<b>{part}</b> {formats.duration(seconds)}<br>{PARTS[part]}<extra></extra>",
+        }
+        for index, (part, seconds) in enumerate(split.seconds.items())
+        if seconds > 0
+    ]
+    legend = {"orientation": "h", "y": -0.5, "yanchor": "top"}
+    return {"data": traces, "layout": layout(x="seconds", y="", barmode="stack", showlegend=True, legend=legend)}
+
+
+def _step_panels(run: RunRecord) -> list[Panel]:
+    """One small plot per measured quantity that was logged."""
+    asked = {
+        names.TOKENS_PER_SECOND: ("throughput", "tokens/s"),
+        names.STEP_SECONDS: ("time of a step", "s"),
+        names.DATA_WAIT_FRACTION: ("share of a step spent waiting for data", ""),
+        names.DEVICE_MEMORY_BYTES: ("device memory", "bytes"),
+        names.SHARE_OF_PEAK: ("share of the device's peak", ""),
+        names.LEARNING_RATE: ("learning rate", ""),
+        names.GRAD_NORM: ("gradient norm before clipping", ""),
+    }
+    return [
+        Panel(caption, _line(run, field, unit=unit)) for field, (caption, unit) in asked.items() if _has(run, field)
+    ]
+
+
+def _has(run: RunRecord, field: str) -> bool:
+    return bool(numbers(run.train, field))
+
+
+def _line(run: RunRecord, field: str, *, unit: str) -> Figure:
+    curve = thinned(training_curve(run, field), most_points=600)
+    trace = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(curve.x["steps"]),
+        "y": list(curve.y),
+        "line": {"color": color(0), "width": 1.6},
+        "hovertemplate": "step %{x}: %{y:.4~g}<extra></extra>",
+    }
+    starts = [start.x["steps"] for start in phase_starts(run)]
+    shapes = [
+        {
+            "type": "line",
+            "x0": x,
+            "x1": x,
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "line": {"color": "#8b95a3", "dash": "dot"},
+        }
+        for x in starts
+    ]
+    figure_layout = layout(x="steps", y=unit, shapes=shapes)
+    figure_layout["yaxis"]["rangemode"] = "tozero"
+    figure_layout["yaxis"]["tickformat"] = "~s" if max(curve.y) >= 1000 else ""
+    return {"data": [trace], "layout": figure_layout}
+
+
+def _attempts(attempts: Sequence[Any]) -> str:
+    if not attempts:
+        return ""
+    keys = ("attempt", "event", "time", "host", "job_id", "first_step", "last_step", "why")
+    rows = [[str(record.get(key, "") or "") for key in keys] for record in attempts]
+    return table([(key.replace("_", " "), "text") for key in keys], rows)

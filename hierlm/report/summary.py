@@ -1,0 +1,69 @@
+"""summary.json: the numbers a comparison shows of one run; the training loop writes it, reports read it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
+
+from hierlm.errors import UserError
+from hierlm.strict import Strict
+
+RunStatus = Literal["running", "finished", "stopped", "failed"]
+
+
+class SplitResult(Strict):
+    """The last evaluation on one split."""
+
+    loss: float  # nats per token
+    perplexity: float  # exp(loss), per token
+    bits_per_byte: float | None = None  # None where the source bytes are unknown
+    step: NonNegativeInt  # completed optimizer steps of the weights that were evaluated
+
+
+class RunSummary(Strict):
+    """What is known of a run at its last evaluation or end; `None` where nothing was measured."""
+
+    name: str
+    arch: str
+    status: RunStatus
+    seed: NonNegativeInt
+    layout: dict[str, int]  # data/tensor/pipeline_parallel_degree, zero_stage
+    num_parameters: NonNegativeInt
+    num_non_embedding_parameters: NonNegativeInt
+    steps: NonNegativeInt
+    tokens_seen: NonNegativeInt
+    wall_seconds: NonNegativeFloat  # over all attempts, from set-up to the end of each
+    device_seconds: NonNegativeFloat  # wall_seconds x devices
+    flops_per_token: NonNegativeFloat | None = None  # forward + backward, without recompute
+    tokens_per_second: NonNegativeFloat | None = None  # median over logged steps
+    share_of_peak: NonNegativeFloat | None = None  # median; MFU when peak_kind is data-sheet
+    peak_kind: Literal["data-sheet", "measured"] | None = None
+    peak_device_memory_bytes: NonNegativeInt | None = None  # of the rank that needed most
+    valid: SplitResult | None = None
+    test: SplitResult | None = None
+
+    @property
+    def train_flops(self) -> float | None:
+        """All floating-point operations of the training so far."""
+        return None if self.flops_per_token is None else self.flops_per_token * self.tokens_seen
+
+
+def write_summary(path: Path, summary: RunSummary) -> None:
+    """Atomic: a comparison made at any moment reads a whole one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def read_summary(path: Path) -> RunSummary | None:
+    """None when the run has none yet; UserError when the file was not made by this version."""
+    if not path.exists():
+        return None
+    try:
+        return RunSummary.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {where}: {first['msg']}; written by another version? remove it to go on") from error

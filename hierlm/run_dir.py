@@ -1,0 +1,75 @@
+"""Every path and file name of a run, once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """`<run_root>/<name>`: what one training run leaves on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved RunConfig, all of it."""
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def job_script(self) -> Path:
+        return self.path / "job.sbatch"
+
+    @property
+    def attempts(self) -> Path:
+        """One JSON object per start and one per end of an attempt."""
+        return self.path / "attempts.jsonl"
+
+    @property
+    def jobs(self) -> Path:
+        """One JSON object per submission to Slurm, start and end of a job, and cancellation."""
+        return self.path / "jobs.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per logged step, evaluation or summary: the truth the tracker follows."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tracker_state(self) -> Path:
+        """Run ids at the tracker and how much of `metrics` it has."""
+        return self.path / "tracker.json"
+
+    @property
+    def identity(self) -> Path:
+        """A uuid made once: a run deleted and started again under its old name is another run."""
+        return self.path / "run-uuid"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def rank_log(self, rank: int) -> Path:
+        """Everything a process and its libraries print."""
+        return self.logs / f"rank-{rank:04d}.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def finished(self) -> Path:
+        """Exists once the last step, the last checkpoint and the last evaluation are done."""
+        return self.path / "FINISHED"
+
+    @property
+    def summary(self) -> Path:
+        """The numbers a comparison shows: parameters, tokens, time, memory, final losses."""
+        return self.path / "summary.json"

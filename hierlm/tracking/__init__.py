@@ -1,0 +1,1 @@
+"""Where a run's numbers go: metrics.jsonl is the truth, MLflow follows it."""

@@ -1,0 +1,107 @@
+"""metrics.jsonl: append-only, one JSON object per line, and the truth every other tracker follows.
+
+A record is one `write` of one whole line, so a killed process leaves at most one torn line, the last.
+Floats are written with `repr`: they come back bit for bit. NaN and infinities are written as Python's json does.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hierlm.tracking.names import STEP, TIME, Record
+
+
+class MetricsFile:
+    """The writer's end. Opening it removes a torn last line; only one process may hold it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.ftruncate(self._descriptor, _end_of_whole_lines(path))
+
+    def write(self, record: Record) -> None:
+        """Append one record, with its `time` in unix seconds; OSError (disk full) leaves the file as it was.
+
+        The time is part of the record so that a tracker that hears of it twice knows it for the same.
+        """
+        line = json.dumps({**record, TIME: record.get(TIME, time.time())}).encode() + b"\n"
+        size = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError:
+            os.ftruncate(self._descriptor, size)
+            raise
+        if written != len(line):
+            os.ftruncate(self._descriptor, size)
+            raise OSError(f"{self.path}: wrote {written} of {len(line)} bytes; is the disk full?")
+
+    def truncate_after(self, *, step: int) -> int:
+        """Remove the records of steps after `step`, which a resumed run makes again; returns how many went.
+
+        Steps never fall along the file, so everything from the first later record on is removed.
+        """
+        later = [offset for offset, record in _lines(self.path) if record.get(STEP, 0) > step]
+        if later:
+            os.ftruncate(self._descriptor, later[0])
+            os.fsync(self._descriptor)
+        return len(later)
+
+    def close(self) -> None:
+        """Bring the file to disk; may be called twice."""
+        if self._descriptor >= 0:
+            os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All whole records in order; none when the file does not exist. Lines that are no JSON objects are skipped:
+    a torn one at the end is normal, and a power cut can leave a block of zeros."""
+    return [record for _, record in _lines(path)] if path.exists() else []
+
+
+def read_new_records(path: Path, *, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole records from byte `offset` on, and the offset to continue from."""
+    end = _end_of_whole_lines(path) if path.exists() else 0
+    return [record for _, record in _lines(path, offset=offset, end=end)] if end > offset else [], end
+
+
+def _lines(path: Path, *, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(offset of the line, record) for every whole line before `end` that holds a JSON object."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if end is not None and offset >= end:
+                return
+            if line.endswith(b"\n"):
+                record = _parsed(line)
+                if record is not None:
+                    yield offset, record
+            offset += len(line)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _end_of_whole_lines(path: Path) -> int:
+    """Offset just after the last newline."""
+    block = 1 << 16
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - block)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0

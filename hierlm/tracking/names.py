@@ -1,0 +1,57 @@
+"""Names of records, fields and metrics, once: what metrics.jsonl holds and what a tracker calls it."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Record = Mapping[str, Any]
+Kind = Literal["train", "eval", "save", "system"]
+
+KIND, STEP, TIME, PHASE, SPLIT, NODE = "kind", "step", "time", "phase", "split", "node"
+
+TRAIN, EVAL, SAVE, SYSTEM = "train", "eval", "save", "system"
+
+TOKENS_SEEN = "tokens_seen"
+LOSS = "loss"
+PERPLEXITY = "perplexity"
+BITS_PER_BYTE = "bits_per_byte"
+LEARNING_RATE = "learning_rate"
+GRAD_NORM = "grad_norm"
+TOKENS_PER_SECOND = "tokens_per_second"
+STEP_SECONDS = "step_seconds"
+DATA_WAIT_FRACTION = "data_wait_fraction"
+DEVICE_MEMORY_BYTES = "device_memory_bytes"
+SHARE_OF_PEAK = "share_of_peak"
+EVAL_SECONDS = "eval_seconds"  # of an evaluation
+SAVE_SECONDS = "save_seconds"  # of a checkpoint
+
+_NOT_METRICS = frozenset({STEP, TIME})
+
+
+def stream(record: Record) -> str:
+    """The series a record continues: `train`, the split of an evaluation, or `system/<node>`.
+
+    Steps rise strictly along a stream; metric names of a tracker are `<stream>/<field>`.
+    """
+    kind = record.get(KIND, TRAIN)
+    if kind == EVAL:
+        return str(record.get(SPLIT, "valid"))
+    if kind == SYSTEM:
+        return f"{SYSTEM}/{record.get(NODE, '0')}"
+    return str(kind)
+
+
+def of_stream(name: str) -> dict[str, str]:
+    """The fields that put a record into a stream: the inverse of `stream`."""
+    if name.startswith(SYSTEM + "/"):
+        return {KIND: SYSTEM, NODE: name.removeprefix(SYSTEM + "/")}
+    return {KIND: name} if name in (TRAIN, SAVE) else {KIND: EVAL, SPLIT: name}
+
+
+def metric_values(record: Record) -> dict[str, float]:
+    """`<stream>/<field>` -> number, for every field of the record that is one."""
+    prefix = stream(record)
+    return {
+        f"{prefix}/{field}": float(value)
+        for field, value in record.items()
+        if field not in _NOT_METRICS and isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -1,0 +1,67 @@
+"""tracker.json: which runs at the tracker belong to this run directory, and how much of metrics.jsonl they have."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+
+@dataclass
+class TrackerState:
+    """Everything a later attempt, or `hierlm track sync`, needs to go on without gaps or duplicates."""
+
+    uri: str = ""
+    run_id: str = ""  # the tracker's
+    phase_runs: dict[str, str] = field(default_factory=dict)  # phase name -> run id
+    sent: dict[str, dict[str, int]] = field(default_factory=dict)  # run id -> stream -> highest step the tracker has
+    sending: bool = False  # a batch was on its way when this was written: ask the tracker what arrived
+    status: str = ""  # what the tracker was last told
+    wanted_status: str = ""  # what it is to be told after the last record
+    tags: dict[str, str] = field(default_factory=dict)  # not yet told
+
+    def forget_runs(self) -> None:
+        """The tracker does not know our runs (another server, or it was emptied): everything is to be sent again."""
+        self.run_id, self.phase_runs, self.sent, self.sending, self.status = "", {}, {}, False, ""
+
+
+class StateFile:
+    """The state and its file; two threads may change it, one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = _loaded(path)
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def change(self) -> Iterator[TrackerState]:
+        """Changes made inside are on disk, atomically, when the block ends."""
+        with self._lock:
+            yield self.state
+            _replace(self.path, json.dumps(asdict(self.state), indent=1) + "\n")
+
+
+def run_uuid(path: Path) -> str:
+    """The identity of a run directory, made by the first who asks; it outlives a lost tracker.json."""
+    known = path.read_text().strip() if path.exists() else ""
+    if not known:
+        known = uuid4().hex
+        _replace(path, known + "\n")
+    return known
+
+
+def _loaded(path: Path) -> TrackerState:
+    """A missing or unreadable file is a fresh state: the tags find the run again, and the tracker says what it has."""
+    try:
+        return TrackerState(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return TrackerState()
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)

@@ -1,0 +1,85 @@
+"""What a person sees: one greppable line per event; a live bar below them on a terminal, none in a log."""
+
+import os
+import sys
+from datetime import timedelta
+from typing import IO, Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Console:
+    """Lines of rank 0. Every other rank holds one with no stream, which says nothing."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+        self._rich = RichConsole(file=stream, highlight=False, soft_wrap=True) if stream and stream.isatty() else None
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def say(self, line: str) -> None:
+        """Print one line, at once."""
+        if self._rich is not None:
+            self._rich.print(line, markup=False)
+        elif self._stream is not None:
+            print(line, file=self._stream, flush=True)
+
+    def start_bar(self, *, total_steps: int, completed: int) -> None:
+        """Show the live bar, on a terminal only."""
+        if self._rich is None:
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=self._rich, transient=True)
+        self._task = self._progress.add_task("training", total=total_steps, completed=completed)
+        self._progress.start()
+
+    def advance_bar(self, *, completed: int, description: str) -> None:
+        """Move the bar."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=completed, description=description)
+
+    def close(self) -> None:
+        """Take the bar away; the lines stay."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def redirect_output(log_path: "os.PathLike[str]") -> IO[str]:
+    """Send everything this process and its libraries print to a file; the stream returned is the old stdout."""
+    console = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, closefd=False)
+    return console
+
+
+def step_line(record: dict[str, Any], *, num_steps: int, eta_seconds: float) -> str:
+    """One logged step in one line."""
+    parts = [
+        f"step {record['step']}/{num_steps}",
+        f"phase {record['phase']}",
+        f"loss {record['loss']:.4f}",
+        f"bits/byte {record['bits_per_byte']:.4f}",
+        f"grad {record['grad_norm']:.3f}",
+        f"lr {record['learning_rate']:.2e}",
+        f"{record['tokens_per_second']:,.0f} tok/s",
+        f"{record['share_of_peak']:.0%} of {record['peak_kind']} peak",
+        f"mem {record['device_memory_bytes'] / 2**20:,.0f} MiB",
+        f"eta {timedelta(seconds=round(eta_seconds))}",
+    ]
+    return " | ".join(parts)
+
+
+def evaluation_line(record: dict[str, Any], *, seconds: float) -> str:
+    """One evaluation in one line."""
+    return (
+        f"eval step {record['step']} | {record['split']} | loss {record['loss']:.4f} | "
+        f"perplexity {record['perplexity']:.4g} | bits/byte {record['bits_per_byte']:.4f} | {seconds:.1f} s"
+    )

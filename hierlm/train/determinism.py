@@ -1,0 +1,14 @@
+"""`train.deterministic: true`: the same layout gives the same bits."""
+
+import os
+
+import torch
+
+
+def set_determinism(on: bool) -> None:
+    """Before the first kernel. cuBLAS reads its workspace setting when it starts."""
+    if not on:
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,161 @@
+"""What happens around steps: logging, evaluation, checkpoints. A new concern is a new hook."""
+
+import math
+from collections.abc import Callable
+from time import perf_counter, time
+from typing import Any
+
+from hierlm.config.run_config import RunConfig
+from hierlm.parallel.engine import Engine
+from hierlm.phases.timeline import Timeline
+from hierlm.train.cadence import is_due
+from hierlm.train.console import Console, evaluation_line, step_line
+from hierlm.train.device_memory import DeviceMemory
+from hierlm.train.evaluation import Evaluation
+from hierlm.train.loop import Completed
+from hierlm.train.recorder import Recorder
+from hierlm.train.throughput import IntervalTimer, Peak
+
+
+class LogHook:
+    """One record and one console line at the first step, every `log_every`, and the last step."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig[Any],
+        timeline: Timeline,
+        engine: Engine,
+        recorder: Recorder,
+        console: Console,
+        memory: DeviceMemory,
+        peak: Peak,
+        flops_per_token: Callable[[int], float],
+        bits_per_byte_of: Callable[[float], float],
+        wait_seconds: Callable[[], float],
+    ) -> None:
+        self._config, self._timeline, self._engine = config, timeline, engine
+        self._recorder, self._console, self._memory, self._peak = recorder, console, memory, peak
+        self._flops_per_token, self._bits_per_byte_of, self._wait_seconds = (
+            flops_per_token,
+            bits_per_byte_of,
+            wait_seconds,
+        )
+        self._timer = IntervalTimer()
+
+    def before_step(self) -> None:
+        self._timer.start_step()
+
+    def after_step(self, completed: Completed) -> None:
+        phase = completed.moment.phase
+        due = completed.step == 1 or completed.is_last
+        due = due or is_due(self._config.train.log_every, completed=completed.step, timeline=self._timeline)
+        loss = self._engine.global_mean(completed.result.loss) if due else math.nan  # waits for the device
+        self._timer.end_step(tokens=phase.tokens_per_step, wait_seconds=self._wait_seconds())
+        if due:
+            record = self._record(completed, loss)
+            self._recorder.record(record)
+            self._console.say(step_line(record, num_steps=self._timeline.num_steps, eta_seconds=self._eta(record)))
+        self._console.advance_bar(completed=completed.step, description=phase.name)
+
+    def on_stop(self, *, step: int) -> None:
+        """Nothing is pending: a logged step is written when it is made."""
+
+    def _record(self, completed: Completed, loss: float) -> dict[str, Any]:
+        moment, interval = completed.moment, self._timer.take()
+        rate = interval.tokens_per_second
+        flops = self._flops_per_token(moment.phase.sequence_length) * rate  # without recompute, as MFU has it
+        return {
+            "kind": "train",
+            "step": completed.step,
+            "phase": moment.phase.name,
+            "tokens_seen": moment.tokens_seen + moment.phase.tokens_per_step,
+            "loss": loss,
+            "bits_per_byte": self._bits_per_byte_of(loss),
+            "learning_rate": moment.learning_rate,
+            "grad_norm": float(completed.result.grad_norm),
+            "tokens_per_second": rate,
+            "step_seconds": interval.step_seconds,
+            "data_wait_fraction": interval.data_wait_fraction,
+            "device_memory_bytes": self._memory.peak_bytes(),
+            "share_of_peak": flops / (self._peak.flops_per_second * self._config.parallel.world_size),
+            "peak_kind": self._peak.kind,
+            "time": time(),
+        }
+
+    def _eta(self, record: dict[str, Any]) -> float:
+        left = self._timeline.num_tokens - int(record["tokens_seen"])
+        return left / max(float(record["tokens_per_second"]), 1e-9)
+
+
+class EvaluationHook:
+    """The valid split every `eval_every` and after the last step; one cut short by a stop is made up on resume."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig[Any],
+        timeline: Timeline,
+        evaluation: Evaluation,
+        recorder: Recorder,
+        console: Console,
+    ) -> None:
+        self._config, self._timeline = config, timeline
+        self._evaluation, self._recorder, self._console = evaluation, recorder, console
+
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def after_step(self, completed: Completed) -> None:
+        if self.is_due(completed.step):
+            self.evaluate(completed.step)
+
+    def on_stop(self, *, step: int) -> None:
+        """An evaluation cut short is seen missing from the metrics on resume."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether the state after `step` steps is evaluated."""
+        if step == self._timeline.num_steps:
+            return True
+        return is_due(self._config.train.eval_every, completed=step, timeline=self._timeline)
+
+    def evaluate(self, step: int) -> None:
+        """Evaluate now and record it, unless stopped on the way."""
+        started = perf_counter()
+        phase = self._timeline.at(step - 1).phase
+        sums = self._evaluation.run(sequence_length=phase.sequence_length, max_rows=self._config.train.eval_rows)
+        if sums is None:
+            return
+        record = {"kind": "eval", "step": step, "phase": phase.name, "split": "valid", **sums.metrics(), "time": time()}
+        self._recorder.record(record)
+        self._console.say(evaluation_line(record, seconds=perf_counter() - started))
+
+
+class CheckpointHook:
+    """Every `checkpoint.every`, at each phase's end, after the last step, and on a stop request."""
+
+    def __init__(
+        self, *, config: RunConfig[Any], timeline: Timeline, save: Callable[..., None], last_saved: int
+    ) -> None:
+        self._config, self._timeline, self._save = config, timeline, save
+        self._last_saved = last_saved
+
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def after_step(self, completed: Completed) -> None:
+        step = completed.step
+        if completed.is_last:
+            self._save_once(step, why="final")
+        elif step in self._timeline.boundaries:
+            self._save_once(step, why="phase_boundary")
+        elif is_due(self._config.checkpoint.every, completed=step, timeline=self._timeline):
+            self._save_once(step, why="periodic")
+
+    def on_stop(self, *, step: int) -> None:
+        self._save_once(step, why="stop")
+
+    def _save_once(self, step: int, *, why: str) -> None:
+        if step != self._last_saved:
+            self._save(step, why=why)
+            self._last_saved = step

@@ -1,0 +1,61 @@
+"""The training loop. What else happens after a step is a hook, not a branch here."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from data_pipeline.loader import Batch
+from hierlm.parallel.engine import Engine, StepResult
+from hierlm.phases.timeline import Moment, Timeline
+from hierlm.train.signals import StopRequest
+
+Outcome = Literal["finished", "stopped"]
+
+
+@dataclass(frozen=True)
+class Completed:
+    """One finished optimizer step, as the hooks see it."""
+
+    step: int  # completed optimizer steps, this one included
+    moment: Moment
+    result: StepResult
+    is_last: bool
+
+
+class Hook(Protocol):
+    """Something that happens around steps; called on every rank, in the order of the list."""
+
+    def before_step(self) -> None:
+        """The loop turns to the next step."""
+
+    def after_step(self, completed: Completed) -> None:
+        """A step is done."""
+
+    def on_stop(self, *, step: int) -> None:
+        """All ranks have agreed to stop after `step` completed steps."""
+
+
+def train(
+    *,
+    engine: Engine,
+    timeline: Timeline,
+    batches: Iterator[Batch],
+    first_step: int,
+    hooks: Sequence[Hook],
+    stop: StopRequest,
+) -> Outcome:
+    """Steps first_step..num_steps-1, unless every rank agrees to stop before."""
+    for step in range(first_step, timeline.num_steps):
+        if stop.agreed(engine.process.device):
+            for hook in hooks:
+                hook.on_stop(step=step)
+            return "stopped"
+        for hook in hooks:
+            hook.before_step()
+        batch = next(batches)
+        moment = timeline.at(step)
+        result = engine.train_step(batch.tokens, batch.targets, moment=moment)
+        completed = Completed(step + 1, moment, result, is_last=step + 1 == timeline.num_steps)
+        for hook in hooks:
+            hook.after_step(completed)
+    return "finished"

@@ -1,0 +1,68 @@
+"""One attempt at a run on this process, from joining the group to the exit code."""
+
+import traceback
+from time import perf_counter
+
+from hierlm.parallel.process import start_processes, stop_processes
+from hierlm.run_dir import RunDir
+from hierlm.train.attempts import record_end
+from hierlm.train.console import Console
+from hierlm.train.cpu_memory import keep_freed_blocks
+from hierlm.train.finish import mark_finished, write_run_summary
+from hierlm.train.loop import train
+from hierlm.train.setup import Attempt, set_up
+from hierlm.train.signals import STOPPED_EXIT_CODE, StopRequest
+
+
+def run(run_dir: RunDir, *, console: Console) -> int:
+    """Train to the end or to the first agreed stop request; 0 or 85."""
+    stop = StopRequest()
+    stop.install()
+    started = perf_counter()
+    keep_freed_blocks()
+    process = start_processes()
+    attempt = set_up(run_dir, process=process, console=console, stop=stop, started=started)
+    try:
+        return _train_and_finish(attempt)
+    except BaseException as error:
+        _end(attempt, why=f"failed ({type(error).__name__}: {error})")
+        attempt.tracker_finish("FAILED")
+        raise
+    finally:
+        attempt.batches.close()
+        stop_processes()
+
+
+def _train_and_finish(attempt: Attempt) -> int:
+    attempt.catch_up()
+    attempt.console.start_bar(total_steps=attempt.timeline.num_steps, completed=attempt.first_step)
+    outcome = train(
+        engine=attempt.engine,
+        timeline=attempt.timeline,
+        batches=attempt.batches,
+        first_step=attempt.first_step,
+        hooks=attempt.hooks,
+        stop=attempt.stop,
+    )
+    attempt.console.close()
+    if outcome == "finished" and not attempt.stop.agreed(attempt.engine.process.device):
+        write_run_summary(attempt, status="finished")
+        mark_finished(attempt)
+        _end(attempt, why="finished")
+        attempt.tracker_finish("FINISHED")
+        return 0
+    _end(attempt, why=f"stopped ({attempt.stop.signal_name})")
+    attempt.console.say(
+        f"stopped by {attempt.stop.signal_name} after step {attempt.step}: run it again to go on from there"
+    )
+    attempt.tracker_finish("KILLED")
+    return STOPPED_EXIT_CODE
+
+
+def _end(attempt: Attempt, *, why: str) -> None:
+    if attempt.number is None:
+        return
+    try:
+        record_end(attempt.run_dir, attempt=attempt.number, last_step=attempt.step, why=why)
+    except OSError:  # a full disk must not hide the error that ended the attempt
+        traceback.print_exc()

@@ -1,0 +1,96 @@
+"""The numbers of a run that a comparison shows, gathered when it ends."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from statistics import median
+from time import time
+from typing import Any
+
+from hierlm import models
+from hierlm.config.run_config import RunConfig
+from hierlm.models.assembly import LanguageModel
+from hierlm.models.config import ModelConfig
+from hierlm.parallel.tensor import rule_for
+from hierlm.phases.timeline import Timeline
+from hierlm.plan.flops import flops_per_token
+from hierlm.report.summary import RunStatus, RunSummary, SplitResult
+from hierlm.run_dir import RunDir
+from hierlm.tracking.jsonl import read_records
+from hierlm.train.attempts import read_attempts
+
+
+def summarise(
+    run_dir: RunDir, *, config: RunConfig[Any], timeline: Timeline, step: int, status: RunStatus, peak_bytes: int
+) -> RunSummary:
+    """The state after `step` completed steps, from the run's own records."""
+    records = read_records(run_dir.metrics)
+    steps = [record for record in records if record["kind"] == "train"]
+    total, non_embedding = count_parameters(config.model)
+    layout = config.parallel
+    wall = wall_seconds(read_attempts(run_dir), now=time())
+    length = timeline.at(max(step - 1, 0)).phase.sequence_length
+    return RunSummary(
+        name=config.name,
+        arch=config.model.arch,
+        status=status,
+        seed=config.seed,
+        layout={
+            "data_parallel_degree": layout.data_parallel_degree,
+            "tensor_parallel_degree": layout.tensor_parallel_degree,
+            "pipeline_parallel_degree": layout.pipeline_parallel_degree,
+            "zero_stage": layout.zero_stage,
+        },
+        num_parameters=total,
+        num_non_embedding_parameters=non_embedding,
+        steps=step,
+        tokens_seen=timeline.tokens_after(step),
+        wall_seconds=wall,
+        device_seconds=wall * layout.world_size,
+        flops_per_token=flops_per_token(config.model, length),
+        tokens_per_second=_median(steps, "tokens_per_second"),
+        share_of_peak=_median(steps, "share_of_peak"),
+        peak_kind=steps[-1]["peak_kind"] if steps else None,
+        peak_device_memory_bytes=peak_bytes,
+        valid=_last_result(records, "valid"),
+        test=_last_result(records, "test"),
+    )
+
+
+def count_parameters(config: ModelConfig) -> tuple[int, int]:
+    """(all, those not sized by the vocabulary); a tied weight counts once. Nothing is allocated."""
+    import torch
+
+    with torch.device("meta"):
+        model = LanguageModel(config, seed=0)
+    plan = models.architecture(config.arch).TENSOR_PLAN
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    vocabulary = sum(size for name, size in sizes.items() if rule_for(plan, name) == "vocabulary")
+    total = sum(sizes.values())
+    return total, total - vocabulary
+
+
+def wall_seconds(attempts: Iterable[Mapping[str, Any]], *, now: float) -> float:
+    """Seconds between start and end of every attempt; the last one is still going, a killed one left no end."""
+    total, start = 0.0, None
+    for record in attempts:
+        moment = datetime.fromisoformat(str(record["time"])).timestamp()
+        if record["event"] == "end" and start is not None:
+            total += moment - start
+        start = moment if record["event"] == "start" else None
+    return total if start is None else total + now - start
+
+
+def _median(records: list[dict[str, Any]], name: str) -> float | None:
+    # the first logged interval holds warm-up: it is left out where there are others
+    values = [float(record[name]) for record in records][1:] or [float(record[name]) for record in records]
+    return median(values) if values else None
+
+
+def _last_result(records: list[dict[str, Any]], split: str) -> SplitResult | None:
+    found = [r for r in records if r["kind"] == "eval" and r["split"] == split]
+    if not found:
+        return None
+    last = found[-1]
+    return SplitResult(
+        loss=last["loss"], perplexity=last["perplexity"], bits_per_byte=last["bits_per_byte"], step=last["step"]
+    )

@@ -1,0 +1,1 @@
+"""From a config to a run, here or on Slurm. Never imports torch."""

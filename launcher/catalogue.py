@@ -1,0 +1,83 @@
+"""What there is to know of an architecture without building it."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from hierlm import models
+from hierlm.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class ConfigField:
+    """One key of the `model:` part."""
+
+    name: str
+    type: str
+    required: bool
+    default: Any
+    description: str
+    is_train_switch: bool  # a phase may change it
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One file of hierlm/models."""
+
+    name: str
+    summary: str
+    paper: str
+    fields: tuple[ConfigField, ...]
+
+
+def describe(name: str) -> dict[str, Any]:
+    """An architecture as plain data; ValueError for an unknown one."""
+    module = models.architecture(name)
+    config: type[ModelConfig] = module.Config
+    fields = tuple(
+        _field(field_name, field, is_train_switch=field_name in config.train_switches())
+        for field_name, field in config.model_fields.items()
+        if field_name != "arch"
+    )
+    summary = (inspect.getdoc(module) or "").partition("\n")[0]
+    return asdict(Architecture(name, summary, getattr(module, "PAPER", ""), fields))
+
+
+def listing(architectures: Sequence[dict[str, Any]], *, with_fields: bool) -> str:
+    """For people: a paragraph each."""
+    return "\n\n".join(_paragraph(architecture, with_fields=with_fields) for architecture in architectures)
+
+
+def _paragraph(architecture: dict[str, Any], *, with_fields: bool) -> str:
+    head = [architecture["name"], f"  {architecture['summary']}", f"  paper: {architecture['paper']}"]
+    if with_fields:
+        return "\n".join([*head, "  fields:", *(f"    {_field_line(field)}" for field in architecture["fields"])])
+    return "\n".join([*head, f"  fields: {', '.join(field['name'] for field in architecture['fields'])}"])
+
+
+def _field_line(field: dict[str, Any]) -> str:
+    default = "required" if field["required"] else f"default {field['default']!r}"
+    switch = ", a phase may change it" if field["is_train_switch"] else ""
+    description = f": {field['description']}" if field["description"] else ""
+    return f"{field['name']} ({field['type']}, {default}{switch}){description}"
+
+
+def _field(name: str, field: FieldInfo, *, is_train_switch: bool) -> ConfigField:
+    return ConfigField(
+        name=name,
+        type=_type_name(field.annotation),
+        required=field.is_required(),
+        default=None if field.default is PydanticUndefined else field.default,
+        description=field.description or "",
+        is_train_switch=is_train_switch,
+    )
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")

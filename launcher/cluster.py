@@ -1,0 +1,93 @@
+"""The site profile: what a cluster needs to be told, and nothing about the model."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, field_validator
+
+from hierlm.config.raw import read_mapping, resolved
+from hierlm.config.schema import checked
+from hierlm.errors import UserError
+from hierlm.strict import Strict
+
+TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>[0-5]\d)(?::[0-5]\d)?")
+
+Word = Annotated[str, StringConstraints(pattern=r"^\S+$")]
+"""One word: it becomes the value of a scheduler option."""
+
+
+class Container(Strict):
+    """Where the code runs when the nodes themselves lack Python."""
+
+    runtime: Literal["apptainer", "pyxis"]
+    image: str = Field(description="apptainer: a .sif file; pyxis: an image name or .sqsh file")
+    mounts: tuple[str, ...] = Field(default=(), description="SOURCE:TARGET, or one path for both")
+
+
+class ClusterProfile(Strict):
+    """One file of configs/clusters. Every field has a default that works on a cluster without rules of its own."""
+
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: str | None = Field(default=None, description="node features, Slurm's own syntax")
+    reservation: Word | None = None
+    time_limit: str = Field(default="24:00:00", description="of one job: HH:MM:SS or D-HH:MM:SS, whole minutes")
+    max_nodes: PositiveInt | None = Field(default=None, description="the largest job the site allows")
+    processes_per_node: PositiveInt = Field(default=8, description="most training processes on one node: one per GPU")
+    gpus_per_process: NonNegativeInt = Field(default=1, description="0 on a CPU cluster")
+    gres: Word | None = Field(default=None, description="e.g. gpu:h100; asks --gres instead of --gpus-per-node")
+    cpus_per_task: PositiveInt = Field(default=8, description="cores of one training process")
+    memory: Word | None = Field(default=None, description="of one node, e.g. 240G; 0 = all of it")
+    modules: tuple[Word, ...] = Field(default=(), description="`module load` names")
+    venv: str | None = Field(default=None, description="folder of a virtual environment to activate")
+    conda_env: str | None = Field(default=None, description="conda environment to activate")
+    container: Container | None = None
+    environment: dict[str, str] = Field(default_factory=dict, description="exported in the job, e.g. NCCL settings")
+    setup: tuple[str, ...] = Field(default=(), description="shell lines run once on the first node before training")
+    sbatch_lines: tuple[str, ...] = Field(default=(), description="further options, e.g. --mail-type=FAIL")
+    signal_margin_seconds: PositiveInt = Field(default=180, description="warning before the time limit; > time to save")
+    requeue: bool = Field(default=True, description="let Slurm start the job again after a stop, preemption, lost node")
+
+    @field_validator("time_limit")
+    @classmethod
+    def a_time_slurm_reads(cls, text: str) -> str:
+        if TIME_LIMIT.fullmatch(text) is None or _minutes(text) == 0:
+            raise ValueError("allowed: HH:MM:SS or D-HH:MM:SS, at least one minute, in quotes")
+        return text
+
+    @field_validator("sbatch_lines", "setup")
+    @classmethod
+    def single_lines(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        if any("\n" in line for line in lines):
+            raise ValueError("allowed: one line per item")
+        return lines
+
+    @field_validator("environment")
+    @classmethod
+    def names_the_shell_accepts(cls, variables: dict[str, str]) -> dict[str, str]:
+        wrong = [name for name in variables if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: not a name for an environment variable")
+        return variables
+
+    @property
+    def time_limit_minutes(self) -> int:
+        return _minutes(self.time_limit)
+
+
+def load_cluster(path: str | Path) -> ClusterProfile:
+    """The profile of a YAML file; UserError lists everything wrong with it."""
+    mapping, problems = resolved(read_mapping(path))
+    profile, found = checked(ClusterProfile, mapping)
+    problems += found
+    if profile is None or problems:
+        raise UserError([f"{path}: {problem.path}: {problem.text}" for problem in problems])
+    return profile
+
+
+def _minutes(text: str) -> int:
+    match = TIME_LIMIT.fullmatch(text)
+    assert match is not None
+    return int(match["days"] or 0) * 24 * 60 + int(match["hours"]) * 60 + int(match["minutes"])

@@ -1,0 +1,207 @@
+"""Text to prepared datasets: prepare, stdlib, verify, inspect."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launcher.options import JsonOption
+from launcher.verb import FAILED, json_on_stdout
+
+if TYPE_CHECKING:
+    from data_pipeline.progress import Progress
+    from data_pipeline.request import Request
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__)
+
+
+class TokenizerKind(StrEnum):
+    """Allowed values of --tokenizer."""
+
+    bytes = "bytes"
+    sentencepiece = "sentencepiece"
+
+
+class ModelType(StrEnum):
+    """Allowed values of --model-type."""
+
+    bpe = "bpe"
+    unigram = "unigram"
+
+
+class Documents(StrEnum):
+    """Allowed values of --documents."""
+
+    file = "file"
+    blank_line = "blank-line"
+
+
+OutputOption = Annotated[Path, typer.Option("--output", metavar="DIR", help="folder of the dataset")]
+TokenizerOption = Annotated[TokenizerKind, typer.Option(help="bytes needs no training")]
+VocabSizeOption = Annotated[int, typer.Option(help="tokens of a sentencepiece model that is trained here")]
+ModelTypeOption = Annotated[ModelType, typer.Option(help="kind of sentencepiece model that is trained here")]
+TokenizerModelOption = Annotated[Path | None, typer.Option(metavar="FILE", help="use this sentencepiece model")]
+SplitsOption = Annotated[str, typer.Option(help="tails by share of the bytes, NAME=FILE, or none")]
+DocumentsOption = Annotated[Documents, typer.Option(help="what a document is; ends are kept beside the tokens")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="encoding processes; never changes the output")]
+ShardTokensOption = Annotated[int, typer.Option(min=1, help="tokens per shard")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a preparation that was killed")]
+DatasetArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a prepared dataset")]
+
+
+@app.command(epilog="Example: hierlm data prepare --input corpus.txt.gz --output data/corpus")
+def prepare(
+    *,
+    inputs: Annotated[list[str], typer.Option("--input", metavar="PATH...", help="files, folders or globs")],
+    output: OutputOption,
+    more_inputs: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    tokenizer: TokenizerOption = TokenizerKind.bytes,
+    vocab_size: VocabSizeOption = 8192,
+    model_type: ModelTypeOption = ModelType.bpe,
+    tokenizer_model: TokenizerModelOption = None,
+    splits: SplitsOption = "valid=0.05,test=0.05",
+    documents: DocumentsOption = Documents.file,
+    workers: WorkersOption = None,
+    shard_tokens: ShardTokensOption = 1 << 24,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Text (plain, gz, xz, zst, bz2) to tokens in webdataset shards."""
+    from data_pipeline.request import Request
+    from data_pipeline.sources import find_files
+    from data_pipeline.splits import parse_splits
+
+    given = (*inputs, *(more_inputs or ()))
+    request = Request(
+        files=tuple(find_files(given)),
+        given=given,
+        output=output,
+        tokenizer=tokenizer.value,
+        vocab_size=vocab_size,
+        model_type=model_type.value,
+        tokenizer_model=tokenizer_model,
+        splits=parse_splits(splits),
+        documents=documents.value,
+        shard_tokens=shard_tokens,
+        workers=workers,
+        resume=resume,
+    )
+    _prepare(request, as_json=as_json)
+
+
+@app.command(epilog="Example: hierlm data stdlib --output data/demo")
+def stdlib(
+    *,
+    output: OutputOption,
+    tokenizer: TokenizerOption = TokenizerKind.bytes,
+    vocab_size: VocabSizeOption = 8192,
+    model_type: ModelTypeOption = ModelType.bpe,
+    tokenizer_model: TokenizerModelOption = None,
+    splits: SplitsOption = "valid=0.05,test=0.05",
+    workers: WorkersOption = None,
+    shard_tokens: ShardTokensOption = 1 << 24,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The sources of Python's own standard library as a dataset: text every machine has."""
+    import platform
+
+    from data_pipeline.request import Request
+    from data_pipeline.splits import parse_splits
+    from data_pipeline.stdlib_corpus import stdlib_files
+
+    request = Request(
+        files=stdlib_files(),
+        given=(f"standard library of Python {platform.python_version()}",),
+        output=output,
+        tokenizer=tokenizer.value,
+        vocab_size=vocab_size,
+        model_type=model_type.value,
+        tokenizer_model=tokenizer_model,
+        splits=parse_splits(splits),
+        shard_tokens=shard_tokens,
+        workers=workers,
+        resume=resume,
+    )
+    _prepare(request, as_json=as_json)
+
+
+@app.command(epilog="Example: hierlm data verify data/demo")
+def verify(directory: DatasetArgument, as_json: JsonOption = False) -> int:
+    """Check every byte against the checksums; damaged shards are named, exit code 1."""
+    from data_pipeline.verify import verify as find_problems
+
+    with json_on_stdout(as_json) as print_json, _progress() as progress:
+        problems = find_problems(directory, progress=progress)
+        progress.close()
+        if as_json:
+            print_json({"path": str(directory), "ok": not problems, "problems": problems})
+    if not as_json:
+        print("\n".join(problems) or f"{directory}: every shard is what dataset.json says")
+    return FAILED if problems else 0
+
+
+@app.command(epilog="Example: hierlm data inspect data/demo --samples 3")
+def inspect(
+    directory: DatasetArgument,
+    samples: Annotated[int, typer.Option(min=0, help="stretches of text shown per split")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Counts, compression and samples as text."""
+    from data_pipeline.inspection import inspect as summary_of
+
+    summary = summary_of(directory, samples=samples)
+    if as_json:
+        with json_on_stdout(as_json) as print_json:
+            print_json(summary)
+        return
+    _print_inspection(summary)
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    from data_pipeline.progress import for_stream
+
+    progress = for_stream()
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def _prepare(request: "Request", *, as_json: bool) -> None:
+    from data_pipeline.inspection import inspect as summary_of
+    from data_pipeline.prepare import prepare as prepare_dataset
+
+    with json_on_stdout(as_json) as print_json:
+        with _progress() as progress:
+            made = prepare_dataset(request, progress=progress)
+        summary = summary_of(request.output, samples=0) | {"reused": made.reused}
+        if as_json:
+            print_json(summary)
+            return
+    said = "is there already, made of the same inputs with the same options" if made.reused else "written"
+    print(f"{request.output}: {said}")
+    _print_counts(summary, print)
+
+
+def _print_inspection(summary: dict[str, Any]) -> None:
+    tokenizer = summary["tokenizer"]
+    print(f"{summary['path']}: dataset {summary['fingerprint'][:16]}")
+    print(f"tokenizer {tokenizer['kind']} {tokenizer['fingerprint'][:16]}, {tokenizer['vocab_size']} tokens")
+    _print_counts(summary, print)
+    for name, split in summary["splits"].items():
+        for number, sample in enumerate(split["samples"]):
+            print(f"\n--- {name}, sample {number + 1}\n{sample}")
+
+
+def _print_counts(summary: dict[str, Any], out: Callable[[str], None]) -> None:
+    for name, split in summary["splits"].items():
+        ratio = "" if split["bytes_per_token"] is None else f", {split['bytes_per_token']:.2f} bytes/token"
+        out(
+            f"{name}: {split['tokens']:,} tokens in {split['shards']} shards from {split['source_bytes']:,} bytes"
+            f"{ratio}, {split['documents']:,} documents"
+        )

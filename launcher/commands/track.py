@@ -1,0 +1,55 @@
+"""The tracker: send what it does not have yet."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.options import JsonOption
+from launcher.verb import FAILED, json_on_stdout
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Look after the tracker.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `sync` a verb of its own while it is the only one."""
+
+
+@app.command(epilog="Example: hierlm track sync runs/demo-hourglass")
+def sync(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
+    uri: Annotated[str | None, typer.Option(help="another tracker than the run's own")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Send every record, file and state the tracker misses, in order and once; safe to repeat."""
+    with json_on_stdout(as_json) as print_document:
+        from dataclasses import asdict
+
+        from pydantic import ValidationError
+
+        from hierlm.errors import UserError
+        from hierlm.run_dir import RunDir
+        from hierlm.tracking.replay import BusyError, reason
+        from hierlm.tracking.sync import sync as sync_run
+
+        try:
+            done = sync_run(RunDir(run), uri=uri)
+        except UserError:
+            raise
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise UserError(f"tracking.{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from error
+        except BusyError:
+            print(f"hierlm track sync: {run}: a process follows this run and sends by itself", file=sys.stderr)
+            return 0
+        except Exception as error:
+            why = reason(error)
+            print(f"hierlm track sync: {run}: the tracker did not take it ({why}); try again later", file=sys.stderr)
+            return FAILED
+        if as_json:
+            print_document(asdict(done))
+        else:
+            print(f"{done.run}: {done.num_records} records sent to {done.uri}, run {done.mlflow_run_id} {done.status}")
+    return 0

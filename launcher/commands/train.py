@@ -1,0 +1,52 @@
+"""train a model here; goes on with an unfinished run of the same name"""
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from launcher.options import ConfigArgument, JsonOption, OverridesArgument
+
+if TYPE_CHECKING:
+    from hierlm.run_dir import RunDir
+
+EXAMPLE = "hierlm train configs/tiny/hourglass.yaml data.path=data/demo phases.0.duration.steps=100"
+
+STATES = {0: "finished", 85: "stopped", 2: "refused"}
+
+
+def command(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> int:
+    """Train a model on this machine, on as many processes as the layout needs.
+
+    When runs/NAME holds an unfinished run of the same structure, it goes on from its last checkpoint.
+
+    Ctrl-C once saves a checkpoint and stops (exit code 85): the same command goes on from there. Ctrl-C twice kills.
+    """
+    from hierlm.config.load import load_config
+    from launcher import local
+    from launcher.job import local_job
+    from launcher.preflight import refuse_what_cannot_run
+    from launcher.prepare_run import prepare_run
+    from launcher.verb import json_on_stdout
+
+    with json_on_stdout(as_json) as print_document:
+        run_config = load_config(config, overrides or [])
+        refuse_what_cannot_run(run_config)
+        prepared = prepare_run(run_config, command_line=sys.argv)
+        print(*prepared.messages, sep="\n", end="\n" if prepared.messages else "", flush=True)
+        exit_code = 0 if prepared.is_finished else local.run(local_job(run_config, run_dir=prepared.run_dir))
+        if as_json:
+            print_document(outcome(prepared.run_dir, exit_code))
+    return exit_code
+
+
+def outcome(run_dir: "RunDir", exit_code: int) -> dict[str, object]:
+    """The run as one JSON object; `summary` is null until the run has finished."""
+    summary = json.loads(run_dir.summary.read_text()) if exit_code == 0 and run_dir.summary.exists() else None
+    state = STATES.get(exit_code, "failed")
+    return {
+        "run": run_dir.name,
+        "run_dir": str(run_dir.path),
+        "state": state,
+        "exit_code": exit_code,
+        "summary": summary,
+    }

@@ -1,0 +1,75 @@
+"""JobSpec: nodes, tasks and command of a run, derived from its config and the site, never typed."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hierlm.config.run_config import RunConfig
+from hierlm.errors import UserError
+from hierlm.models.config import ModelConfig
+from hierlm.run_dir import RunDir
+from launcher.cluster import ClusterProfile
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job: `num_nodes * tasks_per_node` processes that each execute `command` in `working_dir`."""
+
+    name: str
+    run_dir: RunDir
+    working_dir: Path
+    command: tuple[str, ...]
+    num_nodes: int
+    tasks_per_node: int
+    site: ClusterProfile
+
+    @property
+    def num_tasks(self) -> int:
+        return self.num_nodes * self.tasks_per_node
+
+    @property
+    def gpus_per_node(self) -> int:
+        return self.tasks_per_node * self.site.gpus_per_process
+
+
+def local_job(config: RunConfig[ModelConfig], *, run_dir: RunDir) -> JobSpec:
+    """The run on this machine, whatever its world size."""
+    return JobSpec(
+        name=config.name,
+        run_dir=run_dir,
+        working_dir=Path.cwd(),
+        command=(sys.executable, "-m", "hierlm", str(run_dir.path)),
+        num_nodes=1,
+        tasks_per_node=config.parallel.world_size,
+        site=ClusterProfile(),
+    )
+
+
+def cluster_job(config: RunConfig[ModelConfig], *, run_dir: RunDir, site: ClusterProfile) -> JobSpec:
+    """The run on as few nodes of `site` as hold it, the same number of processes on each; UserError if none do."""
+    num_nodes = _num_nodes(config, site)
+    absolute = RunDir(Path(os.path.abspath(run_dir.path)))
+    python = "python" if site.venv or site.conda_env or site.container else sys.executable
+    return JobSpec(
+        name=config.name,
+        run_dir=absolute,
+        working_dir=Path.cwd(),
+        command=(python, "-m", "hierlm", str(absolute.path)),
+        num_nodes=num_nodes,
+        tasks_per_node=config.parallel.world_size // num_nodes,
+        site=site,
+    )
+
+
+def _num_nodes(config: RunConfig[ModelConfig], site: ClusterProfile) -> int:
+    layout = config.parallel
+    fewest = -(-layout.world_size // site.processes_per_node)
+    num_nodes = next(n for n in range(fewest, layout.world_size + 1) if layout.world_size % n == 0)
+    if site.max_nodes is not None and num_nodes > site.max_nodes:
+        raise UserError(
+            f"parallel: {layout.world_size} processes (data {layout.data_parallel_degree} x tensor "
+            f"{layout.tensor_parallel_degree} x pipeline {layout.pipeline_parallel_degree}) at "
+            f"{site.processes_per_node} per node fill {num_nodes} nodes alike, allowed: {site.max_nodes} (max_nodes)"
+        )
+    return num_nodes

@@ -1,0 +1,119 @@
+"""The run directory before a job starts: frozen config and provenance, or the reason why this run cannot go on."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hierlm.config.load import dump_config, load_config
+from hierlm.config.run_config import RunConfig
+from hierlm.config.structure import differences, harmless_differences, is_extended
+from hierlm.errors import UserError
+from hierlm.models.config import ModelConfig
+from hierlm.run_dir import RunDir
+from launcher import provenance
+
+Config = RunConfig[ModelConfig]
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run directory ready for a job; `messages` are lines for the user."""
+
+    run_dir: RunDir
+    is_finished: bool
+    messages: tuple[str, ...] = ()
+
+
+def prepare_run(config: Config, *, command_line: Sequence[str]) -> PreparedRun:
+    """Create `<run_root>/<name>`, or take up the unfinished run in it.
+
+    UserError when it holds something else, a run whose numbers would come out differently, or cannot be written.
+    """
+    run_dir = run_dir_of(config)
+    try:
+        if run_dir.config.exists():
+            return _take_up(run_dir, config, command_line=command_line)
+        _create(run_dir, config, command_line=command_line)
+    except OSError as error:
+        where = error.filename or run_dir.path
+        raise UserError(f"{where}: cannot write the run directory: {error.strerror}; set run_root=DIR") from None
+    return PreparedRun(run_dir, is_finished=False)
+
+
+def run_dir_of(config: Config) -> RunDir:
+    """Where a run lives."""
+    return RunDir(Path(config.run_root).expanduser() / config.name)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file by a complete one: a reader sees the old text or the new, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _create(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) -> None:
+    own = {run_dir.provenance.name, run_dir.logs.name}
+    if run_dir.path.is_dir():
+        foreign = sorted(e.name for e in run_dir.path.iterdir() if e.name not in own and e.suffix != ".partial")
+        if foreign:
+            raise UserError(
+                f"{run_dir.path}: exists, has no {run_dir.config.name} but {', '.join(foreign[:5])}: not a run to go "
+                "on with; take another name=NAME or remove the directory"
+            )
+    run_dir.logs.mkdir(parents=True, exist_ok=True)
+    write_whole(run_dir.provenance, json.dumps({**provenance.collect(command_line), "resumes": []}, indent=2) + "\n")
+    write_whole(run_dir.config, dump_config(config))  # last: it makes the directory a run
+
+
+def _take_up(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) -> PreparedRun:
+    old = _config_of(run_dir)
+    changes, extended = differences(old, config), is_extended(old, config)
+    if changes and not extended:
+        raise UserError(_other_structure(run_dir, changes))
+    finished = run_dir.finished.exists()
+    if finished and not extended:
+        line = f"{run_dir.path} is finished; take another name=NAME or remove the directory to train again"
+        return PreparedRun(run_dir, is_finished=True, messages=(line,))
+    changes += harmless_differences(old, config)
+    messages = [f"{run_dir.path}: going on with changed settings: {'; '.join(changes)}"] if changes else []
+    messages += _add_resume(run_dir, command_line)
+    write_whole(run_dir.config, dump_config(config))
+    if finished:
+        run_dir.finished.unlink()
+    return PreparedRun(run_dir, is_finished=False, messages=tuple(messages))
+
+
+def _config_of(run_dir: RunDir) -> Config:
+    try:
+        return load_config(run_dir.config)
+    except UserError as error:
+        mend = f"{run_dir.path}: its config cannot be read any more; take another name=NAME or remove the directory"
+        raise UserError([*error.problems, mend]) from None
+
+
+def _other_structure(run_dir: RunDir, changes: Sequence[str]) -> list[str]:
+    state = "a finished run" if run_dir.finished.exists() else "an unfinished run"
+    mend = f"{run_dir.path}: holds {state} with other settings; take another name=NAME or remove the directory"
+    return [*(f"{run_dir.config}: {change}" for change in changes), mend]
+
+
+def _add_resume(run_dir: RunDir, command_line: Sequence[str]) -> list[str]:
+    """Note this start in the provenance; a line for the user when the code is another one."""
+    now = provenance.collect(command_line)
+    try:
+        first = json.loads(run_dir.provenance.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        first = {**now, "resumes": []}
+    resume = provenance.changed_since(first, now)
+    write_whole(run_dir.provenance, json.dumps({**first, "resumes": [*first["resumes"], resume]}, indent=2) + "\n")
+    before, after = ((record.get("git") or {}).get("sha") for record in (first, resume))
+    return [f"{run_dir.path}: was started with code {before}, goes on with {after}"] if after and before else []

@@ -1,0 +1,60 @@
+"""Where the numbers of a run come from: code version, packages, host, command line."""
+
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+SOURCE_ROOT = Path(__file__).resolve().parent.parent
+MAX_DIFF_CHARACTERS = 1_000_000
+
+
+def collect(command_line: Sequence[str]) -> dict[str, Any]:
+    """One JSON object; git is null outside a checkout."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command_line": shlex.join(command_line),
+        "working_directory": os.getcwd(),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "git": git_state(SOURCE_ROOT),
+        "packages": dict(sorted((d.name, d.version) for d in distributions() if d.name)),
+    }
+
+
+def changed_since(first: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A later start of the same run: what is new each time, and else only what has changed."""
+    always = ("time", "command_line", "host")
+    return {key: value for key, value in now.items() if key in always or value != first.get(key)}
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """Commit, uncommitted changes and untracked files of the checkout at `root`; None when there is none."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top.strip()).resolve() != root.resolve():
+        return None
+    sha, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain") or ""
+    diff = (_git(root, "diff", "HEAD") or "") if sha else ""
+    return {
+        "sha": sha.strip() if sha else None,
+        "dirty": bool(status.strip()),
+        "diff": diff[:MAX_DIFF_CHARACTERS],
+        "diff_truncated": len(diff) > MAX_DIFF_CHARACTERS,
+        "untracked": [line[3:] for line in status.splitlines() if line.startswith("??")],
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

@@ -1,0 +1,104 @@
+"""The job script: a readable header, exports, one `exec slurm/train.sh`. A pure function of the JobSpec."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.cluster import ClusterProfile, Container
+from launcher.job import JobSpec
+
+TRAIN_SCRIPT = Path(__file__).resolve().parent.parent / "slurm" / "train.sh"
+
+NOT_IN_A_HEADER = re.compile(r"[\n\r\\]")
+"""A header line has no line breaks, and after a backslash Slurm no longer fills in the job id."""
+
+
+def render(job: JobSpec, *, train_script: Path = TRAIN_SCRIPT) -> str:
+    """The whole script, which may be submitted again by plain `sbatch`."""
+    log = job.run_dir.logs / "job-%j.log"
+    blocks = [
+        ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in _options(job, log))],
+        ["set -euo pipefail", *_log_redirection(log), f"cd {shlex.quote(str(job.working_dir))}"],
+        [f"export {name}={shlex.quote(value)}" for name, value in sorted(job.site.environment.items())],
+        _software(job.site),
+        list(job.site.setup),
+        [_exec_line(job, train_script)],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _options(job: JobSpec, log: Path) -> Iterator[str]:
+    site = job.site
+    yield f"--job-name={job.name}"
+    for name in ("partition", "account", "qos", "constraint", "reservation"):
+        value = getattr(site, name)
+        if value is not None:
+            yield f"--{name}={header_word(value)}"
+    yield f"--nodes={job.num_nodes}"
+    yield f"--ntasks-per-node={job.tasks_per_node}"
+    yield f"--cpus-per-task={site.cpus_per_task}"
+    if job.gpus_per_node:
+        yield f"--gres={site.gres}:{job.gpus_per_node}" if site.gres else f"--gpus-per-node={job.gpus_per_node}"
+    if site.memory is not None:
+        yield f"--mem={site.memory}"
+    yield f"--time={site.time_limit}"
+    yield f"--signal=B:USR1@{site.signal_margin_seconds}"  # to the batch shell, which passes it on to all tasks
+    yield "--requeue" if site.requeue else "--no-requeue"
+    yield "--open-mode=append"  # a requeued job writes the same log
+    if not NOT_IN_A_HEADER.search(str(log)):
+        yield f"--output={header_word(_without_patterns(log))}"
+    yield from site.sbatch_lines
+
+
+def header_word(text: str) -> str:
+    """A value in an #SBATCH line; Slurm reads quotes and backslashes there much as a shell does."""
+    if re.fullmatch(r"[\w./:@%+,=\[\]&|*-]+", text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _without_patterns(log: Path) -> str:
+    """Slurm fills in %x patterns in the whole path; only our own %j is one."""
+    return f"{str(log.parent).replace('%', '%%')}/{log.name}"
+
+
+def _log_redirection(log: Path) -> Iterator[str]:
+    if NOT_IN_A_HEADER.search(str(log)):
+        yield f'exec >>{shlex.quote(str(log.parent))}/job-"$SLURM_JOB_ID".log 2>&1'
+
+
+def _software(site: ClusterProfile) -> list[str]:
+    lines = [f"module load {' '.join(map(shlex.quote, site.modules))}"] if site.modules else []
+    if site.conda_env:
+        lines += [
+            'source "$(conda info --base)/etc/profile.d/conda.sh"',
+            f"conda activate {shlex.quote(site.conda_env)}",
+        ]
+    if site.venv:
+        lines.append(f"source {shlex.quote(str(Path(site.venv).expanduser() / 'bin' / 'activate'))}")
+    return lines
+
+
+def _exec_line(job: JobSpec, train_script: Path) -> str:
+    """`exec train.sh [SRUN OPTIONS] -- COMMAND`, one argument group a line."""
+    srun_options, prefix = _container(job)
+    parts = [
+        shlex.join(["exec", str(train_script)]),
+        *(shlex.quote(option) for option in srun_options),
+        shlex.join(["--", *prefix, *job.command]),
+    ]
+    return " \\\n    ".join(parts)
+
+
+def _container(job: JobSpec) -> tuple[list[str], list[str]]:
+    """(options of srun, words before the command) that put each process into the site's container."""
+    container: Container | None = job.site.container
+    if container is None:
+        return [], []
+    if container.runtime == "pyxis":
+        options = [f"--container-image={container.image}", f"--container-workdir={job.working_dir}"]
+        return options + ([f"--container-mounts={','.join(container.mounts)}"] if container.mounts else []), []
+    gpu = ["--nv"] if job.gpus_per_node else []
+    mounts = [word for mount in container.mounts for word in ("--bind", mount)]
+    return [], ["apptainer", "exec", *gpu, "--pwd", str(job.working_dir), *mounts, container.image]

@@ -1,0 +1,57 @@
+"""What tests of several rooms share: the console script, a small prepared dataset, the real corpora."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORPORA = Path(os.environ.get("HIERLM_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+def hierlm(*arguments: object, cwd: Path, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the console script as a user would, with one thread per process."""
+    done = subprocess.run(
+        [hierlm_path(), *map(str, arguments)],
+        cwd=cwd,
+        env=quiet_environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def hierlm_path() -> str:
+    """The console script of the environment the tests run in."""
+    return str(Path(sys.executable).with_name("hierlm"))
+
+
+def quiet_environment() -> dict[str, str]:
+    """The environment without the launcher's own variables; one thread per process keeps small tests fast."""
+    outside = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    return {**outside, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+
+
+def corpus(name: str) -> Path:
+    """A real corpus, or a skip that says what is missing."""
+    path = CORPORA / name
+    if not path.exists():
+        pytest.skip(f"real corpus not here: {path} (HIERLM_TEST_DATA names the folder)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared byte dataset of about 300 kB of this project's own sources."""
+    folder = tmp_path_factory.mktemp("dataset")
+    text = b"".join(path.read_bytes() for path in sorted(ROOT.glob("hierlm/**/*.py")))
+    (folder / "corpus.txt").write_bytes((text * (1 + 300_000 // len(text)))[:300_000])
+    output = folder / "tiny"
+    splits = ("--splits", "valid=0.05,test=0.05")
+    hierlm("data", "prepare", "--input", folder / "corpus.txt", "--output", output, *splits, cwd=folder)
+    return output

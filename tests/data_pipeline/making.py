@@ -1,0 +1,54 @@
+"""Small prepared datasets for the tests of this room."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.prepare import prepare
+from data_pipeline.progress import Silent
+from data_pipeline.request import Request
+from data_pipeline.shard_index import DatasetIndex
+from data_pipeline.sources import find_files
+from data_pipeline.splits import parse_splits
+
+TEST_DATA = Path(os.environ.get("HIERLM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+EVERY_PLANE = "".join(chr(plane * 0x10000 + offset) for plane in range(17) for offset in (0x41, 0x3042, 0xFFFD - 1))
+
+
+def corpus_file(name: str) -> Path:
+    """A file of the real corpora, or skip."""
+    path = TEST_DATA / name
+    if not path.exists():
+        pytest.skip(f"{path} is absent; HIERLM_TEST_DATA names the folder of the corpora")
+    return path
+
+
+def prepared(folder: Path, content: bytes | list[Path], *, splits: str = "none", **options: Any) -> DatasetIndex:
+    """Prepare `content` (bytes of one file, or files) into `folder`."""
+    paths = content
+    if isinstance(paths, bytes):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        source = folder.parent / f"{folder.name}.txt"
+        source.write_bytes(paths)
+        paths = [source]
+    given = tuple(str(path) for path in paths)
+    request = Request(
+        files=tuple(find_files(given)), given=given, output=folder, splits=parse_splits(splits), **options
+    )
+    return prepare(request, progress=Silent()).dataset
+
+
+def stream_text(folder: Path, split: str) -> bytes:
+    """The text of a split, decoded from its tokens."""
+    from data_pipeline.split import open_split
+
+    opened = open_split(folder, split)
+    return opened.tokenizer().decode(opened.read(0, opened.num_tokens).tolist())
+
+
+def folder_content(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

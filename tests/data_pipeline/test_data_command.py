@@ -1,0 +1,116 @@
+"""`hierlm data ...` as a user meets it: exit codes, one line per error, one JSON document with --json."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from launcher.cli import run
+from tests.data_pipeline.making import folder_content
+
+TEXT = "plain text, a few lines of it\n" * 500
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def data(capsys, *arguments):
+    code = run(["data", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_prepare_verify_inspect_in_turn(tmp_path, source, capsys):
+    code, out, _ = data(capsys, "prepare", "--input", source, "--output", tmp_path / "d")
+    assert code == 0 and "train: 13,500 tokens" in out
+    assert data(capsys, "verify", tmp_path / "d")[0] == 0
+    code, out, _ = data(capsys, "inspect", tmp_path / "d")
+    assert code == 0 and "plain text, a few lines" in out
+    code, out, _ = data(capsys, "prepare", "--input", source, "--output", tmp_path / "d")
+    assert code == 0 and "is there already" in out
+
+
+def test_several_inputs_may_follow_one_option(tmp_path, source, capsys):
+    other = tmp_path / "other.txt"
+    other.write_text("more\n")
+    data(capsys, "prepare", "--input", source, other, "--output", tmp_path / "a", "--splits", "none")
+    data(capsys, "prepare", "--input", source, "--input", other, "--output", tmp_path / "b", "--splits", "none")
+    assert (tmp_path / "a/train/shard-000000.tar").read_bytes() == (tmp_path / "b/train/shard-000000.tar").read_bytes()
+
+
+def test_a_damaged_shard_is_named_with_exit_code_1(tmp_path, source, capsys):
+    data(capsys, "prepare", "--input", source, "--output", tmp_path / "d")
+    shard = tmp_path / "d/valid/shard-000000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"plain", b"plane", 1))
+    code, out, _ = data(capsys, "verify", tmp_path / "d")
+    assert code == 1 and "valid/shard-000000.tar" in out and len(out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["prepare", "verify", "inspect"])
+def test_json_is_one_document_on_stdout(tmp_path, source, verb):
+    arguments = ["prepare", "--input", str(source), "--output", str(tmp_path / "d")]
+    command = [sys.executable, "-c", "from launcher.cli import main; main()", "data"]
+    made = subprocess.run([*command, *arguments, "--json"], capture_output=True, text=True, check=True)
+    result = made.stdout
+    if verb != "prepare":
+        result = subprocess.run(
+            [*command, verb, str(tmp_path / "d"), "--json"], capture_output=True, text=True, check=True
+        ).stdout
+    assert json.loads(result)["path"] == str(tmp_path / "d")
+
+
+def wrong_input(tmp_path, source):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "broken.gz").write_bytes(b"\x1f\x8b\x08\x00 not really")
+    good = ["--input", source]
+    new = ["--output", tmp_path / "new"]
+    return {
+        "no such file": (["prepare", "--input", tmp_path / "absent.txt", *new], "absent.txt: no such file"),
+        "empty file": (["prepare", "--input", tmp_path / "empty.txt", *new], "empty.txt: empty"),
+        "broken archive": (["prepare", "--input", tmp_path / "broken.gz", *new], "broken.gz: cannot be read"),
+        "output is a file": (["prepare", *good, "--output", source], "cannot be written there"),
+        "splits": (["prepare", *good, *new, "--splits", "valid=2"], "--splits"),
+        "tokenizer": (["prepare", *good, *new, "--tokenizer", "letters"], "letters"),
+        "model without sentencepiece": (["prepare", *good, *new, "--tokenizer-model", source], "--tokenizer-model"),
+        "not a model": (
+            ["prepare", *good, *new, "--tokenizer", "sentencepiece", "--tokenizer-model", source],
+            "not a sentencepiece model",
+        ),
+        "verify nothing": (["verify", tmp_path / "absent"], "no such dataset"),
+        "inspect nothing": (["inspect", tmp_path / "absent"], "no such dataset"),
+    }
+
+
+@pytest.mark.parametrize("case", [
+    "no such file", "empty file", "broken archive", "output is a file", "splits", "tokenizer",
+    "model without sentencepiece", "not a model", "verify nothing", "inspect nothing",
+])  # fmt: skip
+def test_wrong_input_is_exit_code_2_and_one_line(tmp_path, source, capsys, case):
+    arguments, said = wrong_input(tmp_path, source)[case]
+    code, out, err = data(capsys, *arguments)
+    errors = [line for line in err.splitlines() if not line.startswith("data: ")]
+    assert code == 2 and out == "" and len(errors) == 1 and said in errors[0]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write and read everything")
+def test_folders_and_files_without_permission_are_named(tmp_path, source, capsys):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    code, _, err = data(capsys, "prepare", "--input", source, "--output", tmp_path / "locked" / "d")
+    assert code == 2 and "cannot be written there" in err
+    source.chmod(0)
+    code, _, err = data(capsys, "prepare", "--input", source, "--output", tmp_path / "d")
+    assert code == 2 and "text.txt: cannot be read" in err
+
+
+def test_stdlib_is_several_megabytes_of_this_pythons_own_text(tmp_path, capsys):
+    code, out, _ = data(capsys, "stdlib", "--output", tmp_path / "d", "--json")
+    made = json.loads(out)
+    assert code == 0 and made["totals"]["source_bytes"] > 3_000_000
+    assert made["splits"]["valid"]["tokens"] == round(0.05 * made["totals"]["tokens"])
+    assert b"site-packages" not in b"".join(folder_content(tmp_path / "d").values())[:10_000]

@@ -1,0 +1,90 @@
+"""Run a function on several gloo processes: the one helper of every distributed test.
+
+A fork server that has already imported torch, DeepSpeed and megatron-core makes a process start in milliseconds.
+"""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from queue import Empty
+from time import monotonic
+from typing import Any
+
+_PRELOAD = ["torch", "deepspeed", "deepspeed.pipe", "megatron.core.tensor_parallel", "hierlm.models.assembly"]
+
+
+class RankFailed(AssertionError):
+    """A rank raised or died; the message holds its traceback."""
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 240) -> list[Any]:
+    """Call `function(*args)` on ranks 0..world_size-1 and return what each returned, in rank order.
+
+    `function` is importable (top level of a module) and finds RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT
+    in its environment; it starts the process group itself (`hierlm.parallel.process.start_processes`).
+    """
+    context = _context()
+    results = context.Queue()
+    port = free_port()
+    ranks = [
+        context.Process(target=_rank_main, args=(function, args, rank, world_size, port, results), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    try:
+        return _collect(ranks, results, deadline=monotonic() + timeout_seconds)
+    finally:
+        for process in ranks:
+            process.kill()
+            process.join()
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _context() -> Any:
+    # inherited by the fork server, which starts with the first process
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    return context
+
+
+def _rank_main(function: Callable[..., Any], args: tuple, rank: int, world_size: int, port: int, results: Any) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    try:
+        results.put((rank, True, function(*args)))
+    except BaseException:
+        results.put((rank, False, traceback.format_exc()))
+
+
+def _collect(ranks: list[Any], results: Any, *, deadline: float) -> list[Any]:
+    values: dict[int, Any] = {}
+    while len(values) < len(ranks):
+        try:
+            rank, ok, value = results.get(timeout=0.5)
+        except Empty:
+            dead = [r for r, p in enumerate(ranks) if p.exitcode not in (None, 0) and r not in values]
+            if dead or monotonic() > deadline:
+                what = f"ranks {dead} died" if dead else "timed out"
+                raise RankFailed(f"{what}; finished ranks: {sorted(values)}") from None
+            continue
+        if not ok:
+            raise RankFailed(f"rank {rank}:\n{value}")
+        values[rank] = value
+    return [values[rank] for rank in range(len(ranks))]

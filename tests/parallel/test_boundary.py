@@ -1,0 +1,47 @@
+"""What crosses a stage boundary arrives unchanged, and its gradient comes back in one piece."""
+
+import pytest
+import torch
+
+from hierlm.models.contract import Stream
+from hierlm.parallel.boundary import Unpacker, pack
+
+
+def levels(*lengths: int, width: int = 3) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(2, n, width, generator=generator, requires_grad=True) for n in lengths)
+
+
+@pytest.mark.parametrize("lengths", [(7,), (7, 3), (8, 4, 1)])
+def test_a_stack_arrives_as_it_left(lengths):
+    sent = levels(*lengths)
+    received = Unpacker().unpack(pack(Stream(sent)))
+    assert len(received.levels) == len(sent)
+    assert all(torch.equal(a, b) for a, b in zip(sent, received.levels, strict=True))
+
+
+def test_only_one_sent_tensor_has_a_gradient():
+    payload = pack(Stream(levels(7, 3)))
+    assert [tensor.is_floating_point() for tensor in payload] == [True, False]
+
+
+def test_gradients_of_all_levels_come_back():
+    sent = levels(7, 3)
+    fine, coarse = Unpacker().unpack(pack(Stream(sent))).levels
+    (fine.sum() + 2 * coarse.sum()).backward()
+    assert torch.equal(sent[0].grad, torch.ones_like(sent[0]))
+    assert torch.equal(sent[1].grad, 2 * torch.ones_like(sent[1]))
+
+
+def test_shapes_hold_until_forgotten():
+    unpacker = Unpacker()
+    unpacker.unpack(pack(Stream(levels(6, 2))))
+    other = pack(Stream(levels(4, 4)))  # as many numbers, other shapes
+    unpacker.forget()
+    assert [level.shape[1] for level in unpacker.unpack(other).levels] == [4, 4]
+
+
+def test_levels_of_different_types_are_refused():
+    fine, coarse = levels(4, 2)
+    with pytest.raises(ValueError, match="different types"):
+        pack(Stream((fine, coarse.to(torch.bfloat16))))

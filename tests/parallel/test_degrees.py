@@ -1,0 +1,51 @@
+"""Our groups, DeepSpeed's and megatron-core's are the same lists of ranks, for every layout up to 64 ranks."""
+
+import pytest
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from megatron.core.parallel_state import RankGenerator
+
+from hierlm.parallel.degrees import Degrees
+
+LAYOUTS = [
+    Degrees(dp, tp, pp) for dp in range(1, 65) for tp in range(1, 64 // dp + 1) for pp in range(1, 64 // (dp * tp) + 1)
+]
+
+
+def as_sets(groups):
+    return {tuple(group) for group in groups}
+
+
+def test_there_are_enough_layouts_to_mean_something():
+    assert len(LAYOUTS) > 500
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 8, 48, 64])
+def test_ranks_and_places_are_one_to_one(world_size):
+    for degrees in (d for d in LAYOUTS if d.world_size == world_size):
+        places = [degrees.coordinates(rank) for rank in range(world_size)]
+        assert len(set(places)) == world_size
+        assert [degrees.rank_at(place) for place in places] == list(range(world_size))
+
+
+def test_groups_equal_those_of_megatron_core():
+    for degrees in LAYOUTS:
+        theirs = RankGenerator(
+            tp=degrees.tensor, ep=1, dp=degrees.data, pp=degrees.pipeline, cp=1, order="tp-cp-ep-dp-pp"
+        )
+        assert as_sets(degrees.tensor_groups()) == as_sets(theirs.get_ranks("tp")), degrees
+        assert as_sets(degrees.data_groups()) == as_sets(theirs.get_ranks("dp")), degrees
+        assert as_sets(degrees.pipeline_groups()) == as_sets(theirs.get_ranks("pp")), degrees
+        assert as_sets(degrees.model_groups()) == as_sets(theirs.get_ranks("tp-pp")), degrees
+
+
+def test_groups_equal_those_of_deepspeed():
+    for degrees in LAYOUTS:
+        theirs = PipeModelDataParallelTopology(num_pp=degrees.pipeline, num_mp=degrees.tensor, num_dp=degrees.data)
+        for ours, axis, size in (
+            (degrees.tensor_groups(), "model", degrees.tensor),
+            (degrees.data_groups(), "data", degrees.data),
+            (degrees.pipeline_groups(), "pipe", degrees.pipeline),
+        ):
+            assert size == 1 or as_sets(ours) == as_sets(theirs.get_axis_comm_lists(axis)), (degrees, axis)
+        models = [sorted(theirs.get_axis_list(axis="data", idx=dp_rank)) for dp_rank in range(degrees.data)]
+        assert as_sets(degrees.model_groups()) == as_sets(models), degrees

@@ -1,0 +1,108 @@
+"""Memories stay with their rows: through micro-batches, other batch splits and other layouts."""
+
+import pytest
+import torch
+
+from hierlm.models.contract import Layer
+from hierlm.parallel.memory_lanes import MemoryLanes
+
+
+class Remembers(Layer):
+    def initial_memory(self, batch_size, *, device, dtype):
+        return torch.zeros(batch_size, 2, device=device, dtype=dtype), torch.zeros(batch_size, device=device)
+
+
+class Forgets(Layer):
+    pass
+
+
+LAYERS = {3: Remembers(), 4: Forgets(), 7: Remembers()}
+
+
+def lanes(layers=None) -> MemoryLanes:
+    return MemoryLanes(layers or LAYERS, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def of_rows(rows: range):
+    """Memories that tell which row and layer they belong to."""
+    numbers = torch.tensor([float(row) for row in rows])
+    return tuple(
+        None if isinstance(layer, Forgets) else (torch.stack([numbers, numbers + index], dim=1), numbers * 10)
+        for index, layer in LAYERS.items()
+    )
+
+
+def filled(first_row: int, num_micro_batches: int, size: int) -> MemoryLanes:
+    kept = lanes()
+    for index in reversed(range(num_micro_batches)):  # the order of putting does not matter
+        start = first_row + index * size
+        kept.put(index, of_rows(range(start, start + size)))
+    return kept
+
+
+def same(found, expected) -> bool:
+    return all(
+        (a is None and b is None) or all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def test_unseen_lanes_are_fresh_and_memoryless_layers_have_none():
+    memories = lanes().get(0, num_rows=5)
+    assert memories[1] is None
+    assert memories[0][0].shape == (5, 2) and not memories[0][0].any()
+
+
+def test_a_lane_gets_back_its_own_memory_without_its_graph():
+    kept = lanes()
+    weight = torch.ones(2, 2, requires_grad=True)
+    kept.put(0, ((weight * 2, weight.sum(dim=1)), None, (weight * 3, weight.sum(dim=1))))
+    kept.put(1, of_rows(range(2)))
+    memories = kept.get(0, num_rows=2)
+    assert not memories[0][0].requires_grad
+    assert torch.equal(memories[2][0], torch.full((2, 2), 3.0))
+
+
+def test_a_lane_with_other_rows_is_our_own_mistake():
+    with pytest.raises(AssertionError, match="deal"):
+        filled(0, 2, 4).get(0, num_rows=3)
+
+
+def test_rows_keep_their_memory_when_micro_batches_change_size():
+    kept = filled(0, 2, 4)
+    kept.deal(micro_batch_size=2)
+    assert all(same(kept.get(i, num_rows=2), of_rows(range(2 * i, 2 * i + 2))) for i in range(4))
+
+
+@pytest.mark.parametrize(("dp_degree", "micro"), [(1, 12), (1, 3), (3, 2), (4, 1)])
+def test_a_saved_memory_fits_any_layout(dp_degree, micro):
+    saved = [filled(0, 3, 2).state_by_global_row(first_row=0), filled(6, 1, 6).state_by_global_row(first_row=6)]
+    share = 12 // dp_degree
+    for dp_rank in range(dp_degree):
+        restored = lanes()
+        restored.restore(saved, first_row=dp_rank * share, num_rows=share, micro_batch_size=micro)
+        for index in range(share // micro):
+            start = dp_rank * share + index * micro
+            assert same(restored.get(index, num_rows=micro), of_rows(range(start, start + micro)))
+
+
+def test_stages_take_their_own_layers_from_what_others_saved():
+    whole = filled(0, 1, 4).state_by_global_row(first_row=0)
+    stage = lanes({7: LAYERS[7]})
+    stage.restore([whole], first_row=0, num_rows=4, micro_batch_size=4)
+    assert same(stage.get(0, num_rows=4), of_rows(range(4))[2:])
+
+
+def test_missing_rows_and_layers_are_refused():
+    half = filled(0, 1, 4).state_by_global_row(first_row=0)
+    with pytest.raises(ValueError, match=r"rows \[4, 5\] are missing"):
+        lanes().restore([half], first_row=0, num_rows=6, micro_batch_size=6)
+    del half.memories[7]
+    with pytest.raises(ValueError, match=r"layers \[7\] is missing"):
+        lanes().restore([half], first_row=0, num_rows=4, micro_batch_size=4)
+
+
+def test_nothing_saved_is_a_fresh_start():
+    restored = lanes()
+    restored.restore([lanes().state_by_global_row(first_row=0)], first_row=0, num_rows=4, micro_batch_size=2)
+    assert not restored.get(1, num_rows=2)[0][0].any()

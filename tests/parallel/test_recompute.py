@@ -1,0 +1,110 @@
+"""Recompute changes what is kept, never what is computed."""
+
+import pytest
+import torch
+from torch import nn
+
+from hierlm.models.contract import Layer, Stream
+from hierlm.parallel.recompute import run_layers, unkept_products
+
+
+class Block(Layer):
+    def __init__(self):
+        super().__init__()
+        self.expand, self.contract, self.drop = nn.Linear(8, 64), nn.Linear(64, 8), nn.Dropout(0.3)
+        self.num_calls = 0
+
+    def forward(self, stream, memory=None):
+        self.num_calls += 1
+        x = stream.hidden + memory[0]
+        y = x + self.drop(self.contract(torch.relu(self.expand(x))))
+        return stream.with_hidden(y), (memory[0] + 1,)
+
+
+def layers() -> dict[int, Layer]:
+    torch.manual_seed(0)
+    return {2: Block(), 5: Block()}
+
+
+def run(recompute: str, *, key=(7, 0, 0, 0)):
+    """(output, gradients, memories, bytes kept for the backward pass, calls of each layer)."""
+    built, x = layers(), torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(1))
+    kept: dict[int, int] = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        memories = ((torch.zeros(1),), (torch.zeros(1),))
+        stream, updated = run_layers(built, Stream((x,)), memories, draw_key=key, recompute=recompute)
+    torch.manual_seed(99)  # a generator moved on between forward and backward, as other layers do
+    stream.hidden.square().sum().backward()
+    gradients = [p.grad for layer in built.values() for p in layer.parameters()]
+    return stream.hidden.detach(), gradients, updated, sum(kept.values()), [b.num_calls for b in built.values()]
+
+
+@pytest.mark.parametrize("recompute", ["full", "selective"])
+def test_outputs_gradients_and_draws_are_bit_for_bit_the_same(recompute):
+    expected, found = run("none"), run(recompute)
+    assert torch.equal(found[0], expected[0])
+    assert all(torch.equal(a, b) for a, b in zip(found[1], expected[1], strict=True))
+
+
+@pytest.mark.parametrize("recompute", ["full", "selective"])
+def test_layers_run_twice_but_memory_is_updated_once(recompute):
+    _, _, memories, _, num_calls = run(recompute)
+    assert num_calls == [2, 2]
+    assert [float(memory[0]) for memory in memories] == [1.0, 1.0]
+
+
+def test_full_recompute_keeps_less():
+    assert run("full")[3] < run("none")[3] / 2
+
+
+def test_selective_recompute_repeats_no_kept_product():
+    assert count_products("selective") < count_products("full")
+
+
+def test_products_that_change_in_place_are_repeated():
+    class Summed(Block):
+        def forward(self, stream, memory=None):
+            with unkept_products():
+                return super().forward(stream, memory)
+
+    assert count_products("selective", kind=Summed) == count_products("full", kind=Summed)
+
+
+def count_products(recompute: str, *, kind: type[Block] = Block) -> int:
+    """Matrix products that ran in forward and backward."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counter(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            self.count += operator in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
+            return operator(*args, **(kwargs or {}))
+
+    layer, x = kind(), torch.randn(4, 8, requires_grad=True)
+    with Counter() as counter:
+        stream, _ = run_layers({0: layer}, Stream((x,)), ((torch.zeros(1),),), draw_key=(0,), recompute=recompute)
+        stream.hidden.sum().backward()
+    return counter.count
+
+
+def test_draws_depend_on_the_key_and_the_layer_only():
+    first, again, other = run("none"), run("none"), run("none", key=(7, 0, 1, 0))
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_without_a_key_the_generator_is_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        built = {i: layer.eval() for i, layer in layers().items()}
+        torch.manual_seed(3)
+        run_layers(built, Stream((torch.zeros(1, 1, 8),)), ((torch.zeros(1),), (torch.zeros(1),)))
+    assert torch.equal(torch.rand(1), expected)
