@@ -1,12 +1,22 @@
-"""Where documents end in a file's text. The text itself is passed on whole: only positions are added."""
+"""Where documents begin and end in a file: by file, blank line, separator, JSON record or parquet row.
 
+Text that is not cut out of records is passed on whole: document ends are positions beside it.
+"""
+
+import json
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
+from data_pipeline.errors import DataError
+from data_pipeline.report import Report
 from data_pipeline.sources import SourceFile, text_blocks
 
-DocumentMode = Literal["file", "blank-line"]
+DocumentMode = Literal["auto", "file", "blank-line", "separator", "jsonl", "parquet"]
+Broken = Literal["fail", "skip"]
 DOCUMENT_MODES: tuple[str, ...] = get_args(DocumentMode)
+_JSONL_NAMES = (".jsonl", ".ndjson", ".jsonlines")
+_PACKED_NAMES = (".gz", ".xz", ".zst", ".bz2")
 
 
 class Text(NamedTuple):
@@ -16,13 +26,47 @@ class Text(NamedTuple):
     ends_document: bool
 
 
-def document_stream(file: SourceFile, *, mode: DocumentMode) -> Iterator[Text]:
-    """The whole text of `file` in order, with the ends of its documents; the file's end is always one."""
-    readers: dict[str, Callable[[SourceFile], Iterator[Text]]] = {
-        "file": lambda source: _with_last_marked(text_blocks(source)),
-        "blank-line": _blank_line_documents,
+@dataclass(frozen=True)
+class DocumentOptions:
+    """How documents are found; `auto` tells jsonl and parquet by the file's name, anything else is one document."""
+
+    mode: DocumentMode = "auto"
+    separator: str = ""  # ends a document and stays in its text
+    field: str = "text"  # of a record; dots lead into nested ones
+    record_end: str = ""  # appended to every record's text
+    broken: Broken = "fail"  # records that cannot be read
+
+    def mode_of(self, file: SourceFile) -> DocumentMode:
+        """The mode of one file."""
+        if self.mode != "auto":
+            return self.mode
+        name = file.name.lower()
+        for ending in _PACKED_NAMES:
+            name = name.removesuffix(ending)
+        if name.endswith(".parquet"):
+            return "parquet"
+        return "jsonl" if name.endswith(_JSONL_NAMES) else "file"
+
+
+def documents_of(file: SourceFile, *, options: DocumentOptions, report: Report) -> Iterator[Text]:
+    """The text of `file` in order, with the ends of its documents; the file's end is always one.
+
+    DataError with file and record when one cannot be read and `options.broken` is fail; else it is counted.
+    """
+    readers: dict[str, Callable[[], Iterator[Text]]] = {
+        "file": lambda: _with_last_marked(text_blocks(file)),
+        "blank-line": lambda: _cut_after(text_blocks(file), b"\n\n", swallow=b"\n"),
+        "separator": lambda: _cut_after(text_blocks(file), _separator(options)),
+        "jsonl": lambda: _record_texts(_json_records(file), file, options=options, report=report),
+        "parquet": lambda: _record_texts(_parquet_records(file, options.field), file, options=options, report=report),
     }
-    return readers[mode](file)
+    return readers[options.mode_of(file)]()
+
+
+def _separator(options: DocumentOptions) -> bytes:
+    if not options.separator:
+        raise DataError("--documents separator needs --separator TEXT")
+    return options.separator.encode()
 
 
 def _with_last_marked(blocks: Iterator[bytes]) -> Iterator[Text]:
@@ -36,19 +80,98 @@ def _with_last_marked(blocks: Iterator[bytes]) -> Iterator[Text]:
         yield Text(held, ends_document=True)
 
 
-def _blank_line_documents(file: SourceFile) -> Iterator[Text]:
-    """Empty lines belong to the document before them, so that the text stays complete."""
-    for text in _with_last_marked(text_blocks(file)):
-        yield from _cut_after_blank_lines(text)
+def _cut_after(blocks: Iterator[bytes], mark: bytes, *, swallow: bytes = b"") -> Iterator[Text]:
+    """End a document after each `mark` and any `swallow` bytes that follow; a mark may lie across two blocks."""
+    held = b""
+    for block in blocks:
+        held += block
+        start = 0
+        while (found := held.find(mark, start)) >= 0:
+            end = found + len(mark)
+            while swallow and held[end : end + 1] == swallow:
+                end += 1
+            if swallow and end == len(held):
+                break  # more of them may follow in the next block
+            yield Text(held[start:end], ends_document=True)
+            start = end
+        held, passed = _keep_for_next(held, start, mark)
+        if passed:
+            yield Text(passed, ends_document=False)
+    if held:
+        yield Text(held, ends_document=True)
 
 
-def _cut_after_blank_lines(text: Text) -> Iterator[Text]:
-    start = 0
-    while (blank := text.data.find(b"\n\n", start)) >= 0:
-        end = blank + 2
-        while text.data[end : end + 1] == b"\n":
-            end += 1
-        yield Text(text.data[start:end], ends_document=True)
-        start = end
-    if start < len(text.data):
-        yield Text(text.data[start:], text.ends_document)
+def _keep_for_next(held: bytes, start: int, mark: bytes) -> tuple[bytes, bytes]:
+    """(what may still hold a mark or the end, what certainly does not)."""
+    found = held.find(mark, start)
+    keep_from = found if found >= 0 else max(len(held) - len(mark), start)
+    return held[keep_from:], held[start:keep_from]
+
+
+def _record_texts(
+    records: "Iterator[tuple[str, Any]]", file: SourceFile, *, options: DocumentOptions, report: Report
+) -> Iterator[Text]:
+    """One document per record; a record is (where it is, its value or the reason why there is none)."""
+    end = options.record_end.encode()
+    for where, value in records:
+        text = _field(value, options.field)
+        if isinstance(text, DataError):
+            problem = f"{file.path}: {where}: {text}"
+            if options.broken == "fail":
+                raise DataError(f"{problem}; mend it, or leave such records out with --broken skip")
+            report.add("broken records left out", problem)
+        elif not text:
+            report.add("empty documents", f"{file.path}: {where}")
+        else:
+            yield Text(text.encode("utf-8", "surrogatepass") + end, ends_document=True)
+
+
+def _field(value: Any, path: str) -> str | DataError:
+    if isinstance(value, DataError):
+        return value
+    for name in path.split("."):
+        if not isinstance(value, dict) or name not in value:
+            there = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+            return DataError(f"no field {path!r} (there: {there[:80]})")
+        value = value[name]
+    return value if isinstance(value, str) else DataError(f"field {path!r} is {type(value).__name__}, not text")
+
+
+def _json_records(file: SourceFile) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(_lines(text_blocks(file)), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except ValueError as error:
+            yield f"line {number}", DataError(f"not JSON ({error})")
+
+
+def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    for block in blocks:
+        *complete, rest = block.split(b"\n")
+        for line in complete:
+            yield b"".join([*parts, line])
+            parts = []
+        parts.append(rest)
+    if last := b"".join(parts):
+        yield last
+
+
+def _parquet_records(file: SourceFile, field: str) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{file.path}: parquet needs pyarrow; pip install pyarrow") from None
+    number = 0
+    try:
+        with file.open_stored() as stored:
+            table = pyarrow.parquet.ParquetFile(stored)
+            for batch in table.iter_batches(batch_size=256, columns=[field]):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", value
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file.path}: cannot be read after row {number}: {reason}") from None

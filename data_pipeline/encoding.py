@@ -94,7 +94,7 @@ def _encode_in_worker(data: bytes, document_ends: tuple[int, ...]) -> tuple[Toke
 
 def _start_worker(kind: str, model: bytes) -> None:
     global _tokenizer  # noqa: PLW0603 - one tokenizer per process, loaded once
-    _tokenizer = tokenizer_from(kind, model)
+    _tokenizer = tokenizer_from(kind, model, where=kind)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -16,10 +16,21 @@ from torch import Tensor
 
 from data_pipeline.config import SourceConfig
 from data_pipeline.errors import DataError
+from data_pipeline.mixture import MixtureChange
 from data_pipeline.rows import TrainOrder
 from data_pipeline.split import Split, open_split
 
-__all__ = ["Batch", "EvaluationRows", "Prefetcher", "Request", "Split", "TrainRows", "evaluation_rows", "open_split"]
+__all__ = [
+    "Batch",
+    "EvaluationRows",
+    "MixtureChange",
+    "Prefetcher",
+    "Request",
+    "Split",
+    "TrainRows",
+    "evaluation_rows",
+    "open_split",
+]
 
 IGNORED_TARGET = -100  # what torch's cross entropy leaves out
 _POLL_SECONDS = 0.1
@@ -33,6 +44,7 @@ class Request(NamedTuple):
     first_sample: int
     rows: range
     lanes: int | None = None
+    mixture: tuple[MixtureChange, ...] | None = None  # weights of this data pass so far, if not the sources' own
 
 
 class Batch(NamedTuple):
@@ -68,14 +80,26 @@ class TrainRows:
         self._wants_document_starts = document_starts
 
     def read(
-        self, *, sequence_length: int, data_pass: int, first_sample: int, rows: range, lanes: int | None = None
+        self,
+        *,
+        sequence_length: int,
+        data_pass: int,
+        first_sample: int,
+        rows: range,
+        lanes: int | None = None,
+        mixture: Sequence[MixtureChange] | None = None,
     ) -> Batch:
         """Rows `rows` of the step that begins at global sample `first_sample`.
 
         Shuffled without `lanes`; with `lanes` (the global batch size) row r is lane r, which continues its own stream.
         """
         where = self._order.rows(
-            sequence_length=sequence_length, data_pass=data_pass, first_sample=first_sample, rows=rows, lanes=lanes
+            sequence_length=sequence_length,
+            data_pass=data_pass,
+            first_sample=first_sample,
+            rows=rows,
+            lanes=lanes,
+            mixture=mixture,
         )
         packed = np.empty((len(rows), sequence_length + 1), dtype=np.int64)
         for out, source, row in zip(packed, where.sources.tolist(), where.rows.tolist(), strict=True):

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from math import floor, log
 from typing import NamedTuple
 
-from data_pipeline.documents import DocumentMode, document_stream
+from data_pipeline.corpus import Reading
 from data_pipeline.errors import DataError
 from data_pipeline.progress import Progress
+from data_pipeline.report import Report
 from data_pipeline.sources import SourceFile
 
 SAMPLE_LINES = 100_000
@@ -57,33 +58,39 @@ class Measured:
 
     text_bytes: int = 0
     documents: int = 0
-    empty_files: int = 0
     sha256: str = ""
     sample: list[Line] = field(default_factory=list)
 
     @property
     def record(self) -> dict[str, int | str]:
         """What dataset.json keeps of it."""
-        names = ("text_bytes", "documents", "empty_files", "sha256")
+        names = ("text_bytes", "documents", "sha256")
         return {name: getattr(self, name) for name in names}
 
 
 def measure(
-    files: tuple[SourceFile, ...], *, mode: DocumentMode, progress: Progress, sample_lines: int = 0
+    files: tuple[SourceFile, ...],
+    *,
+    reading: Reading,
+    group: int,
+    report: Report,
+    progress: Progress,
+    sample_lines: int = 0,
 ) -> Measured:
-    """Read all of `files` once. DataError when there is no text at all, or when the only file is empty."""
+    """Read all `files` of a group once, as they will be read. DataError when there is no text at all."""
     measured, reservoir = Measured(), Reservoir(sample_lines) if sample_lines else None
     listing = hashlib.sha256()
-    for file in files:
+    for number, file in enumerate(files):
         digest, before = hashlib.sha256(), measured.text_bytes
-        for text in document_stream(file, mode=mode):
+        for text in reading.texts(file, group=group, number=number, report=report):
             digest.update(text.data)
             if reservoir:
                 _offer_lines(reservoir, text.data, begin=measured.text_bytes)
             measured.text_bytes += len(text.data)
             measured.documents += text.ends_document
             progress.advance(source_bytes=len(text.data), documents=int(text.ends_document))
-        measured.empty_files += measured.text_bytes == before
+        if measured.text_bytes == before:
+            report.add("files without text", file.path)
         listing.update(f"{digest.hexdigest()}  {file.name}\n".encode())
         measured.sha256 = digest.hexdigest() if len(files) == 1 else listing.hexdigest()
     if not measured.text_bytes:

@@ -38,7 +38,7 @@ class Mixture:
 
     def __init__(self, weights: Sequence[float], *, key: tuple[int | str, ...]) -> None:
         self.shares = quotas(weights, total=BLOCK_ROWS)
-        if (self.shares == 0).any():
+        if any(share == 0 < weight for share, weight in zip(self.shares, weights, strict=True)):
             raise DataError(f"data.sources: a weight is below 1/{BLOCK_ROWS} of the sum {sum(weights):g}; raise it")
         self._key = key
         self._ends = np.cumsum(self.shares)
@@ -65,6 +65,38 @@ class Mixture:
         return Permutation(BLOCK_ROWS, keys=round_keys("mixture", *self._key, block))
 
 
+class MixtureChange(NamedTuple):
+    """From global sample `first_sample` on, sources are mixed by `weights`; 0 leaves a source out."""
+
+    first_sample: int
+    weights: tuple[float, ...]
+
+
+class MixtureSchedule:
+    """Weights that change at given samples; each source goes on where it was, so nothing is seen twice in an epoch."""
+
+    def __init__(self, changes: Sequence[MixtureChange], *, key: tuple[int | str, ...]) -> None:
+        assert changes[0].first_sample == 0
+        self._begins = np.array([change.first_sample for change in changes], dtype=np.int64)
+        self._mixtures = [Mixture(change.weights, key=(*key, number)) for number, change in enumerate(changes)]
+        used = [
+            mixture.count(end - begin)
+            for mixture, begin, end in zip(self._mixtures, self._begins[:-1], self._begins[1:], strict=False)
+        ]
+        self._used = np.cumsum([np.zeros(len(changes[0].weights), dtype=np.int64), *used], axis=0)
+
+    def __call__(self, samples: Indices) -> Dealt:
+        """Source and running number of each global sample [n]."""
+        dealt = Dealt(np.empty_like(samples), np.empty_like(samples))
+        stretches = np.searchsorted(self._begins, samples, side="right") - 1
+        for stretch in np.unique(stretches).tolist():
+            inside = stretches == stretch
+            sources, numbers = self._mixtures[stretch](samples[inside] - self._begins[stretch])
+            dealt.sources[inside] = sources
+            dealt.numbers[inside] = numbers + self._used[stretch][sources]
+        return dealt
+
+
 class LaneGroup(NamedTuple):
     """Consecutive lanes that all read one source."""
 
@@ -74,11 +106,11 @@ class LaneGroup(NamedTuple):
 
 
 def lane_groups(weights: Sequence[float], *, lanes: int) -> list[LaneGroup]:
-    """Lanes dealt to sources in proportion to their weights, at least one each; DataError when there are too few."""
+    """Lanes dealt to sources in proportion to their weights, at least one to each that has any; DataError when there are too few."""
     if lanes < len(weights):
         raise DataError(
             f"{lanes} lanes cannot read {len(weights)} data sources; global_batch_size must be at least that"
         )
     counts = 1 + quotas(weights, total=lanes - len(weights))
     firsts = [0, *accumulate(int(size) for size in counts)]
-    return [LaneGroup(source, firsts[source], int(size)) for source, size in enumerate(counts)]
+    return [LaneGroup(source, firsts[source], int(size)) for source, size in enumerate(counts) if size]

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import journal
+from data_pipeline import journal, selection
 from data_pipeline.errors import DataError
 from data_pipeline.shard_writer import PARTIAL_SUFFIX
-from data_pipeline.tokenizer import MODEL_FILE
+from data_pipeline.tokenizer import MODEL_FILES
 
-_BEFORE_JOURNAL = {MODEL_FILE, MODEL_FILE + PARTIAL_SUFFIX, journal.FILE_NAME}
+_WRITTEN_FIRST = (*MODEL_FILES.values(), selection.FILE_NAME, journal.FILE_NAME)
+_BEFORE_JOURNAL = {name + ending for name in _WRITTEN_FIRST for ending in ("", PARTIAL_SUFFIX)}
 
 
 @contextmanager

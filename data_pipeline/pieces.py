@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from data_pipeline.documents import DocumentMode, Text, document_stream
+from data_pipeline.corpus import Reading
+from data_pipeline.documents import Text
 from data_pipeline.errors import DataError
 from data_pipeline.sources import SourceFile
 
@@ -78,7 +79,7 @@ class _Pending:
 def pieces(
     groups: Sequence[Group],
     *,
-    mode: DocumentMode,
+    reading: Reading,
     start: Position,
     piece_bytes: int = MAX_PIECE_BYTES,
     cut_anywhere: bool = False,
@@ -86,16 +87,16 @@ def pieces(
     """All pieces from `start` on. Splits are cut at whole UTF-8 characters unless `cut_anywhere`."""
     for number in range(start.group, len(groups)):
         begin = start if number == start.group else Position(group=number)
-        texts = _split_texts(groups[number], mode=mode, start=begin, cut_anywhere=cut_anywhere)
+        texts = _split_texts(groups[number], reading=reading, start=begin, cut_anywhere=cut_anywhere)
         yield from _cut(texts, names=groups[number].splits, piece_bytes=piece_bytes)
 
 
 def _split_texts(
-    group: Group, *, mode: DocumentMode, start: Position, cut_anywhere: bool
+    group: Group, *, reading: Reading, start: Position, cut_anywhere: bool
 ) -> Iterator[tuple[Text, Position]]:
     """Texts with the position of their first byte, cut where a split ends."""
     split, total = start.split, start.total
-    for text, file, offset in _texts(group, mode=mode, start=start):
+    for text, file, offset in _texts(group, reading=reading, start=start):
         data, begin = text.data, 0
         while begin < len(data):
             size = _until_split_end(data, begin, left=group.ends[split] - total, cut_anywhere=cut_anywhere)
@@ -122,12 +123,12 @@ def _until_split_end(data: bytes, begin: int, *, left: int, cut_anywhere: bool) 
     return min(end, len(data)) - begin
 
 
-def _texts(group: Group, *, mode: DocumentMode, start: Position) -> Iterator[tuple[Text, int, int]]:
+def _texts(group: Group, *, reading: Reading, start: Position) -> Iterator[tuple[Text, int, int]]:
     """(text, file number, offset of its first byte in the file's text) from `start` on."""
     for number in range(start.file, len(group.files)):
         skip = start.offset if number == start.file else 0
         offset = 0
-        for text in document_stream(group.files[number], mode=mode):
+        for text in reading.texts(group.files[number], group=start.group, number=number):
             dropped = min(max(skip - offset, 0), len(text.data))
             if dropped < len(text.data):
                 yield text._replace(data=text.data[dropped:]), number, offset + dropped

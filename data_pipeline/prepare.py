@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data_pipeline import journal as journals
+from data_pipeline.corpus import Reading
 from data_pipeline.dataset_writer import DatasetWriter
 from data_pipeline.encoding import encode_pieces
 from data_pipeline.errors import DataError
@@ -16,12 +17,15 @@ from data_pipeline.measure import SAMPLE_LINES, Measured, measure
 from data_pipeline.output_folder import differences, locked, remove_unnamed_shards, require_unused
 from data_pipeline.pieces import Group, pieces
 from data_pipeline.progress import Progress
+from data_pipeline.report import Report
 from data_pipeline.request import Request, model_bytes, signature_of, stamp_of
+from data_pipeline.selection import FILE_NAME as LEFT_OUT_FILE
+from data_pipeline.selection import read_left_out, select, write_left_out
 from data_pipeline.shard_index import FILE_NAME as INDEX_FILE
 from data_pipeline.shard_index import DatasetIndex, SplitRecord, TokenizerRecord, build_index, load_index
 from data_pipeline.shard_writer import write_atomically
 from data_pipeline.splits import Part, group, parts
-from data_pipeline.tokenizer import MODEL_FILE, ByteTokenizer, SentencePieceTokenizer, Tokenizer, dtype_for
+from data_pipeline.tokenizer import MODEL_FILES, Tokenizer, dtype_for, tokenizer_from
 from data_pipeline.tokenizer_training import train_sentencepiece
 
 
@@ -64,6 +68,7 @@ class _Work:
                 "choose another --output or remove the folder"
             )
         journals.Journal(output).remove()
+        (output / LEFT_OUT_FILE).unlink(missing_ok=True)
         return index
 
     def continue_or_begin(self) -> DatasetIndex:
@@ -86,8 +91,11 @@ class _Work:
         return any(file.modified_seconds > written for part in self.corpus for file in part.files)
 
     def _inputs_are_same(self, index: DatasetIndex) -> bool:
+        report = Report()
+        reading = self._select(report)
         self.progress.begin("comparing with the inputs")
-        return [self._measure(part).sha256 for part in self.corpus] == [read["sha256"] for read in index.made["read"]]
+        now = [read.sha256 for read in self._measure(reading, report)]
+        return now == [read["sha256"] for read in index.made["read"]]
 
     def _require_same(self, header: dict[str, Any], *, stamp: str) -> None:
         different = differences(header["signature"], self.signature)
@@ -99,23 +107,46 @@ class _Work:
                 f"{', '.join(different)}); give the same options or empty the folder"
             )
 
-    def _measure(self, part: Part, *, sample_lines: int = 0) -> Measured:
-        mode = self.request.documents
-        return measure(part.files, mode=mode, progress=self.progress, sample_lines=sample_lines)
+    def _select(self, report: Report) -> Reading:
+        request = self.request
+        left_out = select(
+            [part.files for part in self.corpus],
+            documents=request.documents,
+            policy=request.policy,
+            filters=request.filters,
+            report=report,
+            progress=self.progress,
+        )
+        return Reading(request.documents, request.policy, left_out)
+
+    def _measure(self, reading: Reading, report: Report, *, sample_lines: int = 0) -> list[Measured]:
+        return [
+            measure(
+                part.files,
+                reading=reading,
+                group=number,
+                report=report,
+                progress=self.progress,
+                sample_lines=0 if part.only_split else sample_lines,
+            )
+            for number, part in enumerate(self.corpus)
+        ]
 
     def _header(self, stamp: str) -> dict[str, Any]:
         """Read everything once, settle the splits and the tokenizer."""
-        request = self.request
+        request, report = self.request, Report()
         trains = request.tokenizer == "sentencepiece" and request.tokenizer_model is None
+        reading = self._select(report)
         self.progress.begin("reading")
-        sample_lines = SAMPLE_LINES if trains else 0
-        measured = [self._measure(part, sample_lines=0 if part.only_split else sample_lines) for part in self.corpus]
+        measured = self._measure(reading, report, sample_lines=SAMPLE_LINES if trains else 0)
         groups = [group(part, text_bytes=read.text_bytes) for part, read in zip(self.corpus, measured, strict=True)]
         model = self._train(measured[0], train_end=groups[0].ends[0]) if trains else model_bytes(request)
         if model is not None:
-            SentencePieceTokenizer(model, where=str(request.tokenizer_model or MODEL_FILE))
-            write_atomically(request.output / MODEL_FILE, model)
-        return {"signature": self.signature, "stamp": stamp, "read": [read.record for read in measured]}
+            tokenizer_from(request.tokenizer, model, where=str(request.tokenizer_model))
+            write_atomically(request.output / MODEL_FILES[request.tokenizer], model)
+        write_atomically(request.output / LEFT_OUT_FILE, write_left_out(reading.left_out))
+        read = [read.record for read in measured]
+        return {"signature": self.signature, "stamp": stamp, "read": read, "met": report.record}
 
     def _train(self, measured: Measured, *, train_end: int) -> bytes:
         """A tokenizer that has seen nothing of the other splits."""
@@ -139,17 +170,17 @@ class _Work:
             dtype=dtype_for(tokenizer.vocab_size),
             chunk_tokens=request.chunk_tokens,
             splits=splits,
-            made=self.signature | {"read": header["read"]},
+            made=self.signature | {"read": header["read"], "met": header["met"]},
         )
         write_atomically(request.output / INDEX_FILE, index.as_json().encode())
         journal.remove()
+        (request.output / LEFT_OUT_FILE).unlink(missing_ok=True)
         return index
 
     def _tokenizer(self) -> Tokenizer:
-        if self.request.tokenizer == "bytes":
-            return ByteTokenizer()
-        path = self.request.output / MODEL_FILE
-        return SentencePieceTokenizer(path.read_bytes(), where=str(path))
+        kind = self.request.tokenizer
+        path = self.request.output / MODEL_FILES.get(kind, "")
+        return tokenizer_from(kind, path.read_bytes() if kind in MODEL_FILES else b"", where=str(path))
 
     def _encode(
         self, groups: tuple[Group, ...], tokenizer: Tokenizer, *, journal: journals.Journal, state: journals.Progress
@@ -167,7 +198,9 @@ class _Work:
         position = state.position
         self.progress.begin("encoding", total_bytes=sum(part.ends[-1] for part in groups))
         self.progress.advance(source_bytes=position.total + sum(part.ends[-1] for part in groups[: position.group]))
-        stream = pieces(groups, mode=request.documents, start=position, cut_anywhere=tokenizer.kind == "bytes")
+        left_out = read_left_out((request.output / LEFT_OUT_FILE).read_bytes())
+        reading = Reading(request.documents, request.policy, left_out)
+        stream = pieces(groups, reading=reading, start=position, cut_anywhere=tokenizer.kind == "bytes")
         try:
             for piece in encode_pieces(stream, tokenizer=tokenizer, workers=self._num_workers()):
                 tokens = writer.add(piece)
@@ -191,5 +224,5 @@ def _tokenizer_record(tokenizer: Tokenizer) -> TokenizerRecord:
         kind=tokenizer.kind,
         fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
-        file=MODEL_FILE if tokenizer.model else None,
+        file=MODEL_FILES.get(tokenizer.kind),
     )

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import DataError
+from data_pipeline.remote import is_remote
+from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import DatasetIndex, ShardRecord, SplitRecord, load_index, split_of
 from data_pipeline.tokenizer import Tokenizer, load_tokenizer
 
@@ -71,15 +73,16 @@ class OpenShard:
 
 
 class SplitReader:
-    """Random access to the token stream of one split of a local dataset."""
+    """Random access to the token stream of one split; a remote dataset is read through the cache of this machine."""
 
     def __init__(self, directory: str | Path, split: str) -> None:
-        self.directory = Path(directory)
+        self.directory = directory
         self.index: DatasetIndex = load_index(directory)
         self.record: SplitRecord = split_of(self.index, split, directory=directory)
         self.name = split
         self._dtype = np.dtype(self.index.dtype)
         self._starts = [0, *accumulate(shard.tokens for shard in self.record.shards)]
+        self._cache = ShardCache(str(directory), self.record.shards) if is_remote(directory) else None
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
 
     @property
@@ -146,11 +149,14 @@ class SplitReader:
         chunk_start = self._starts[shard] + chunk * self.index.chunk_tokens
         return shard, chunk, chunk_start, len(self._shard(shard).chunks[chunk])
 
+    def _path(self, number: int) -> Path:
+        return self._cache.path(number) if self._cache else Path(self.directory) / self.record.shards[number].name
+
     def _shard(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
             record = self.record.shards[number]
-            shard = self._open[number] = OpenShard(self.directory / record.name, record=record, dtype=self._dtype)
+            shard = self._open[number] = OpenShard(self._path(number), record=record, dtype=self._dtype)
             if len(self._open) > OPEN_SHARDS:
                 self._open.popitem(last=False)
         else:

@@ -2,16 +2,19 @@
 
 import hashlib
 import importlib.metadata
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_pipeline.documents import DocumentMode
+from data_pipeline.documents import DocumentOptions
 from data_pipeline.errors import DataError
+from data_pipeline.filters import Filters
 from data_pipeline.sources import SourceFile
 from data_pipeline.splits import Part, SplitPlan
+from data_pipeline.text_policy import TextPolicy
 from data_pipeline.tokenizer_training import ModelType
 
+TokenizerKind = Literal["bytes", "sentencepiece", "huggingface"]
 DEFAULT_SHARD_TOKENS = 1 << 24
 MAX_CHUNK_TOKENS = 1 << 16
 
@@ -23,12 +26,14 @@ class Request:
     files: tuple[SourceFile, ...]
     given: tuple[str, ...]  # the inputs as the user named them
     output: Path
-    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    tokenizer: TokenizerKind = "bytes"
     vocab_size: int = 8192
     model_type: ModelType = "bpe"
     tokenizer_model: Path | None = None
     splits: SplitPlan = field(default_factory=SplitPlan)
-    documents: DocumentMode = "file"
+    documents: DocumentOptions = field(default_factory=DocumentOptions)
+    policy: TextPolicy = field(default_factory=TextPolicy)
+    filters: Filters = field(default_factory=Filters)
     shard_tokens: int = DEFAULT_SHARD_TOKENS
     workers: int | None = None
     resume: bool = False
@@ -57,17 +62,27 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
         "vocab_size": request.vocab_size if trained else None,
         "model_type": request.model_type if trained else None,
         "splits": {**dict(request.splits.shares), **dict(request.splits.files)},
-        "documents": request.documents,
+        "documents": asdict(request.documents),
+        "text_policy": asdict(request.policy),
+        "filters": asdict(request.filters),
         "shard_tokens": request.shard_tokens,
-        "versions": {} if is_bytes else {"sentencepiece": importlib.metadata.version("sentencepiece")},
+        "versions": {} if is_bytes else {name: importlib.metadata.version(name) for name in _libraries(request)},
     }
 
 
+def _libraries(request: Request) -> tuple[str, ...]:
+    """Whose version may change the tokens."""
+    return ("tokenizers",) if request.tokenizer == "huggingface" else ("sentencepiece",)
+
+
 def model_bytes(request: Request) -> bytes | None:
+    """The tokenizer model the user gave, None when there is none to give."""
+    if request.tokenizer == "huggingface" and request.tokenizer_model is None:
+        raise DataError("--tokenizer huggingface needs --tokenizer-model tokenizer.json")
     if request.tokenizer_model is None:
         return None
     if request.tokenizer == "bytes":
-        raise DataError("--tokenizer-model: the bytes tokenizer has no model; add --tokenizer sentencepiece")
+        raise DataError("--tokenizer-model: the bytes tokenizer has no model; choose another --tokenizer")
     try:
         return request.tokenizer_model.read_bytes()
     except OSError as error:

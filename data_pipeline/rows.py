@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.assignment import Indices, lane_rows, num_rows, shuffled_rows
 from data_pipeline.errors import DataError
-from data_pipeline.mixture import Dealt, Mixture, lane_groups
+from data_pipeline.mixture import Dealt, MixtureChange, MixtureSchedule, lane_groups
 
 
 class Placed(NamedTuple):
@@ -26,18 +26,26 @@ class TrainOrder:
         self._weights, self._num_tokens, self._names, self._seed = weights, num_tokens, names, seed
 
     def rows(
-        self, *, sequence_length: int, data_pass: int, first_sample: int, rows: range, lanes: int | None
+        self,
+        *,
+        sequence_length: int,
+        data_pass: int,
+        first_sample: int,
+        rows: range,
+        lanes: int | None,
+        mixture: Sequence[MixtureChange] | None = None,
     ) -> Placed:
         """Source and row of each of `rows`; DataError when a source is too short for one row (or one row per lane)."""
         wanted = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
         per_epoch = [num_rows(num_tokens=tokens, sequence_length=sequence_length) for tokens in self._num_tokens]
+        changes = tuple(mixture or [MixtureChange(0, tuple(self._weights))])
         if lanes is None:
-            return self._shuffled(wanted + first_sample, per_epoch, data_pass, sequence_length)
-        return self._lanes(wanted, per_epoch, first_sample, lanes, sequence_length)
+            dealt = self._deal(wanted + first_sample, changes, data_pass)
+            return self._shuffled(dealt, per_epoch, data_pass, sequence_length)
+        return self._lanes(wanted, per_epoch, first_sample, lanes, sequence_length, changes)
 
-    def _shuffled(self, samples: Indices, per_epoch: list[int], data_pass: int, length: int) -> Placed:
-        dealt = self._deal(samples, data_pass)
-        placed = np.empty_like(samples)
+    def _shuffled(self, dealt: Dealt, per_epoch: list[int], data_pass: int, length: int) -> Placed:
+        placed = np.empty_like(dealt.sources)
         for source in np.unique(dealt.sources).tolist():
             self._require(per_epoch[source], 1, source, length)
             inside = dealt.sources == source
@@ -48,15 +56,24 @@ class TrainOrder:
             )
         return Placed(dealt.sources, placed, None)
 
-    def _deal(self, samples: Indices, data_pass: int) -> Dealt:
+    def _deal(self, samples: Indices, changes: tuple[MixtureChange, ...], data_pass: int) -> Dealt:
         if len(self._weights) == 1:
             return Dealt(sources=np.zeros_like(samples), numbers=samples)
-        return Mixture(self._weights, key=(self._seed, data_pass))(samples)
+        return MixtureSchedule(changes, key=(self._seed, data_pass))(samples)
 
-    def _lanes(self, wanted: Indices, per_epoch: list[int], first_sample: int, lanes: int, length: int) -> Placed:
+    def _lanes(
+        self,
+        wanted: Indices,
+        per_epoch: list[int],
+        first_sample: int,
+        lanes: int,
+        length: int,
+        changes: tuple[MixtureChange, ...],
+    ) -> Placed:
         placed = Placed(np.empty_like(wanted), np.empty_like(wanted), np.empty(len(wanted), dtype=np.bool_))
         assert placed.starts is not None
-        for group in lane_groups(self._weights, lanes=lanes):
+        begin, weights = next(change for change in reversed(changes) if change.first_sample <= first_sample)
+        for group in lane_groups(weights, lanes=lanes):
             inside = (wanted >= group.first) & (wanted < group.first + group.size)
             if not inside.any():
                 continue
@@ -69,7 +86,7 @@ class TrainOrder:
                 rows_per_epoch=per_epoch[group.source],
             )
             placed.sources[inside] = group.source
-            placed.rows[inside], placed.starts[inside] = found
+            placed.rows[inside], placed.starts[inside] = found.rows, found.starts | (first_sample == begin)
         return placed
 
     def _require(self, there: int, needed: int, source: int, length: int) -> None:

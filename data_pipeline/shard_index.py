@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from data_pipeline.errors import DataError
+from data_pipeline.remote import read_file
 
 FILE_NAME = "dataset.json"
 SCHEMA_VERSION = 1
@@ -106,11 +107,13 @@ def dataset_fingerprint(*, tokenizer: TokenizerRecord, splits: dict[str, SplitRe
 
 def load_index(directory: str | Path) -> DatasetIndex:
     """Read dataset.json; DataError when it is missing, damaged or of another version."""
-    path = Path(directory) / FILE_NAME
+    path = f"{str(directory).rstrip('/')}/{FILE_NAME}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(directory, FILE_NAME))
     except FileNotFoundError:
         raise DataError(_missing(Path(directory))) from None
+    except DataError:  # of a remote dataset: says all there is to say
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
     version = content.get("schema_version") if isinstance(content, dict) else None

@@ -5,12 +5,15 @@ import glob
 import gzip
 import lzma
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from data_pipeline.errors import DataError
+from data_pipeline.remote import glob_remote, is_remote, open_remote, remote_size
 
 BLOCK_BYTES = 1 << 20
 _ZSTD_FEED_BYTES = 1 << 14  # small, so that a highly compressed block cannot fill the memory
@@ -29,17 +32,18 @@ class SourceFile:
     path: str
     name: str
 
-    @property
+    @cached_property
     def stored_bytes(self) -> int:
-        """Size as stored, before decompression."""
-        return os.stat(self.path).st_size
+        """Size as stored, before decompression; 0 where it cannot be known."""
+        return remote_size(self.path) if is_remote(self.path) else os.stat(self.path).st_size
 
     @property
     def modified_seconds(self) -> float:
-        return os.stat(self.path).st_mtime
+        """When a local file was last written to."""
+        return 0.0 if is_remote(self.path) else os.stat(self.path).st_mtime
 
     def open_stored(self) -> BinaryIO:
-        return open(self.path, "rb")
+        return open_remote(self.path) if is_remote(self.path) else open(self.path, "rb")
 
 
 def find_files(inputs: Sequence[str]) -> list[SourceFile]:
@@ -65,10 +69,12 @@ def find_files(inputs: Sequence[str]) -> list[SourceFile]:
 
 
 def _readable(file: SourceFile) -> bool:
-    return os.access(file.path, os.R_OK)
+    return is_remote(file.path) or os.access(file.path, os.R_OK)
 
 
 def _expand(given: str) -> list[SourceFile]:
+    if is_remote(given):
+        return _remote_files(given)
     path = Path(given)
     if path.is_dir():
         return _folder_files(path)
@@ -81,6 +87,15 @@ def _expand(given: str) -> list[SourceFile]:
     if not files:
         raise DataError(f"{given}: the pattern matches no file")
     return files
+
+
+def _remote_files(address: str) -> list[SourceFile]:
+    if address.startswith("pipe:") or not glob.has_magic(address):
+        return [SourceFile(address, address.rsplit("/", 1)[-1] if "://" in address else address)]
+    matches = glob_remote(address)
+    if not matches:
+        raise DataError(f"{address}: the pattern matches no file")
+    return [SourceFile(match, match.rsplit("/", 1)[-1]) for match in matches]
 
 
 def _glob_files(match: Path) -> list[SourceFile]:
@@ -106,7 +121,9 @@ def text_blocks(file: SourceFile) -> Iterator[bytes]:
             for block in _exact_blocks(_decompressed(stored)):
                 yield block
                 position += len(block)
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+    except DataError:  # of a remote file: says all there is to say
+        raise
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{file.path}: cannot be read after byte {position} of its text: {reason}") from None
 

@@ -48,6 +48,10 @@ class ClusterProfile(Strict):
     setup: tuple[str, ...] = Field(default=(), description="shell lines run once on the first node before training")
     sbatch_lines: tuple[str, ...] = Field(default=(), description="further options, e.g. --mail-type=FAIL")
     signal_margin_seconds: PositiveInt = Field(default=180, description="warning before the time limit; > time to save")
+    max_starts: PositiveInt = Field(default=100, description="of one submission, whatever ended them")
+    max_starts_without_progress: PositiveInt = Field(
+        default=5, description="in a row from the same checkpoint, before a run that cannot get on is given up"
+    )
     requeue: bool = Field(default=True, description="let Slurm start the job again after a stop, preemption, lost node")
 
     @field_validator("time_limit")

@@ -115,5 +115,5 @@ def _add_resume(run_dir: RunDir, command_line: Sequence[str]) -> list[str]:
         first = {**now, "resumes": []}
     resume = provenance.changed_since(first, now)
     write_whole(run_dir.provenance, json.dumps({**first, "resumes": [*first["resumes"], resume]}, indent=2) + "\n")
-    before, after = ((record.get("git") or {}).get("sha") for record in (first, resume))
-    return [f"{run_dir.path}: was started with code {before}, goes on with {after}"] if after and before else []
+    line = provenance.code_change(first, now)
+    return [f"{run_dir.path}: {line}"] if line else []

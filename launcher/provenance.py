@@ -36,6 +36,20 @@ def changed_since(first: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in now.items() if key in always or value != first.get(key)}
 
 
+def code_change(first: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """One line when a run goes on with other code than it was started with."""
+    before, after = first.get("git") or {}, now.get("git") or {}
+    if before.get("sha") != after.get("sha"):
+        return f"was started with code {_short(before)}, goes on with {_short(after)}"
+    if before.get("diff") != after.get("diff"):
+        return f"goes on with other uncommitted changes to code {_short(after)} than it was started with"
+    return None
+
+
+def _short(git: dict[str, Any]) -> str:
+    return str(git.get("sha") or "without a commit")[:12]
+
+
 def git_state(root: Path) -> dict[str, Any] | None:
     """Commit, uncommitted changes and untracked files of the checkout at `root`; None when there is none."""
     top = _git(root, "rev-parse", "--show-toplevel")

@@ -17,10 +17,10 @@ NOT_IN_A_HEADER = re.compile(r"[\n\r\\]")
 def render(job: JobSpec, *, train_script: Path = TRAIN_SCRIPT) -> str:
     """The whole script, which may be submitted again by plain `sbatch`."""
     log = job.run_dir.logs / "job-%j.log"
-    blocks = [
+    blocks = [  # no `set -u`: `module` and conda's scripts read unset variables
         ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in _options(job, log))],
-        ["set -euo pipefail", *_log_redirection(log), f"cd {shlex.quote(str(job.working_dir))}"],
-        [f"export {name}={shlex.quote(value)}" for name, value in sorted(job.site.environment.items())],
+        ["set -eo pipefail", *_log_redirection(log), f"cd {shlex.quote(str(job.working_dir))}"],
+        [f"export {name}={shlex.quote(value)}" for name, value in sorted(_environment(job).items())],
         _software(job.site),
         list(job.site.setup),
         [_exec_line(job, train_script)],
@@ -66,6 +66,16 @@ def _without_patterns(log: Path) -> str:
 def _log_redirection(log: Path) -> Iterator[str]:
     if NOT_IN_A_HEADER.search(str(log)):
         yield f'exec >>{shlex.quote(str(log.parent))}/job-"$SLURM_JOB_ID".log 2>&1'
+
+
+def _environment(job: JobSpec) -> dict[str, str]:
+    """What the site wants, and what train.sh must know to count the run's starts."""
+    return {
+        **job.site.environment,
+        "HIERLM_RUN_DIR": str(job.run_dir.path),
+        "HIERLM_MAX_STARTS": str(job.site.max_starts),
+        "HIERLM_MAX_STARTS_WITHOUT_PROGRESS": str(job.site.max_starts_without_progress),
+    }
 
 
 def _software(site: ClusterProfile) -> list[str]:

@@ -8,6 +8,7 @@ from hierlm.models.config import ModelConfig
 from hierlm.run_dir import RunDir
 from launcher.cluster import ClusterProfile
 from launcher.job import JobSpec, cluster_job
+from launcher.job_history import record_submit
 from launcher.preflight import refuse_what_cannot_run
 from launcher.prepare_run import prepare_run, run_dir_of, write_whole
 from launcher.sbatch import render
@@ -42,5 +43,6 @@ def submit_run(
         return Submission(run_dir, job_id=None, messages=prepared.messages)
     write_whole(run_dir.job_script, script)
     job_id = submit(run_dir.job_script, run_command=run_command)
+    record_submit(run_dir, job_id=job_id)
     line = f"job {job_id} submitted for {run_dir.path}; its script: {run_dir.job_script}"
     return Submission(run_dir, job_id=job_id, messages=(*prepared.messages, line))

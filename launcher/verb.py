@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from data_pipeline.errors import DataError
 from hierlm.errors import UserError
@@ -53,7 +53,8 @@ def json_on_stdout(enabled: bool) -> Iterator[JsonPrinter]:
     stdout = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield lambda document: _write_json(document, descriptor=stdout)
+        with redirect_stdout(sys.stderr):  # where sys.stdout is not file descriptor 1
+            yield lambda document: _write_json(document, descriptor=stdout)
     finally:
         sys.stdout.flush()
         os.dup2(stdout, 1)

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Run one training process per Slurm task and carry stop requests to all of them.
+# Run one training process per Slurm task, carry stop requests to all of them, and start again what can go on.
 #
 #   train.sh [SRUN OPTIONS] -- COMMAND [ARGUMENTS]
 #
-# Exit code of the job: that of the processes. 85 = stopped early with a checkpoint: the job is put back into the
-# queue first, unless it is being cancelled or ended by Slurm itself.
+# Exit code of the job: that of the processes. 85 = stopped early with a checkpoint. After a stop, a time limit or a
+# failure the job is put back into the queue while the budget of starts lasts (budget.sh); not after wrong input (2),
+# not when a person has cancelled it, and not when Slurm puts it back itself (preemption, lost node).
 set -uo pipefail
 
-readonly STOPPED=85
+readonly STOPPED=85 WRONG_INPUT=2
 readonly SECONDS_FOR_THE_OTHERS=60 # after the first process has ended
 
 srun_options=()
@@ -24,34 +25,82 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     echo "train.sh: runs inside a Slurm job only; on this machine: hierlm train CONFIG" >&2
     exit 2
 fi
+# shellcheck source-path=SCRIPTDIR source=budget.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/budget.sh"
 
 # Rendezvous: the first node of the allocation, a port below the ephemeral range that two jobs on one node do not share
 if ! hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST"); then
     echo "train.sh: scontrol cannot read the node list '$SLURM_JOB_NODELIST'" >&2
     exit 1
 fi
-export MASTER_ADDR=${hosts%%$'\n'*}
+MASTER_ADDR=${hosts%%$'\n'*}
+if ! getent hosts "$MASTER_ADDR" >/dev/null; then # Slurm knows the address of a node whose name nobody else knows
+    address=$(scontrol --oneliner show node "$MASTER_ADDR" | grep -o 'NodeAddr=[^ ]*') && MASTER_ADDR=${address#*=}
+fi
+export MASTER_ADDR
 export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export PYTHONUNBUFFERED=1
 export SLURM_EXPORT_ENV=ALL # under `sbatch --export=NONE` the tasks would have no PATH
 
+who_ends_the_job() { # prints slurm (puts it back itself), limit, person, or nobody
+    local state
+    state=" $(scontrol --oneliner show job "$SLURM_JOB_ID") "
+    if [[ $state =~ \ Restarts=([0-9]+)\  ]] && ((BASH_REMATCH[1] > ${SLURM_RESTART_COUNT:-0})); then
+        echo slurm
+    elif [[ $state == *" Reason=TimeLimit "* ]]; then
+        echo limit
+    elif [[ $state == *" JobState=CANCELLED "* || $state == *" JobState=COMPLETING "* ]]; then
+        echo person
+    else
+        echo nobody
+    fi
+}
+
+put_back() { # EXIT_CODE REASON: into the queue, or give up
+    local used_up
+    used_up=$(why_no_more_starts)
+    if [[ -n $used_up ]]; then
+        give_up "$1" "$used_up; last: $2"
+        return
+    fi
+    echo "job $job_name: $2, back into the queue"
+    record end "\"exit_code\": $1, \"then\": \"requeue\", \"reason\": \"$2\"" # first: what follows may end this script
+    if ! scontrol requeue "$SLURM_JOB_ID"; then
+        record end "\"exit_code\": $1, \"then\": \"stop\", \"reason\": \"$2; the job cannot be requeued\""
+        echo "job $job_name cannot be requeued: submit it again to go on" >&2
+    fi
+}
+
 # srun runs in the background: bash runs a trap at once only while it is in `wait`
 srun_pid=
 interrupted=
-stop_requested=
-ended_by_slurm=
-trap 'interrupted=yes stop_requested=yes; [[ -z $srun_pid ]] || kill -s USR1 "$srun_pid" 2>/dev/null' USR1
-trap 'interrupted=yes ended_by_slurm=yes' TERM # cancel, preemption, time limit: the tasks have been sent it too
+warned=
+ended_by=
+# shellcheck disable=SC2329 # called by the trap
+on_warning() {
+    interrupted=yes warned=yes
+    [[ -z $srun_pid ]] || kill -s USR1 "$srun_pid" 2>/dev/null
+}
+# shellcheck disable=SC2329
+on_end() { # the processes have been sent SIGTERM too; KillWait (30 s, unless the site says otherwise) is left to save
+    interrupted=yes
+    [[ -z $ended_by ]] || return
+    ended_by=$(who_ends_the_job)
+    [[ $ended_by != limit ]] || put_back "$STOPPED" "the time limit was reached" # now: later this script may be gone
+}
+trap 'on_warning' USR1
+trap 'on_end' TERM
 
-echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)): ${SLURM_NTASKS:-1} processes on $SLURM_JOB_NODELIST"
+begin_start
+echo "job $job_name, start $((${SLURM_RESTART_COUNT:-0} + 1)): ${SLURM_NTASKS:-1} processes on $SLURM_JOB_NODELIST"
 
 # The first process that ends by itself must not take the others' checkpoint away: no --kill-on-bad-exit.
 # sbatch's --cpus-per-task is not inherited by srun since Slurm 22.05
 srun --kill-on-bad-exit=0 --wait="$SECONDS_FOR_THE_OTHERS" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     ${srun_options[@]+"${srun_options[@]}"} "$@" &
 srun_pid=$!
-[[ -z $stop_requested ]] || kill -s USR1 "$srun_pid"
+[[ -z $warned ]] || kill -s USR1 "$srun_pid"
 
 status=127
 while true; do
@@ -64,11 +113,27 @@ while true; do
 done
 
 # 128 + USR1: the request came before the processes could listen, nothing is lost
-if [[ -n $stop_requested ]] && ((status == 128 + $(kill -l USR1))); then
+if [[ -n $warned ]] && ((status == 128 + $(kill -l USR1))); then
     status=$STOPPED
 fi
-if ((status == STOPPED)) && [[ -z $ended_by_slurm ]]; then
-    echo "job $SLURM_JOB_ID stopped early, back into the queue"
-    scontrol requeue "$SLURM_JOB_ID" || echo "job $SLURM_JOB_ID cannot be requeued: submit it again to go on" >&2
+if ((status == 0)); then
+    record end '"exit_code": 0, "then": "stop"'
+    exit 0
 fi
+case ${ended_by:-$(who_ends_the_job)} in
+    slurm) record end "\"exit_code\": $status, \"then\": \"requeue\", \"reason\": \"preempted, or a node was lost\"" ;;
+    limit) [[ -n $ended_by ]] || put_back "$status" "the time limit was reached" ;;
+    person) record end "\"exit_code\": $status, \"then\": \"stop\", \"reason\": \"cancelled\"" ;;
+    nobody)
+        if [[ -n $ended_by ]]; then
+            record end "\"exit_code\": $status, \"then\": \"stop\", \"reason\": \"the job script was sent SIGTERM\""
+        elif ((status == WRONG_INPUT)); then
+            record end "\"exit_code\": $status, \"then\": \"stop\", \"reason\": \"the input is wrong\""
+        elif ((status == STOPPED)); then
+            put_back "$status" "stopped early"
+        else
+            put_back "$status" "failed with exit code $status"
+        fi
+        ;;
+esac
 exit "$status"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The demo: a real dataset from text every machine has, two models, one comparison. Run again, it re-uses what is there.
 set -euo pipefail
-bin=${BIN:-.venv/bin}
+bin=${BIN:-.venv/bin}  # overrides of both models may follow, e.g. phases.0.duration.steps=20
 
 "$bin/hierlm" data stdlib --output data/demo
 for model in transformer hourglass; do
-  "$bin/hierlm" train "configs/demo/$model.yaml"
+  "$bin/hierlm" train "configs/demo/$model.yaml" "$@"
   "$bin/hierlm" eval "runs/demo-$model" --split test
 done
 "$bin/hierlm" compare demo --html runs/demo-report.html

@@ -26,15 +26,19 @@ class CanonicalState:
         """What Adam's bias correction has counted: optimizer updates since its state was last reset."""
         return max(part.pieces[name].step for name, parts in self._by_name.items() for part in parts)
 
+    def rule(self, name: str) -> str:
+        """How the layout cuts this parameter: column | row | vocabulary | replicate."""
+        return slice_rule(self._by_name[name][0].info, name)
+
     def tensor(self, name: str, state: str) -> Tensor:
         """One of `STATES` of a parameter, fp32 and contiguous; moments that were never written are zeros."""
         holders = self._by_name[name]
         stage = holders[0].pp_rank  # a weight tied across stages is the same in each
-        slices = [part for part in holders if part.pp_rank == stage]
-        parts = [part.pieces[name].tensor(state) for part in slices]
-        known = [torch.zeros(p.pieces[name].shape) if t is None else t for p, t in zip(slices, parts, strict=True)]
-        info = slices[0].info
-        return merge_slices(known, rule=slice_rule(info, name), vocab_size=info.get(VOCAB_SIZE)).contiguous()
+        pieces = [part.pieces[name] for part in holders if part.pp_rank == stage]
+        read = [piece.tensor(state) for piece in pieces]
+        known = [torch.zeros(p.shape) if tensor is None else tensor for p, tensor in zip(pieces, read, strict=True)]
+        vocab_size = holders[0].info.get(VOCAB_SIZE)
+        return merge_slices(known, rule=self.rule(name), vocab_size=vocab_size).contiguous()
 
 
 def read_canonical(engine_dir: Path) -> CanonicalState:

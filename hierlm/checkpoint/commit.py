@@ -45,16 +45,16 @@ def save_checkpoint(checkpoints: Path, *, facts: Facts, write: Write, team: Team
     try:
         team.first_only(lambda: begin(checkpoints, facts.step))
         files = _write_and_hash(partial, write=write, team=team)
-        sizes = [record.size_bytes for record in files.values()]
-        manifest = make_manifest(facts, files=files, save_seconds=perf_counter() - started)
-        team.first_only(lambda: _publish(checkpoints, manifest, keep=keep))
+        took = perf_counter() - started
+        team.first_only(lambda: _publish(checkpoints, make_manifest(facts, files=files, save_seconds=took), keep=keep))
     except TeamError as failure:
         if team.is_first:
             shutil.rmtree(partial, ignore_errors=True)
         raise SaveError(
             f"the checkpoint of step {facts.step} was not saved ({failure}); earlier checkpoints are untouched"
         ) from None
-    return Saved(step_dir(checkpoints, facts.step), sum(sizes), perf_counter() - started)
+    size_bytes = sum(record.size_bytes for record in files.values())
+    return Saved(step_dir(checkpoints, facts.step), size_bytes, perf_counter() - started)
 
 
 def begin(checkpoints: Path, step: int) -> Path:

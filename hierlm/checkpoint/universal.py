@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hierlm.checkpoint.canonical import CanonicalState, read_canonical, slice_rule
+from hierlm.checkpoint.canonical import CanonicalState, read_canonical
 from hierlm.checkpoint.engine_files import STATES
 from hierlm.checkpoint.files import FileRecord, FileWriter, damage, sync, sync_tree, write_synced
 from hierlm.checkpoint.find import CheckpointRef
@@ -65,7 +65,7 @@ def write_universal(
 
 
 def _write_parameter(files: FileWriter, folder: Path, state: CanonicalState, name: str) -> None:
-    rule = slice_rule(state.first.info, name)
+    rule = state.rule(name)
     how: dict[str, Any] = {"cat_dim": -1 if rule == "row" else 0}
     if rule == "vocabulary":
         how["vocab_tensor"] = True

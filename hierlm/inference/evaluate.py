@@ -10,7 +10,8 @@ from torch import Tensor
 
 from data_pipeline.loader import open_split
 from hierlm.inference.load_run import LoadedRun, load_run
-from hierlm.train.evaluation import Evaluation, Share
+from hierlm.models.assembly import State, is_recurrent
+from hierlm.train.evaluation import Evaluation
 
 ROWS_PER_PASS = 8
 
@@ -24,9 +25,9 @@ def evaluate_run(
     for source in loaded.config.data.weighted_sources:
         evaluation = Evaluation(
             open_split(source.path, split),
-            score=lambda tokens, targets: token_nats(loaded, tokens, targets),
+            score=Scorer(loaded),
             rows_per_pass=ROWS_PER_PASS,
-            share=Share(),
+            is_recurrent=is_recurrent(loaded.config.model),
             progress=progress,
         )
         sums = evaluation.run(sequence_length=loaded.phase.sequence_length, max_rows=None)
@@ -35,11 +36,16 @@ def evaluate_run(
     return records
 
 
-@torch.no_grad()
-def token_nats(loaded: LoadedRun, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Nats of every token, fp32 [n, T], 0 where the target is negative."""
-    logits, _ = loaded.model(tokens.to(loaded.device))
-    flat = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.to(loaded.device).flatten(), reduction="none", ignore_index=-100
-    )
-    return flat.view_as(targets)
+class Scorer:
+    """The nats of every token; keeps the memory between calls that continue one another."""
+
+    def __init__(self, loaded: LoadedRun) -> None:
+        self._model, self._device = loaded.model, loaded.device
+        self._state: State | None = None
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
+        logits, self._state = self._model(tokens.to(self._device), self._state if continues else None)
+        wanted = targets.to(self._device)
+        flat = F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=-100)
+        return flat.view_as(targets)

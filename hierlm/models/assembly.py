@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -50,6 +51,17 @@ def shared_weights(config: ModelConfig) -> list[SharedWeights]:
     """Which layers read another layer's parameter (tied embeddings)."""
     declare = getattr(models.architecture(config.arch), "shared_weights", None)
     return [] if declare is None else list(declare(config))
+
+
+def is_recurrent(config: ModelConfig) -> bool:
+    """Whether any layer carries memory from one segment to the next: its rows must then be contiguous lanes."""
+    device = torch.device("meta")
+    for index, spec in enumerate(layer_specs(config)):
+        with device:
+            layer = build_layer(spec, seed=0, index=index)
+        if layer.initial_memory(1, device=device, dtype=torch.float32) is not None:
+            return True
+    return False
 
 
 def share_weights(layers: nn.ModuleList, shares: list[SharedWeights]) -> None:

@@ -52,18 +52,14 @@ class MultiScaleConfig(BlockConfig):
         default=(1, 4, 16), min_length=1, description="tokens a position, finest first; each divides the next"
     )
     downsampling: Literal["average", "convolution", "linear"] = "average"
-    kernel_groups: PositiveInt = Field(
-        default=2, description="groups a strided convolution looks back over; 1 = linear"
-    )
+    kernel_groups: PositiveInt = Field(default=2, description="groups a strided convolution reads; 1 = linear")
     tie_embeddings: bool = Field(default=False, description="the output projection reads the embedding's weights")
 
     @field_validator("scales")
     @classmethod
     def scales_are_nested(cls, scales: tuple[int, ...]) -> tuple[int, ...]:
         if scales[0] != 1 or any(coarse <= fine or coarse % fine for fine, coarse in pairwise(scales)):
-            raise ValueError(
-                f"{list(scales)} must start at 1 and each scale must be a larger multiple of the one before"
-            )
+            raise ValueError(f"{list(scales)} must be 1, then each a larger multiple of the one before")
         return scales
 
     @property

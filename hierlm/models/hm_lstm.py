@@ -5,8 +5,9 @@ Ours = the paper's: boundary = z, cell = c, output = h, slope = a, from_below = 
 
 Departures:
 - LayerNorm (layer_norm) acts on the sum of the three parts of the gates, before the bias: the paper does not say where.
-- all first weights N(0, 0.02): the paper does not say.
-- on COPY the boundary is 0, as the equations have it; several published ports evaluate the detector there too.
+- first weights of the levels uniform within 1/sqrt(fan-in), of the embedding N(0, 1): the paper does not say.
+- a boundary needs one below it. On COPY that is the paper's (several ports evaluate the detector there all the same);
+  after a FLUSH that reads nothing from below the paper is silent, and a second boundary would close an empty segment.
 """
 
 from functools import partial
@@ -48,7 +49,14 @@ def layers(config: Config) -> "list[LayerSpec]":
 
     levels = {"hidden_dim": config.hidden_dim, "num_levels": config.num_levels}
     return [
-        partial(Embed, vocab_size=config.vocab_size, hidden_dim=config.embedding_dim, dropout=0.0, sinusoidal=False),
+        partial(
+            Embed,
+            vocab_size=config.vocab_size,
+            hidden_dim=config.embedding_dim,
+            dropout=0.0,
+            sinusoidal=False,
+            std=1.0,
+        ),
         partial(
             MultiscaleLSTM,
             **levels,

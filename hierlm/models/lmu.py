@@ -107,7 +107,7 @@ def shared_weights(config: Config) -> "list[SharedWeights]":
 
 
 def num_parameters(config: Config) -> int:
-    """Closed form: 3(qq' + q') + q' for the memory, 2DF + F + D per feed-forward, 4(D^2 + D) per attention, 2D per norm."""
+    """Closed form: 3(qq' + q') + q' for the memory, 2DF + F + D a feed-forward, 4(D^2 + D) an attention, 2D a norm."""
     d, f, q, reduced = config.hidden_dim, config.ffn_dim, config.memory_order, config.reduced_order
     feed_forward = 2 * d * f + f + d
     first = 4 * (d * d + d) if config.global_attention else feed_forward

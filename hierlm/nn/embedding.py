@@ -4,19 +4,21 @@ from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.dropout import take_dropout
-from hierlm.nn.initialisation import initialise
+from hierlm.nn.initialisation import INIT_STD, initialise
 from hierlm.nn.positions import sinusoids, token_positions
 
 
 class Embed(Layer):
     """tokens int64 [B, T] -> [B, T, D]; with `sinusoidal`, sqrt(D) * embedding + wave (1706.03762, section 3.4-3.5)."""
 
-    def __init__(self, *, vocab_size: int, hidden_dim: int, dropout: float, sinusoidal: bool) -> None:
+    def __init__(
+        self, *, vocab_size: int, hidden_dim: int, dropout: float, sinusoidal: bool, std: float = INIT_STD
+    ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, hidden_dim)
         self.dropout = nn.Dropout(dropout)
         self.sinusoidal = sinusoidal
-        initialise(self)
+        initialise(self, std=std)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         return stream.with_hidden(self._embedded(stream.hidden, first=0)), memory

@@ -9,11 +9,11 @@ INIT_STD = 0.02
 RESIDUAL_OUTPUTS = frozenset({"output", "contract"})
 
 
-def initialise(layer: nn.Module, *, residual_scale: float = 1.0) -> None:
+def initialise(layer: nn.Module, *, residual_scale: float = 1.0, std: float = INIT_STD) -> None:
     """Draw every Linear and Embedding below `layer` from the current generator; biases become 0."""
     for path, module in layer.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             is_residual = path.rpartition(".")[2] in RESIDUAL_OUTPUTS
-            nn.init.normal_(module.weight, std=INIT_STD * (residual_scale if is_residual else 1.0))
+            nn.init.normal_(module.weight, std=std * (residual_scale if is_residual else 1.0))
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -39,13 +39,12 @@ class ImplicitAttention(nn.Module):
         self, x: Tensor, state: Tensor | None = None, *, needs_state: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """x [B, T, D] after `state` [B, q, D] (None = zeros) -> (y [B, T, D], the state after it if needed)."""
-        with torch.autocast(x.device.type, enabled=False):
-            inputs, readout = _at_least_float32(x), _at_least_float32(self.reduce)
-            if state is not None and x.shape[1] == 1:
-                state = self.memory.step(inputs[:, 0], state)
-                read = (readout @ state)[:, None]
-            else:
-                read, state = self.memory.advance(inputs, readout, state=state, needs_state=needs_state)
+        inputs, readout = _at_least_float32(x), _at_least_float32(self.reduce)
+        if state is not None and x.shape[1] == 1:
+            state = self.memory.step(inputs[:, 0], state)
+            read: Tensor = (readout @ state)[:, None]
+        else:
+            read, state = self.memory.advance(inputs, readout, state=state, needs_state=needs_state)
         return self.attend(read.to(x.dtype)), state
 
     def attend(self, read: Tensor) -> Tensor:

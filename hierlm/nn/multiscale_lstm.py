@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
-from hierlm.nn.initialisation import initialise
 from hierlm.nn.normalisation import layer_norm
 
 
 class StepFunction(torch.autograd.Function):
-    """1 where the hard sigmoid max(0, min(1, (a s + 1) / 2)) exceeds one half; its slope is the gradient (section 3.2)."""
+    """1 where the hard sigmoid max(0, min(1, (a s + 1) / 2)) exceeds one half; its derivative is the gradient."""
 
     @staticmethod
     def forward(context, s: Tensor, slope: float) -> Tensor:  # type: ignore[no-untyped-def]
@@ -64,14 +63,14 @@ class LevelCell(nn.Module):
         update, copy = (1 - flush) * below_boundary, (1 - flush) * (1 - below_boundary)
         cell = flush * written + copy * before.cell + update * updated
         output = copy * before.output + (1 - copy) * torch.sigmoid(exit_) * torch.tanh(cell)
-        return LevelState(cell, output, self._boundary(s, copy, slope=slope))
+        return LevelState(cell, output, self._boundary(s, below_boundary, slope=slope))
 
-    def _boundary(self, s: Tensor, copy: Tensor, *, slope: float) -> Tensor:
-        """On COPY the detector is not asked: nothing above can close where nothing below did."""
+    def _boundary(self, s: Tensor, below_boundary: Tensor, *, slope: float) -> Tensor:
+        """Nothing above closes where nothing below did: on COPY, and on a FLUSH that reads nothing from below."""
         if self.from_above is None:
-            return torch.zeros_like(copy)
+            return torch.zeros_like(below_boundary)
         raw = s[:, self.num_gates :] + self.from_below.bias[self.num_gates :]
-        return StepFunction.apply(raw, slope) * (1 - copy.detach())
+        return StepFunction.apply(raw, slope) * below_boundary.detach()
 
 
 class MultiscaleLSTM(Layer):
@@ -89,7 +88,6 @@ class MultiscaleLSTM(Layer):
             )
             for level in range(num_levels)
         )
-        initialise(self)
 
     def initial_memory(self, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Memory:
         """(cells, outputs [B, L, N], boundaries [B, L, 1]) of streams that have seen nothing."""
@@ -135,7 +133,6 @@ class GatedOutput(Layer):
         super().__init__()
         self.gates = nn.Linear(num_levels * hidden_dim, num_levels, bias=False)
         self.levels = nn.ModuleList(nn.Linear(hidden_dim, output_dim, bias=False) for _ in range(num_levels))
-        initialise(self)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         outputs = stream.hidden

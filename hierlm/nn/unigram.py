@@ -29,14 +29,9 @@ class UnigramEnds:
     def _ends(self, text: bytes) -> list[int]:
         """Bytes that are no UTF-8 (a row may begin inside a character) stand for themselves, one character each."""
         decoded = text.decode("utf-8", errors="surrogateescape")
-        widths = [1 if "\udc80" <= character <= "\udcff" else len(character.encode()) for character in decoded]
         readable = "".join("?" if "\udc80" <= character <= "\udcff" else character for character in decoded)
-        marks, last_byte = [0] * len(text), []
-        position = 0
-        for width in widths:
-            position += width
-            last_byte.append(position - 1)
-        for piece in self._processor.encode(readable, out_type="immutable_proto").pieces:
-            if piece.end > piece.begin:
-                marks[last_byte[piece.end - 1]] = 1
+        marks = [0] * len(text)
+        for piece in self._processor.encode(readable, return_type="proto").pieces:
+            if piece.end > piece.begin:  # in bytes
+                marks[piece.end - 1] = 1
         return marks

@@ -1,6 +1,7 @@
 """One adapter over DeepSpeed: the training loop sees steps, evaluation sees token losses, checkpoints see two calls."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.gradient_norm import clip_gradients
 from hierlm.parallel.groups import Groups, start_groups
 from hierlm.parallel.loss_module import LossModule
+from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.process import ProcessInfo
@@ -80,15 +82,31 @@ class Engine:
         if reset:
             reset_optimizer(self._engine.basic_optimizer)
 
-    def train_step(self, tokens: Tensor, targets: Tensor, *, moment: Moment) -> StepResult:
-        """One optimizer step on this process's rows: tokens, targets int64 [rows, T]."""
+    def train_step(
+        self, tokens: Tensor, targets: Tensor, *, moment: Moment, starts: Tensor | None = None
+    ) -> StepResult:
+        """One optimizer step on this process's rows: tokens, targets int64 [rows, T].
+
+        `starts` bool [rows], for recurrent models: the row begins a new stream, its memory is forgotten.
+        """
         self._begin_step(moment)
+        if starts is not None:
+            self._passes.training_lanes.forget(starts)
         loss = self._passes.train(self._micro_batches(tokens, targets), step=moment.step)
         return StepResult(loss=loss, grad_norm=self._engine.get_global_grad_norm())
 
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Nats of every token, fp32 [rows, T], 0 where the target is negative; every rank calls it equally often."""
-        return self._passes.evaluate(tokens.to(self.process.device), targets.to(self.process.device))
+    def forget_steps(self) -> None:
+        """Empty the optimizer's moments and the training memories, as before the first step."""
+        reset_optimizer(self._engine.basic_optimizer)
+        self._passes.training_lanes.clear()
+
+    def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool = False) -> Tensor:
+        """Nats of every token, fp32 [rows, T], 0 where the target is negative; every rank calls it equally often.
+
+        With `continues` the rows go on where those of the call before ended: recurrent memory is carried.
+        """
+        device = self.process.device
+        return self._passes.evaluate(tokens.to(device), targets.to(device), continues=continues)
 
     def global_mean(self, value: Tensor) -> float:
         """The mean of a scalar over data-parallel ranks; waits for the device."""
@@ -106,12 +124,27 @@ class Engine:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor.item())
 
+    def recurrent_state(self) -> LaneState | None:
+        """The training memories of this rank's rows and layers; None where another rank holds the same."""
+        lanes = self._passes.training_lanes
+        if self.groups.tp_rank != 0 or lanes.is_empty:
+            return None
+        return lanes.state_by_global_row(first_row=self.local_rows(self._phase.global_batch_size).start)
+
+    def restore_recurrent_state(self, states: Sequence[LaneState], *, phase: PhaseConfig) -> None:
+        """Take this rank's rows and layers out of what all ranks of any layout saved during `phase`."""
+        self._phase = phase
+        rows = self.local_rows(phase.global_batch_size)
+        self._passes.training_lanes.restore(
+            states, first_row=rows.start, num_rows=len(rows), micro_batch_size=self._micro_batch_size
+        )
+
     def save(self, directory: Path, *, client_state: dict[str, Any]) -> None:
         """Write this process's part of weights and optimizer under `directory`; every rank calls it."""
         self._engine.save_checkpoint(str(directory), tag=TAG, client_state=client_state, save_latest=False)
 
     def load(self, directory: Path) -> dict[str, Any]:
-        """Read what `save` wrote on the same layout; the client state. Nothing found is an error, never a fresh start."""
+        """Read what `save` wrote on the same layout; the client state. Nothing found is an error: no fresh start."""
         if not os.path.isdir(directory / TAG):
             raise FileNotFoundError(f"{directory / TAG}: no engine state in this checkpoint")
         path, client_state = self._engine.load_checkpoint(str(directory), tag=TAG)

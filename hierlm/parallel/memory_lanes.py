@@ -49,6 +49,25 @@ class MemoryLanes:
         """Every lane starts a new stream."""
         self._lanes.clear()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to keep: no pass yet, or no layer with memory."""
+        return not any(memory for memories in self._lanes.values() for memory in memories)
+
+    def forget(self, rows: Tensor) -> None:
+        """Make the lanes of this rank's `rows`, bool [rows], start a new stream."""
+        if bool(rows.all()):
+            self.clear()  # the rows may have been dealt anew, in other micro-batches
+        if not bool(rows.any()):
+            return
+        first = 0
+        for micro_index, memories in sorted(self._lanes.items()):
+            num_rows = next(memory[0].shape[0] for memory in memories if memory)
+            mine = rows[first : first + num_rows].to(self._device)
+            fresh = self._fresh(num_rows)
+            self._lanes[micro_index] = tuple(_mixed(mine, new, old) for new, old in zip(fresh, memories, strict=True))
+            first += num_rows
+
     def deal(self, *, micro_batch_size: int) -> None:
         """Split the same rows into micro-batches of another size, in row order."""
         state = self.state_by_global_row(first_row=0)
@@ -91,6 +110,14 @@ class MemoryLanes:
 
     def _remembers(self, layer: Layer) -> bool:
         return layer.initial_memory(1, device=self._device, dtype=self._dtype) is not None
+
+
+def _mixed(is_new: Tensor, new: Memory | None, old: Memory | None) -> Memory | None:
+    """Rows of `new` where `is_new`, of `old` elsewhere."""
+    if new is None or old is None:
+        return None
+    pairs = zip(new, old, strict=True)
+    return tuple(torch.where(is_new.view(-1, *[1] * (o.dim() - 1)), n, o) for n, o in pairs)
 
 
 def _joined(pieces: Sequence[Memory]) -> Memory:

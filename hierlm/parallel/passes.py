@@ -24,8 +24,8 @@ class Passes(Protocol):
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
         """One optimizer step; the mean loss of this data-parallel rank's rows, nats per token."""
 
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Nats of every token, fp32 [rows, T], on every rank."""
+    def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
+        """Nats of every token, fp32 [rows, T], on every rank; `continues` carries the memory of the call before."""
 
 
 class WholeModelPasses:
@@ -50,12 +50,14 @@ class WholeModelPasses:
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        self._evaluation_lanes.clear()
+    def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
+        if not continues:
+            self._evaluation_lanes.clear()
         memories = self._evaluation_lanes.get(0, num_rows=tokens.shape[0])
         self._engine.eval()
         with torch.no_grad():
-            nats, _ = self._engine(tokens, targets, memories, None)
+            nats, updated = self._engine(tokens, targets, memories, None)
+        self._evaluation_lanes.put(0, updated)
         self._engine.train()
         result: Tensor = nats
         return result
@@ -79,13 +81,14 @@ class PipelinePasses:
         loss: Tensor = self._engine.dp_group_loss
         return loss
 
-    def evaluate(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
         # equal micro-batches keep all stages busy; shapes may not change within a pass
         num_stages = self._groups.degrees.pipeline
         num_parts = num_stages if tokens.shape[0] % num_stages == 0 else 1
         micro_batches = list(zip(tokens.chunk(num_parts), targets.chunk(num_parts), strict=True))
         self._expect(micro_batches)
-        self._evaluation_lanes.clear()
+        if not continues:
+            self._evaluation_lanes.clear()
         self._module.begin_pass(draws=None, lanes=self._evaluation_lanes)
         self._engine.total_loss = None  # it would add token losses to the mean left by the step before
         parts = self._engine.eval_batch(

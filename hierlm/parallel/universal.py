@@ -41,16 +41,22 @@ PATTERNS_OF = {
 
 
 def universal_info(
-    module: nn.Module, optimizer: torch.optim.Optimizer, *, plan: TensorPlan, vocab_size: int
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    plan: TensorPlan,
+    vocab_size: int,
+    pipeline: dist.ProcessGroup,
 ) -> dict[str, Any]:
-    """What goes into a checkpoint's client state under `INFO`.
+    """What goes into a checkpoint's client state under `INFO`. Every rank calls it.
 
     Call it before DeepSpeed takes the optimizer: ZeRO replaces the parameters in its groups. Patterns match exactly one
-    live name each, because DeepSpeed refuses a pattern that matches nothing.
+    live name each, because DeepSpeed refuses a pattern that matches nothing; they are those of all stages, because its
+    converter reads them from the first stage's file alone.
     """
     name_of = {id(parameter): name for name, parameter in module.named_parameters()}
     names = [[name_of[id(p)] for p in group["params"]] for group in optimizer.param_groups]
-    rules = {name: _slice_rule(module, name, plan) for group in names for name in group}
+    rules = _of_all_stages({name: _slice_rule(module, name, plan) for group in names for name in group}, pipeline)
     return {
         UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE,
         ORIGINAL_VOCAB_SIZE: vocab_size,
@@ -58,6 +64,12 @@ def universal_info(
         "optimizer_parameter_names": names,
         "parameter_slices": rules,
     }
+
+
+def _of_all_stages(rules: dict[str, str], pipeline: dist.ProcessGroup) -> dict[str, str]:
+    stages: list[Any] = [None] * dist.get_world_size(pipeline)
+    dist.all_gather_object(stages, rules, group=pipeline)
+    return {name: rule for stage in stages for name, rule in stage.items()}
 
 
 def _slice_rule(module: nn.Module, name: str, plan: TensorPlan) -> str:

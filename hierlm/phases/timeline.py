@@ -18,8 +18,8 @@ class Moment:
     step_in_phase: int
     learning_rate: float
     tokens_seen: int  # before this update, over all ranks
-    first_sample: int  # rows consumed since the sequence length last changed: the data position of row 0 of this update
-    data_pass: int  # how often the sequence length has changed: keys the order of the rows
+    first_sample: int  # rows consumed in this data pass: the data position of row 0 of this update
+    data_pass: int  # how often the rows have been dealt anew: keys their order
 
     @property
     def starts_phase(self) -> bool:
@@ -27,12 +27,17 @@ class Moment:
 
 
 class Timeline:
-    """Phases laid end to end; nothing is advanced, so resuming needs no state."""
+    """Phases laid end to end; nothing is advanced, so resuming needs no state.
 
-    def __init__(self, phases: Sequence[PhaseConfig]) -> None:
+    Rows are dealt anew when their length changes, and with contiguous lanes (a model with recurrent memory) also when
+    the number of lanes does, which is the global batch size.
+    """
+
+    def __init__(self, phases: Sequence[PhaseConfig], *, contiguous_lanes: bool = False) -> None:
         if not phases:
             raise ValueError("a timeline needs at least one phase")
         self.phases = tuple(phases)
+        self.contiguous_lanes = contiguous_lanes
         lengths = [phase.num_steps for phase in self.phases]
         self._starts = [0, *accumulate(lengths)]
         self._tokens = [0, *accumulate(n * p.tokens_per_step for n, p in zip(lengths, self.phases, strict=True))]
@@ -78,14 +83,18 @@ class Timeline:
         return max(i for i, start in enumerate(self._starts[:-1]) if start <= step and self.phases[i].num_steps > 0)
 
     def _data_position(self, index: int, inside: int) -> tuple[int, int]:
-        """(data_pass, first_sample): rows are counted afresh whenever their length changes."""
+        """(data_pass, first_sample): rows are counted afresh in every pass."""
         data_pass, samples = 0, 0
         for before, phase in enumerate(self.phases[: index + 1]):
-            if before and phase.sequence_length != self.phases[before - 1].sequence_length:
+            if before and self._row_shape(phase) != self._row_shape(self.phases[before - 1]):
                 data_pass, samples = data_pass + 1, 0
             steps = inside if before == index else phase.num_steps
             samples += steps * phase.global_batch_size
         return data_pass, samples
+
+    def _row_shape(self, phase: PhaseConfig) -> tuple[int, ...]:
+        lanes = (phase.global_batch_size,) if self.contiguous_lanes else ()
+        return (phase.sequence_length, *lanes)
 
     def _learning_rate(self, index: int, step: int) -> float:
         first = max(i for i in range(index + 1) if i == 0 or self.phases[i].restarts_learning_rate)

@@ -88,7 +88,7 @@ def _curves(comparison: Comparison) -> Panel:
     """One curve per row: of several seeds the first stands for the others."""
     runs = [(row.label, row.runs[0]) for row in comparison.rows]
     title = BY_KEY[comparison.quality].title
-    return Panel(title, curves(runs, field=comparison.quality, title=title), tall=True)
+    return Panel(title, curves(runs, field=comparison.quality, title=title), size="tall")
 
 
 def _differences(comparison: Comparison) -> str:

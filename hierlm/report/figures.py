@@ -1,10 +1,12 @@
 """Plots as plain data for Plotly: what is drawn, not how a page holds it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hierlm.report.columns import BY_KEY
 from hierlm.report.compare import Comparison, Row, pareto_front
+from hierlm.report.labels import label_sides
 from hierlm.report.run_record import RunRecord
 from hierlm.report.series import AXES, Curve, evaluation_curve, phase_starts, smoothed, training_curve
 
@@ -13,7 +15,7 @@ Figure = dict[str, Any]
 COLORS = ("#3b6fd4", "#e4572e", "#2a9d5c", "#8a4fd0", "#d99a00", "#159aa8", "#a05a3c", "#d6558f", "#6b7684", "#7aa51e")
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "x")
-INK, FAINT, GRID = "#1c2430", "#8b95a3", "#e6e9ee"
+INK, SOFT, FAINT, GRID = "#1c2430", "#5d6876", "#8b95a3", "#e6e9ee"
 
 COSTS = {
     "peak_device_memory_bytes": "peak memory",
@@ -21,8 +23,10 @@ COSTS = {
     "wall_seconds": "wall time",
     "tokens_seen": "training tokens",
 }
+_MOST_NAMES = 14  # written beside the points of a plot
 _SMALLEST_SPAN_FOR_LOG = 8.0  # largest over smallest cost
-_SMOOTHING = 0.9
+_SMOOTHED_SHARE = 0.02  # of the points of a curve make one smoothed point
+_EARLY_SHARE = 0.08  # of a training curve may be off the top of the plot: the fall from the first loss says little
 
 
 def color(index: int) -> str:
@@ -40,6 +44,7 @@ def layout(*, x: str, y: str, **more: Any) -> dict[str, Any]:
         "font": {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13, "color": INK},
         "margin": {"l": 64, "r": 20, "t": 24, "b": 52},
         "hoverlabel": {"bgcolor": "white", "bordercolor": "#c5ccd6", "font": {"color": INK}, "align": "left"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#b3bac5", "activecolor": INK},
         "showlegend": False,
     }
     return {**base, **more}
@@ -51,42 +56,59 @@ def trade_off(comparison: Comparison, *, cost: str) -> Figure | None:
     known = [row for row in comparison.rows if row.values[cost] is not None and row.values[quality] is not None]
     if not known:
         return None
-    scale, unit = _unit(cost, max(_number(row, cost) for row in known))
-    front = pareto_front(comparison.rows, cost=cost, quality=quality)
-    models = list(dict.fromkeys(str(row.values["model"]) for row in comparison.rows))
-    traces = [_front_trace(front, cost=cost, quality=quality, scale=scale)]
-    for row in known:
-        index = comparison.rows.index(row)
-        symbol = SYMBOLS[models.index(str(row.values["model"])) % len(SYMBOLS)]
-        on_front = row in front
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers+text" if len(known) <= 12 else "markers",
-                "x": [_number(row, cost) / scale],
-                "y": [_number(row, quality)],
-                "error_x": _error(row, cost, scale=scale),
-                "error_y": _error(row, quality, scale=1.0),
-                "text": [row.label],
-                "textposition": "top center",
-                "textfont": {"size": 12, "color": INK if on_front else FAINT},
-                "marker": {
-                    "size": 13,
-                    "color": color(index),
-                    "symbol": symbol,
-                    "line": {"color": INK if on_front else "white", "width": 1.4},
-                },
-                "hovertemplate": _hover(row, quality),
-                "name": row.label,
-            }
-        )
     costs = [_number(row, cost) for row in known]
+    scale, unit = _unit(cost, max(costs))
+    is_log = min(costs) > 0 and max(costs) / min(costs) > _SMALLEST_SPAN_FOR_LOG
+    x_range = _with_margins([math.log10(value / scale) if is_log else value / scale for value in costs], share=0.2)
+    y_range = _with_margins([_number(row, quality) for row in known], share=0.15)
     figure_layout = layout(x=COSTS[cost] + unit, y=BY_KEY[quality].title)
-    if min(costs) > 0 and max(costs) / min(costs) > _SMALLEST_SPAN_FOR_LOG:
-        figure_layout["xaxis"]["type"] = "log"
-    figure_layout["xaxis"]["tickformat"] = "~s" if not unit else ""
-    _leave_room_for_labels(figure_layout, costs=[value / scale for value in costs], known=known, quality=quality)
+    figure_layout["xaxis"] |= {"type": "log" if is_log else "linear", "tickformat": "" if unit else "~s"}
+    figure_layout["xaxis"]["range"], figure_layout["yaxis"]["range"] = x_range, y_range
+    front = pareto_front(comparison.rows, cost=cost, quality=quality)
+    traces = [_front_trace(front, cost=cost, quality=quality, scale=scale)]
+    traces += [_point(comparison, row, cost=cost, scale=scale, on_front=row in front) for row in known]
+    _name_points(traces[1:], x_range=x_range, y_range=y_range, is_log=is_log)
     return {"data": traces, "layout": figure_layout}
+
+
+def _point(comparison: Comparison, row: Row, *, cost: str, scale: float, on_front: bool) -> dict[str, Any]:
+    """Colour by row, symbol by architecture, an ink outline on the front."""
+    quality = comparison.quality
+    models = list(dict.fromkeys(str(other.values["model"]) for other in comparison.rows))
+    marker = {
+        "size": 13,
+        "color": color(comparison.rows.index(row)),
+        "symbol": SYMBOLS[models.index(str(row.values["model"])) % len(SYMBOLS)],
+        "line": {"color": INK if on_front else "white", "width": 1.4},
+    }
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [_number(row, cost) / scale],
+        "y": [_number(row, quality)],
+        "error_x": _error(row, cost, scale=scale),
+        "error_y": _error(row, quality, scale=1.0),
+        "marker": marker,
+        "hovertemplate": _hover(row, quality),
+        "textfont": {"size": 12, "color": INK if on_front else SOFT},
+        "name": row.label,
+    }
+
+
+def _name_points(
+    traces: Sequence[dict[str, Any]], *, x_range: Sequence[float], y_range: Sequence[float], is_log: bool
+) -> None:
+    """Names beside the points, as long as they are few; with more, hovering tells."""
+    if len(traces) > _MOST_NAMES:
+        return
+    xs = [math.log10(trace["x"][0]) if is_log else trace["x"][0] for trace in traces]
+    places = [
+        ((x - x_range[0]) / (x_range[1] - x_range[0]), (trace["y"][0] - y_range[0]) / (y_range[1] - y_range[0]))
+        for x, trace in zip(xs, traces, strict=True)
+    ]
+    sides = label_sides([(x, y, trace["name"]) for (x, y), trace in zip(places, traces, strict=True)])
+    for trace, side in zip(traces, sides, strict=True):
+        trace |= {"mode": "markers+text", "text": [trace["name"]], "textposition": side}
 
 
 def curves(runs: Sequence[tuple[str, RunRecord]], *, field: str, title: str) -> Figure:
@@ -115,6 +137,7 @@ def curves(runs: Sequence[tuple[str, RunRecord]], *, field: str, title: str) -> 
     )
     figure_layout["xaxis"]["tickformat"] = "~s"
     figure_layout["xaxis"]["rangemode"] = "tozero"
+    figure_layout["yaxis"]["range"] = _late_range([trace["y"] for trace in traces])
     known = [axis for axis in AXES if any(any(x) for x in variants[axis]["x"])]
     return {"data": traces, "layout": figure_layout, "variants": {axis: variants[axis] for axis in known}}
 
@@ -126,7 +149,7 @@ def _run_traces(label: str, run: RunRecord, *, field: str, index: int) -> list[t
     noisy = {
         **common,
         "mode": "lines",
-        "y": smoothed(train.y, weight=_SMOOTHING) if len(train.y) > 30 else list(train.y),
+        "y": smoothed(train.y, window=_SMOOTHED_SHARE * len(train.y)),
         "line": {**line, "width": 1.3},
         "opacity": 0.45,
         "showlegend": not valid.y,
@@ -141,6 +164,12 @@ def _run_traces(label: str, run: RunRecord, *, field: str, index: int) -> list[t
         "hovertemplate": f"<b>{label}</b> valid<br>%{{x}} · %{{y:.4f}}<extra></extra>",
     }
     return [(trace, curve) for trace, curve in ((noisy, train), (exact, valid)) if curve.y]
+
+
+def _late_range(curves: Sequence[Sequence[float]]) -> list[float] | None:
+    """The range of everything but the beginning of each curve."""
+    late = [value for ys in curves for value in ys[int(len(ys) * _EARLY_SHARE) :]]
+    return _with_margins(late, share=0.06) if late else None
 
 
 def _phase_marks(runs: Sequence[RunRecord], *, axis: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -206,13 +235,7 @@ def _unit(cost: str, largest: float) -> tuple[float, str]:
     return next(((scale, unit) for scale, unit in reversed(choices) if largest >= 2 * scale), choices[0])
 
 
-def _leave_room_for_labels(
-    figure_layout: dict[str, Any], *, costs: Sequence[float], known: Sequence[Row], quality: str
-) -> None:
-    """Labels stand above and beside their points: Plotly's own range would cut them."""
-    values = [_number(row, quality) for row in known]
-    height = max(values) - min(values) or abs(values[0]) * 0.1 or 1.0
-    figure_layout["yaxis"]["range"] = [min(values) - 0.18 * height, max(values) + 0.25 * height]
-    if figure_layout["xaxis"].get("type") != "log":
-        width = max(costs) - min(costs) or abs(costs[0]) * 0.5 or 1.0
-        figure_layout["xaxis"]["range"] = [min(costs) - 0.25 * width, max(costs) + 0.25 * width]
+def _with_margins(values: Sequence[float], *, share: float) -> list[float]:
+    """A range with room for names beside the outermost points."""
+    span = max(values) - min(values) or abs(values[0]) * 0.2 or 1.0
+    return [min(values) - share * span, max(values) + share * span]

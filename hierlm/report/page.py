@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from typing import Literal
 
 from hierlm.report.figures import Figure
 from hierlm.report.series import AXES
@@ -14,11 +15,11 @@ _NO_REQUESTS = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsaf
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure with its caption; a figure with variants gets buttons to choose the axis."""
+    """A figure with its caption; a figure with variants gets buttons to choose the axis. Small ones stand in a grid."""
 
     caption: str
     figure: Figure
-    tall: bool = False
+    size: Literal["small", "tall", "flat"] = "small"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def table(
 def _section(index: int, section: Section) -> str:
     note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
     panels = "".join(_panel(f"figure-{index}-{position}", panel) for position, panel in enumerate(section.panels))
-    grid = panels if any(panel.tall for panel in section.panels) else f'<div class="grid">{panels}</div>'
+    grid = panels if any(panel.size != "small" for panel in section.panels) else f'<div class="grid">{panels}</div>'
     return f"<section><h2>{escape(section.title)}</h2>{note}{section.body}{grid if panels else ''}</section>"
 
 
@@ -80,9 +81,8 @@ def _panel(identity: str, panel: Panel) -> str:
         f'<button data-axis="{axis}" class="{"on" if axis == "tokens" else ""}">{names[axis]}</button>' for axis in axes
     )
     switch = f'<span class="axes">{buttons}</span>' if len(axes) > 1 else ""
-    size = "plot tall" if panel.tall else "plot"
     caption = f"<figcaption>{switch}{escape(panel.caption)}</figcaption>"
-    return f'<figure>{caption}<div class="{size}" id="{identity}"></div></figure>'
+    return f'<figure>{caption}<div class="plot {panel.size}" id="{identity}"></div></figure>'
 
 
 def _tiles(tiles: Mapping[str, str]) -> str:

@@ -14,6 +14,16 @@ from hierlm.report.text import aligned
 from hierlm.report.time_split import PARTS, TimeSplit, time_split
 from hierlm.tracking import names
 
+_PART_COLORS = {  # what makes progress in green and blue, what is lost in red, the rest in quiet colours
+    "compute": "#2a9d5c",
+    "data_wait": "#d99a00",
+    "evaluation": "#3b6fd4",
+    "save": "#159aa8",
+    "start_up": "#8a4fd0",
+    "lost": "#e4572e",
+    "between": "#c9876a",
+    "other": "#a9b1bd",
+}
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -35,7 +45,7 @@ def text(run: RunRecord) -> str:
     values = measures(run)
     shown = [(c.title, _shown(c.key, values[c.key])) for c in COLUMNS if values[c.key] is not None]
     lines = aligned([["what", "value"], *map(list, shown)])
-    lines += ["", f"training loss {sparkline(numbers(run.train, names.LOSS))}"]
+    lines += ["", f"training loss {_first_and_last(numbers(run.train, names.LOSS))}"]
     split = time_split(run)
     if split is not None:
         lines += ["", f"time {formats.duration(split.total_seconds)}, goodput {formats.share(split.goodput or 0.0)}"]
@@ -50,9 +60,13 @@ def run_page(run: RunRecord) -> str:
     title = BY_KEY[quality].title
     sections = [
         Section(
-            "Learning curve", panels=[Panel(title, curves([(run.name, run)], field=quality, title=title), tall=True)]
+            "Learning curve", panels=[Panel(title, curves([(run.name, run)], field=quality, title=title), size="tall")]
         ),
-        Section("Time", note=_time_note(split), panels=[] if split is None else [Panel("where it went", _bar(split))]),
+        Section(
+            "Time",
+            note=_time_note(split),
+            panels=[] if split is None else [Panel("where it went", _bar(split), size="flat")],
+        ),
         Section("Step by step", panels=_step_panels(run)),
         Section("Attempts", body=_attempts(run.attempts)),
         Section("Config", body=table([("key", "text"), ("value", "text")], [[k, v] for k, v in run.config.items()])),
@@ -74,6 +88,10 @@ def sparkline(values: Sequence[float], *, width: int = 60) -> str:
     low, high = min(means), max(means)
     span = (high - low) or 1.0
     return "".join(_BARS[min(int((mean - low) / span * len(_BARS)), len(_BARS) - 1)] for mean in means)
+
+
+def _first_and_last(values: Sequence[float]) -> str:
+    return f"{values[0]:.4f} {sparkline(values)} {values[-1]:.4f}" if values else "-"
 
 
 def _shown(key: str, value: float | str | None) -> str:
@@ -106,24 +124,33 @@ def _time_note(split: TimeSplit | None) -> str:
 
 def _bar(split: TimeSplit) -> Figure:
     """One bar, its parts side by side."""
-    traces = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "x": [seconds],
-            "y": [""],
-            "name": part.replace("_", " "),
-            "marker": {"color": color(index)},
-            "text": [f"{part.replace('_', ' ')} {formats.share(seconds / max(split.total_seconds, 1e-9))}"],
-            "textposition": "inside",
-            "insidetextanchor": "middle",
-            "hovertemplate": f"<b>{part}</b> {formats.duration(seconds)}<br>{PARTS[part]}<extra></extra>",
-        }
-        for index, (part, seconds) in enumerate(split.seconds.items())
-        if seconds > 0
-    ]
-    legend = {"orientation": "h", "y": -0.5, "yanchor": "top"}
-    return {"data": traces, "layout": layout(x="seconds", y="", barmode="stack", showlegend=True, legend=legend)}
+    traces = [_part(part, seconds, split=split) for part, seconds in split.seconds.items() if seconds > 0]
+    legend = {"orientation": "h", "y": -0.75, "yanchor": "top", "traceorder": "normal"}
+    scale, unit = next(
+        (s, u) for s, u in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds")) if split.total_seconds >= 3 * s or s == 1
+    )
+    figure_layout = layout(x=unit, y="", barmode="stack", showlegend=True, legend=legend)
+    figure_layout["yaxis"]["visible"] = False
+    for trace in traces:
+        trace["x"] = [seconds / scale for seconds in trace["x"]]
+    return {"data": traces, "layout": figure_layout}
+
+
+def _part(part: str, seconds: float, *, split: TimeSplit) -> dict[str, Any]:
+    name, share = part.replace("_", " "), seconds / max(split.total_seconds, 1e-9)
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "x": [seconds],
+        "y": [""],
+        "name": f"{name} {formats.share(share)}",
+        "marker": {"color": _PART_COLORS[part]},
+        "text": [name if share > 0.08 else ""],
+        "textposition": "inside",
+        "insidetextanchor": "middle",
+        "textangle": 0,
+        "hovertemplate": f"<b>{name}</b> {formats.duration(seconds)}<br>{PARTS[part]}<extra></extra>",
+    }
 
 
 def _step_panels(run: RunRecord) -> list[Panel]:
@@ -148,11 +175,12 @@ def _has(run: RunRecord, field: str) -> bool:
 
 def _line(run: RunRecord, field: str, *, unit: str) -> Figure:
     curve = thinned(training_curve(run, field), most_points=600)
+    scale, unit = (2.0**30, "GiB") if unit == "bytes" and max(curve.y) > 2**30 else (1.0, unit)
     trace = {
         "type": "scatter",
         "mode": "lines",
         "x": list(curve.x["steps"]),
-        "y": list(curve.y),
+        "y": [value / scale for value in curve.y],
         "line": {"color": color(0), "width": 1.6},
         "hovertemplate": "step %{x}: %{y:.4~g}<extra></extra>",
     }
@@ -171,7 +199,7 @@ def _line(run: RunRecord, field: str, *, unit: str) -> Figure:
     ]
     figure_layout = layout(x="steps", y=unit, shapes=shapes)
     figure_layout["yaxis"]["rangemode"] = "tozero"
-    figure_layout["yaxis"]["tickformat"] = "~s" if max(curve.y) >= 1000 else ""
+    figure_layout["yaxis"]["tickformat"] = "~s" if max(curve.y) / scale >= 1000 else ""
     return {"data": [trace], "layout": figure_layout}
 
 

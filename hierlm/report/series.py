@@ -47,8 +47,9 @@ def phase_starts(run: RunRecord) -> list[PhaseStart]:
     ]
 
 
-def smoothed(values: Sequence[float], *, weight: float) -> list[float]:
-    """Exponential moving average without the bias of its start."""
+def smoothed(values: Sequence[float], *, window: float) -> list[float]:
+    """Exponential moving average over about `window` points, without the bias of its start; as it is below two."""
+    weight = 1.0 - 1.0 / max(window, 1.0)
     result, total, norm = [], 0.0, 0.0
     for value in values:
         total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)

@@ -17,9 +17,6 @@ def attach(backend: Backend, file: StateFile, identity: RunIdentity) -> None:
     _log_params(backend, run_id, identity)
     for dataset in identity.datasets:
         backend.log_dataset(run_id, dataset)
-    for path in identity.files:
-        if path.exists():
-            backend.log_artifact(run_id, path)
     if identity.attempt is not None and file.state.status != "RUNNING":
         set_status(backend, file, status="RUNNING")
 

@@ -56,6 +56,9 @@ class Backend(Protocol):
     def log_dataset(self, run_id: str, dataset: Dataset) -> None:
         """The same dataset logged twice is kept once."""
 
+    def log_model(self, run_id: str, *, name: str, params: Mapping[str, str]) -> None:
+        """The model a run produced, once."""
+
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """All or nothing; a point logged twice is kept once. At most `MAX_POINTS` at a time."""
 

@@ -28,7 +28,7 @@ class FollowingTracker:
         self._replay, self._report = replay, report
         self._interval, self._longest_pause = interval_seconds, longest_pause_seconds
         self._wake, self._closing, self._flushed = threading.Event(), threading.Event(), threading.Event()
-        self._failures, self._unsent_since = 0, 0.0
+        self._failures, self._unsent_since, self._artifact_problem = 0, 0.0, ""
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
         self._thread.start()
 
@@ -78,11 +78,20 @@ class FollowingTracker:
                 self._unsent_since = time.monotonic()
                 self._report(f"tracker: away ({reason(error)}); training goes on, metrics.jsonl keeps everything")
             return False
+        self._report_artifacts()
         if self._failures:
             away = time.monotonic() - self._unsent_since
             self._report(f"tracker: back after {away:.0f} s; {sent} records sent")
         self._failures = 0
         return True
+
+    def _report_artifacts(self) -> None:
+        problem, before = self._replay.artifact_problem, self._artifact_problem
+        self._artifact_problem = problem
+        if problem and problem != before:
+            self._report(
+                f"tracker: cannot keep files ({problem}); metrics are sent, the files stay in the run directory"
+            )
 
     def _quietly(self, action: Callable[[], None]) -> None:
         """A tracker never raises into training."""

@@ -7,6 +7,7 @@ tags of 8000 characters; sqlite databases migrated by two processes at once brea
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -21,7 +22,16 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow.entities import Dataset as MlflowDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import (
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -29,8 +39,9 @@ from hierlm.tracking import names
 from hierlm.tracking.backend import MAX_POINTS, Dataset, Point, Status, TrackedRun
 from hierlm.tracking.file_lock import locked
 
-_KEY_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _BATCH = 250, 6000, 5000, 100
+_KEY_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _MODEL_PARAM_LENGTH, _BATCH = 250, 6000, 5000, 250, 100
 _PARENT_TAG = "mlflow.parentRunId"
+_MODEL_NAME_REFUSED = re.compile(r"[^A-Za-z0-9_-]")
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
 
@@ -85,7 +96,28 @@ class MlflowBackend:
             source=dataset.source,
             profile=dataset.profile,
         )
-        self.client.log_inputs(run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+        with _if_the_server_can():
+            tags = [InputTag("mlflow.data.context", "training")]
+            self.client.log_inputs(run_id, datasets=[DatasetInput(entity, tags)])
+
+    def log_model(self, run_id: str, *, name: str, params: Mapping[str, str]) -> None:
+        with _if_the_server_can():
+            self._log_model(run_id, name=name, params=params)
+
+    def _log_model(self, run_id: str, *, name: str, params: Mapping[str, str]) -> None:
+        outputs = self.client.get_run(run_id).outputs
+        if outputs is not None and outputs.model_outputs:
+            return
+        kept = {key[:_KEY_LENGTH]: value[:_MODEL_PARAM_LENGTH] for key, value in params.items()}
+        model = self.client.create_logged_model(
+            self.experiment_id,
+            name=_MODEL_NAME_REFUSED.sub("-", name),
+            source_run_id=run_id,
+            params=kept,
+            model_type=params.get("arch"),
+        )
+        self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         assert len(points) <= MAX_POINTS
@@ -152,6 +184,16 @@ def _connected(uri: str, *, artifact_root: Path | None) -> MlflowClient:
     if artifact_root is not None:  # else MLflow's own default experiment would point to ./mlruns
         os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = artifact_root.as_uri()
     return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def _if_the_server_can() -> Iterator[None]:
+    """Servers older than MLflow 3 have no datasets or models of their own: runs are complete without."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "ENDPOINT_NOT_FOUND":
+            raise
 
 
 def _lock_file(uri: str) -> Path | None:

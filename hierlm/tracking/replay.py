@@ -15,8 +15,9 @@ from hierlm.tracking.backend import MAX_POINTS, Backend, Point, Status
 from hierlm.tracking.file_lock import FileLock
 from hierlm.tracking.identity import RunIdentity
 from hierlm.tracking.jsonl import read_new_records
-from hierlm.tracking.names import PHASE, STEP, TIME, Record, metric_values, stream
+from hierlm.tracking.names import KIND, PHASE, STEP, SYSTEM, TIME, Record, metric_values, stream
 from hierlm.tracking.state import StateFile
+from hierlm.tracking.system import system_files
 
 
 class BusyError(RuntimeError):
@@ -40,9 +41,10 @@ class Replay:
         self._lock = FileLock(run_dir.tracker_state.with_suffix(".lock"))
         self._backend: Backend | None = None
         self._attached = False
-        self._offset = 0
+        self._offsets: dict[Path, int] = {}
         self._phase: str | None = None
-        self._artifacts: list[Path] = []
+        self._artifacts: list[Path] = list(identity.files)
+        self.artifact_problem = ""  # why files are not kept; numbers are sent all the same
 
     @property
     def run_id(self) -> str:
@@ -88,19 +90,20 @@ class Replay:
         self._lock.release()
 
     def _send_new_records(self, backend: Backend) -> int:
-        records, end = read_new_records(self._run_dir.metrics, offset=self._offset)
         sent = 0
-        for batch in _batches(self._unsent(self._with_phase(records))):
-            self._send_batch(backend, batch)
-            sent += len(batch)
-        self._offset = end
+        for path in (self._run_dir.metrics, *system_files(self._run_dir)):
+            records, end = read_new_records(path, offset=self._offsets.get(path, 0))
+            for batch in _batches(self._unsent(self._with_phase(records))):
+                self._send_batch(backend, batch)
+                sent += len(batch)
+            self._offsets[path] = end
         return sent
 
     def _with_phase(self, records: Sequence[Record]) -> Iterator[Record]:
-        """An evaluation belongs to the phase of the training step before it."""
+        """An evaluation belongs to the phase of the training step before it; a sample of a node to none."""
         for record in records:
             self._phase = record.get(PHASE) or self._phase
-            yield {**record, PHASE: self._phase}
+            yield {**record, PHASE: None if record.get(KIND) == SYSTEM else self._phase}
 
     def _unsent(self, records: Iterator[Record]) -> Iterator[Record]:
         """Those that the run or the child run of their phase (if it is made yet) does not have."""
@@ -142,22 +145,33 @@ class Replay:
                 state.tags = {key: value for key, value in state.tags.items() if tags.get(key) != value}
 
     def _send_artifacts(self, backend: Backend) -> None:
-        while self._artifacts:
-            if self._artifacts[0].exists():
-                backend.log_artifact(self.run_id, self._artifacts[0])
-            self._artifacts.pop(0)
+        """An artifact store may be out of reach where the server is not: that must not hold up the numbers."""
+        while self._artifacts and not self.artifact_problem:
+            try:
+                if self._artifacts[0].exists():
+                    backend.log_artifact(self.run_id, self._artifacts[0])
+                self._artifacts.pop(0)
+            except Exception as error:
+                self.artifact_problem = reason(error)
 
     def _send_status(self, backend: Backend) -> None:
         state = self._file.state
         wanted = cast(Status, state.wanted_status)
         if not wanted:
             return
-        for path in (self._run_dir.attempts, self._run_dir.summary):
-            if path.exists():
-                backend.log_artifact(self.run_id, path)
+        self._artifacts += [self._run_dir.attempts, self._run_dir.summary]
+        self.artifact_problem = ""
+        self._send_artifacts(backend)
+        if wanted == "FINISHED":
+            backend.log_model(self.run_id, name=self._run_dir.name, params=self._model_params())
         set_status(backend, self._file, status=wanted)
         with self._file.change():
             state.wanted_status = "" if state.wanted_status == wanted else state.wanted_status
+
+    def _model_params(self) -> dict[str, str]:
+        """The architecture of the trained model: `model.*` of the config."""
+        params = self._identity.params.items()
+        return {key.removeprefix("model."): value for key, value in params if key.startswith("model.")}
 
 
 def _points(record: Record) -> list[Point]:

@@ -22,6 +22,7 @@ class Synced:
     mlflow_run_id: str
     num_records: int
     status: Status
+    artifact_problem: str  # why files could not be kept, if so
 
 
 def sync(run_dir: RunDir, *, uri: str | None = None) -> Synced:
@@ -42,7 +43,7 @@ def sync(run_dir: RunDir, *, uri: str | None = None) -> Synced:
         replay.push()
     finally:
         replay.close()
-    return Synced(run_dir.name, tracking.uri, replay.run_id, num_records, status)
+    return Synced(run_dir.name, tracking.uri, replay.run_id, num_records, status, replay.artifact_problem)
 
 
 def status_of(run_dir: RunDir) -> Status:

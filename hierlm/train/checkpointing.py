@@ -1,5 +1,6 @@
 """Between the loop and the checkpoint room: what is saved, and where a run goes on."""
 
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -8,10 +9,12 @@ import torch.distributed as dist
 from hierlm.checkpoint.commit import SaveError, save_checkpoint
 from hierlm.checkpoint.find import CheckpointRef, newest_good
 from hierlm.checkpoint.manifest import Facts, Layout, Why
+from hierlm.checkpoint.recurrent import read_recurrent_states, write_recurrent_state
 from hierlm.checkpoint.team import Team
 from hierlm.config.run_config import RunConfig
 from hierlm.config.structure import fingerprint
 from hierlm.parallel.engine import Engine
+from hierlm.parallel.memory_lanes import LaneState
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.train.console import Console
@@ -60,9 +63,15 @@ class Checkpointer:
 
     def _load(self, found: CheckpointRef) -> None:
         self._engine.load(found.path)
+        states = [LaneState(*state) for state in read_recurrent_states(found.path)]
+        if states:
+            self._engine.restore_recurrent_state(states, phase=self._timeline.at(found.step - 1).phase)
 
-    def _write(self, partial: Any, *, step: int) -> dict[str, Any]:
+    def _write(self, partial: Path, *, step: int) -> dict[str, Any]:
         self._engine.save(partial, client_state={"iteration": step})
+        state = self._engine.recurrent_state()
+        if state is not None:
+            write_recurrent_state(partial, state, rank=self._engine.process.rank)
         return {}
 
     def _facts(self, step: int, *, why: Why) -> Facts:

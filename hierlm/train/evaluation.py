@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +45,18 @@ class Share:
     stopped: Callable[[], bool] = lambda: False  # the same answer on all ranks
 
 
+ALONE = Share()
+
+
+class Score(Protocol):
+    """`score(tokens, targets, continues=...)`: int64 [n, T] -> nats fp32 [n, T], 0 where the target is negative.
+
+    With `continues`, each row goes on where the same row of the call before ended: recurrent memory is carried.
+    """
+
+    def __call__(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor: ...
+
+
 class Evaluation:
     """Rows of one split dealt to data-parallel ranks; every rank gets the same sums."""
 
@@ -51,28 +64,39 @@ class Evaluation:
         self,
         split: Split,
         *,
-        score: Callable[[Tensor, Tensor], Tensor],
+        score: Score,
         rows_per_pass: int,
-        share: Share,
+        is_recurrent: bool = False,
+        share: Share = ALONE,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """`score(tokens, targets)` int64 [n, T] -> nats fp32 [n, T], 0 where the target is negative."""
+        """`rows_per_pass` over all ranks. A recurrent model reads the split as so many lanes, with memory carried."""
+        assert rows_per_pass % share.dp_degree == 0
         self._split, self._score, self._rows_per_pass, self._share = split, score, rows_per_pass, share
-        self._progress = progress
+        self._is_recurrent, self._progress = is_recurrent, progress
 
     def run(self, *, sequence_length: int, max_rows: int | None) -> EvaluationSums | None:
         """Score the first `max_rows` rows (all by default); None when all ranks agreed to stop on the way."""
-        rows = EvaluationRows(self._split, sequence_length=sequence_length)
-        num_rows, share = min(len(rows), max_rows or len(rows)), self._share
+        rows, share = EvaluationRows(self._split, sequence_length=sequence_length), self._share
+        num_rows = min(len(rows), max_rows or len(rows))
+        num_passes = -(-num_rows // self._rows_per_pass)
         sums = torch.zeros(2, dtype=torch.float64)
-        for first in range(0, num_rows, self._rows_per_pass * share.dp_degree):
+        for index in range(num_passes):
             if share.stopped():
                 return None
-            start = first + share.dp_rank * self._rows_per_pass
-            wanted = [row if row < num_rows else -1 for row in range(start, start + self._rows_per_pass)]
-            batch = rows.read(wanted)
-            nats = self._score(batch.tokens, batch.targets)
+            batch = rows.read(self._rows_of(index, num_passes=num_passes, num_rows=num_rows))
+            nats = self._score(batch.tokens, batch.targets, continues=self._is_recurrent and index > 0)
             sums += torch.stack([nats.double().sum().cpu(), batch.valid.sum().double()])
-            self._progress(min(first + self._rows_per_pass * share.dp_degree, num_rows), num_rows)
+            self._progress(index + 1, num_passes)
         nats_sum, tokens = share.add_up(sums).tolist()
         return EvaluationSums(nats_sum, int(tokens), self._split.num_tokens / self._split.source_bytes)
+
+    def _rows_of(self, index: int, *, num_passes: int, num_rows: int) -> list[int]:
+        """This rank's rows of a pass: neighbours, or with memory one row of each lane; -1 is padding."""
+        mine = self._rows_per_pass // self._share.dp_degree
+        places = range(self._share.dp_rank * mine, (self._share.dp_rank + 1) * mine)
+        if self._is_recurrent:
+            wanted = [place * num_passes + index for place in places]
+        else:
+            wanted = [index * self._rows_per_pass + place for place in places]
+        return [row if row < num_rows else -1 for row in wanted]

@@ -54,7 +54,7 @@ def train(
             hook.before_step()
         batch = next(batches)
         moment = timeline.at(step)
-        result = engine.train_step(batch.tokens, batch.targets, moment=moment)
+        result = engine.train_step(batch.tokens, batch.targets, moment=moment, starts=batch.starts)
         completed = Completed(step + 1, moment, result, is_last=step + 1 == timeline.num_steps)
         for hook in hooks:
             hook.after_step(completed)

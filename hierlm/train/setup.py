@@ -11,6 +11,7 @@ import torch.distributed as dist
 from data_pipeline.loader import Prefetcher, Request, Split, TrainRows, open_split
 from hierlm.config.load import load_config
 from hierlm.config.run_config import RunConfig
+from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.engine import Engine
 from hierlm.parallel.process import ProcessInfo
 from hierlm.phases.timeline import Timeline
@@ -28,6 +29,7 @@ from hierlm.train.evaluation import Evaluation, Share, bits_per_byte
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook
 from hierlm.train.loop import Hook
 from hierlm.train.recorder import Recorder
+from hierlm.train.rehearsal import rehearse
 from hierlm.train.signals import StopRequest
 from hierlm.train.throughput import Peak, device_peak
 
@@ -67,11 +69,12 @@ def set_up(run_dir: RunDir, *, process: ProcessInfo, console: Console, stop: Sto
     """Build the model, load the newest checkpoint, open data, metrics and tracker."""
     config = load_config(run_dir.config, [])
     set_determinism(config.train.deterministic)
-    timeline = Timeline(config.phases)
+    timeline = Timeline(config.phases, contiguous_lanes=is_recurrent(config.model))
     rows = TrainRows(config.data.weighted_sources, seed=config.seed)
     memory, peak = DeviceMemory(process.device), device_peak(process.device, precision=config.train.precision)
     console.say(_opening(config, timeline, rows.splits))
     engine = Engine(config, process=process)
+    rehearse(engine, timeline, console=console)
     checkpointer = Checkpointer(run_dir, config=config, timeline=timeline, engine=engine, console=console)
     first_step = checkpointer.resume()
     number, metrics, tracker = _open_records(run_dir, config, first_step=first_step, process=process, console=console)
@@ -156,9 +159,15 @@ def _evaluation(config: RunConfig[Any], engine: Engine, stop: StopRequest) -> Ev
         add_up=engine.global_sum,
         stopped=lambda: stop.agreed(engine.process.device),
     )
-    rows_per_pass = config.parallel.micro_batch(global_batch_size=config.phases[0].global_batch_size)
-    split = open_split(config.data.weighted_sources[0].path, "valid")
-    return Evaluation(split, score=engine.evaluate, rows_per_pass=rows_per_pass, share=share)
+    lanes = config.phases[0].global_batch_size  # the result may not depend on the layout: memory starts anew per lane
+    recurrent = is_recurrent(config.model)
+    return Evaluation(
+        open_split(config.data.weighted_sources[0].path, "valid"),
+        score=engine.evaluate,
+        rows_per_pass=lanes if recurrent else engine.dp_degree * config.parallel.micro_batch(global_batch_size=lanes),
+        is_recurrent=recurrent,
+        share=share,
+    )
 
 
 def _batches(
@@ -171,7 +180,8 @@ def _batches(
             moment = timeline.at(step)
             phase = moment.phase
             local = engine.local_rows(phase.global_batch_size)
-            yield Request(phase.sequence_length, moment.data_pass, moment.first_sample, local)
+            lanes = phase.global_batch_size if timeline.contiguous_lanes else None
+            yield Request(phase.sequence_length, moment.data_pass, moment.first_sample, local, lanes)
 
     pin = engine.process.device.type == "cuda"
     return Prefetcher(rows, requests(), config.data.prefetch_batches, pin_memory=pin)

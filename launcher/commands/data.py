@@ -1,13 +1,17 @@
 """Text to prepared datasets: prepare, stdlib, verify, inspect."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data_pipeline.documents import Broken, DocumentMode
+from data_pipeline.filters import Deduplicate
+from data_pipeline.request import TokenizerKind
+from data_pipeline.text_policy import BadText, LongDocuments
+from data_pipeline.tokenizer_training import ModelType
 from launcher.options import JsonOption
 from launcher.verb import FAILED, json_on_stdout
 
@@ -18,34 +22,14 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__)
 
 
-class TokenizerKind(StrEnum):
-    """Allowed values of --tokenizer."""
-
-    bytes = "bytes"
-    sentencepiece = "sentencepiece"
-
-
-class ModelType(StrEnum):
-    """Allowed values of --model-type."""
-
-    bpe = "bpe"
-    unigram = "unigram"
-
-
-class Documents(StrEnum):
-    """Allowed values of --documents."""
-
-    file = "file"
-    blank_line = "blank-line"
-
-
 OutputOption = Annotated[Path, typer.Option("--output", metavar="DIR", help="folder of the dataset")]
 TokenizerOption = Annotated[TokenizerKind, typer.Option(help="bytes needs no training")]
 VocabSizeOption = Annotated[int, typer.Option(help="tokens of a sentencepiece model that is trained here")]
 ModelTypeOption = Annotated[ModelType, typer.Option(help="kind of sentencepiece model that is trained here")]
-TokenizerModelOption = Annotated[Path | None, typer.Option(metavar="FILE", help="use this sentencepiece model")]
+TokenizerModelOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="an existing sentencepiece model or tokenizer.json")
+]
 SplitsOption = Annotated[str, typer.Option(help="tails by share of the bytes, NAME=FILE, or none")]
-DocumentsOption = Annotated[Documents, typer.Option(help="what a document is; ends are kept beside the tokens")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="encoding processes; never changes the output")]
 ShardTokensOption = Annotated[int, typer.Option(min=1, help="tokens per shard")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a preparation that was killed")]
@@ -55,36 +39,69 @@ DatasetArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a prepared
 @app.command(epilog="Example: hierlm data prepare --input corpus.txt.gz --output data/corpus")
 def prepare(
     *,
-    inputs: Annotated[list[str], typer.Option("--input", metavar="PATH...", help="files, folders or globs")],
+    inputs: Annotated[list[str], typer.Option("--input", metavar="PATH...", help="files, folders, globs, addresses")],
     output: OutputOption,
     more_inputs: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    tokenizer: TokenizerOption = TokenizerKind.bytes,
+    tokenizer: TokenizerOption = "bytes",
     vocab_size: VocabSizeOption = 8192,
-    model_type: ModelTypeOption = ModelType.bpe,
+    model_type: ModelTypeOption = "bpe",
     tokenizer_model: TokenizerModelOption = None,
     splits: SplitsOption = "valid=0.05,test=0.05",
-    documents: DocumentsOption = Documents.file,
     workers: WorkersOption = None,
     shard_tokens: ShardTokensOption = 1 << 24,
     resume: ResumeOption = False,
+    documents: Annotated[DocumentMode, typer.Option(help="what a document is; ends are kept beside the tokens")] = (
+        "auto"
+    ),
+    separator: Annotated[str, typer.Option(metavar="TEXT", help="ends a document, stays in its text")] = "",
+    field: Annotated[str, typer.Option(metavar="NAME", help="text field of a record; a.b leads inside")] = "text",
+    record_end: Annotated[str, typer.Option(metavar="TEXT", help="appended to the text of every record")] = "",
+    bad_text: Annotated[BadText, typer.Option(help="bytes that are no UTF-8")] = "keep",
+    broken: Annotated[Broken, typer.Option(help="archives and records that cannot be read")] = "fail",
+    max_document_bytes: Annotated[int | None, typer.Option(min=1, help="see --long-documents")] = None,
+    long_documents: Annotated[LongDocuments, typer.Option(help="those above the limit")] = "skip",
+    min_document_bytes: Annotated[int, typer.Option(min=0, help="leave out shorter documents")] = 0,
+    max_repeated_line_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="leave out documents with more of their bytes in repeated lines")
+    ] = None,
+    min_compressed_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="leave out documents that zlib packs below this share")
+    ] = None,
+    max_compressed_share: Annotated[
+        float | None, typer.Option(min=0, max=2, help="leave out documents that zlib packs only above it")
+    ] = None,
+    deduplicate: Annotated[Deduplicate, typer.Option(help="keep the first of equal or similar documents")] = ("none"),
+    near_threshold: Annotated[float, typer.Option(min=0.1, max=1, help="similarity of near duplicates")] = 0.8,
     as_json: JsonOption = False,
 ) -> None:
-    """Text (plain, gz, xz, zst, bz2) to tokens in webdataset shards."""
+    """Text (plain, gz, xz, zst, bz2, jsonl, parquet) to tokens in webdataset shards."""
+    from data_pipeline.documents import DocumentOptions
+    from data_pipeline.filters import Filters
     from data_pipeline.request import Request
     from data_pipeline.sources import find_files
     from data_pipeline.splits import parse_splits
+    from data_pipeline.text_policy import TextPolicy
 
     given = (*inputs, *(more_inputs or ()))
     request = Request(
         files=tuple(find_files(given)),
         given=given,
         output=output,
-        tokenizer=tokenizer.value,
+        tokenizer=tokenizer,
         vocab_size=vocab_size,
-        model_type=model_type.value,
+        model_type=model_type,
         tokenizer_model=tokenizer_model,
         splits=parse_splits(splits),
-        documents=documents.value,
+        documents=DocumentOptions(documents, separator, field, record_end, broken),
+        policy=TextPolicy(bad_text, max_document_bytes, long_documents),
+        filters=Filters(
+            min_document_bytes=min_document_bytes,
+            max_repeated_line_share=max_repeated_line_share,
+            min_compressed_share=min_compressed_share,
+            max_compressed_share=max_compressed_share,
+            deduplicate=deduplicate,
+            near_threshold=near_threshold,
+        ),
         shard_tokens=shard_tokens,
         workers=workers,
         resume=resume,
@@ -96,9 +113,9 @@ def prepare(
 def stdlib(
     *,
     output: OutputOption,
-    tokenizer: TokenizerOption = TokenizerKind.bytes,
+    tokenizer: TokenizerOption = "bytes",
     vocab_size: VocabSizeOption = 8192,
-    model_type: ModelTypeOption = ModelType.bpe,
+    model_type: ModelTypeOption = "bpe",
     tokenizer_model: TokenizerModelOption = None,
     splits: SplitsOption = "valid=0.05,test=0.05",
     workers: WorkersOption = None,
@@ -117,9 +134,9 @@ def stdlib(
         files=stdlib_files(),
         given=(f"standard library of Python {platform.python_version()}",),
         output=output,
-        tokenizer=tokenizer.value,
+        tokenizer=tokenizer,
         vocab_size=vocab_size,
-        model_type=model_type.value,
+        model_type=model_type,
         tokenizer_model=tokenizer_model,
         splits=parse_splits(splits),
         shard_tokens=shard_tokens,
@@ -185,23 +202,25 @@ def _prepare(request: "Request", *, as_json: bool) -> None:
             return
     said = "is there already, made of the same inputs with the same options" if made.reused else "written"
     print(f"{request.output}: {said}")
-    _print_counts(summary, print)
+    _print_counts(summary)
 
 
 def _print_inspection(summary: dict[str, Any]) -> None:
     tokenizer = summary["tokenizer"]
     print(f"{summary['path']}: dataset {summary['fingerprint'][:16]}")
     print(f"tokenizer {tokenizer['kind']} {tokenizer['fingerprint'][:16]}, {tokenizer['vocab_size']} tokens")
-    _print_counts(summary, print)
+    _print_counts(summary)
     for name, split in summary["splits"].items():
         for number, sample in enumerate(split["samples"]):
             print(f"\n--- {name}, sample {number + 1}\n{sample}")
 
 
-def _print_counts(summary: dict[str, Any], out: Callable[[str], None]) -> None:
+def _print_counts(summary: dict[str, Any]) -> None:
     for name, split in summary["splits"].items():
         ratio = "" if split["bytes_per_token"] is None else f", {split['bytes_per_token']:.2f} bytes/token"
-        out(
+        print(
             f"{name}: {split['tokens']:,} tokens in {split['shards']} shards from {split['source_bytes']:,} bytes"
             f"{ratio}, {split['documents']:,} documents"
         )
+    for kind, met in summary["made"].get("met", {}).items():
+        print(f"{kind}: {met['count']:,}, first: {met['first'][0]}")

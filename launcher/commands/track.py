@@ -48,6 +48,8 @@ def sync(
             why = reason(error)
             print(f"hierlm track sync: {run}: the tracker did not take it ({why}); try again later", file=sys.stderr)
             return FAILED
+        if done.artifact_problem:
+            print(f"hierlm track sync: {run}: files could not be kept ({done.artifact_problem})", file=sys.stderr)
         if as_json:
             print_document(asdict(done))
         else:

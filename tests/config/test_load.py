@@ -17,7 +17,11 @@ def problems_of(path: Path, *overrides: str) -> tuple[str, ...]:
 
 
 def test_every_config_of_the_repository_loads() -> None:
-    files = [*ROOT.glob("configs/tiny/*.yaml"), *ROOT.glob("configs/demo/*.yaml"), *ROOT.glob("configs/papers/**/*.yaml")]
+    files = [
+        *ROOT.glob("configs/tiny/*.yaml"),
+        *ROOT.glob("configs/demo/*.yaml"),
+        *ROOT.glob("configs/papers/**/*.yaml"),
+    ]
     assert files
     for path in files:
         load_config(path)
@@ -54,7 +58,12 @@ def test_switches_of_a_phase_add_to_those_before(tmp_path: Path) -> None:
 
 def test_overrides_reach_list_items_new_sections_and_other_units(tmp_path: Path) -> None:
     loaded = config(
-        tmp_path, "phases.0.sequence_length=512", "parallel.zero_stage=0", "phases.0.duration.tokens=9", "seed=7", "seed=8"
+        tmp_path,
+        "phases.0.sequence_length=512",
+        "parallel.zero_stage=0",
+        "phases.0.duration.tokens=9",
+        "seed=7",
+        "seed=8",
     )
     assert loaded.phases[0].sequence_length == 512
     assert loaded.parallel.zero_stage == 0

@@ -43,7 +43,10 @@ def test_problems_are_given_without_a_file_too(tmp_path: Path) -> None:
         (["parallel.stage_cut=[2, 2]", "parallel.pipeline_parallel_degree=3"], "allowed: growing layer numbers"),
         (["parallel.zero_stage=0", "parallel.data_parallel_degree=2"], "train.precision bf16"),
         (["phases.0.duration.steps=0", "phases.1.duration.steps=0"], "phases.0.duration: given 0 steps in every phase"),
-        (["phases.0.learning_rate.warmup.steps=16"], "phases.0.learning_rate.warmup: given 16 steps, allowed: at most 15"),
+        (
+            ["phases.0.learning_rate.warmup.steps=16"],
+            "phases.0.learning_rate.warmup: given 16 steps, allowed: at most 15",
+        ),
         (["phases.1.learning_rate.warmup.steps=6"], "phases.1.learning_rate.warmup: given 6 steps, allowed: at most 5"),
         (["checkpoint.every.steps=0"], "checkpoint.every: given {steps: 0}"),
         (["train.log_every.tokens=0"], "train.log_every: given {tokens: 0}"),

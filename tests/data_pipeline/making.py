@@ -1,11 +1,9 @@
 """Small prepared datasets for the tests of this room."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from data_pipeline.documents import DocumentOptions
 from data_pipeline.prepare import prepare
 from data_pipeline.progress import Silent
 from data_pipeline.request import Request
@@ -13,17 +11,7 @@ from data_pipeline.shard_index import DatasetIndex
 from data_pipeline.sources import find_files
 from data_pipeline.splits import parse_splits
 
-TEST_DATA = Path(os.environ.get("HIERLM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
 EVERY_PLANE = "".join(chr(plane * 0x10000 + offset) for plane in range(17) for offset in (0x41, 0x3042, 0xFFFD - 1))
-
-
-def corpus_file(name: str) -> Path:
-    """A file of the real corpora, or skip."""
-    path = TEST_DATA / name
-    if not path.exists():
-        pytest.skip(f"{path} is absent; HIERLM_TEST_DATA names the folder of the corpora")
-    return path
 
 
 def prepared(folder: Path, content: bytes | list[Path], *, splits: str = "none", **options: Any) -> DatasetIndex:
@@ -34,6 +22,8 @@ def prepared(folder: Path, content: bytes | list[Path], *, splits: str = "none",
         source = folder.parent / f"{folder.name}.txt"
         source.write_bytes(paths)
         paths = [source]
+    if isinstance(options.get("documents"), str):
+        options["documents"] = DocumentOptions(mode=options["documents"])
     given = tuple(str(path) for path in paths)
     request = Request(
         files=tuple(find_files(given)), given=given, output=folder, splits=parse_splits(splits), **options

@@ -20,35 +20,35 @@ def source(tmp_path):
     return path
 
 
-def data(capsys, *arguments):
+def data(capfd, *arguments):
     code = run(["data", *map(str, arguments)])
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     return code, captured.out, captured.err
 
 
-def test_prepare_verify_inspect_in_turn(tmp_path, source, capsys):
-    code, out, _ = data(capsys, "prepare", "--input", source, "--output", tmp_path / "d")
+def test_prepare_verify_inspect_in_turn(tmp_path, source, capfd):
+    code, out, _ = data(capfd, "prepare", "--input", source, "--output", tmp_path / "d")
     assert code == 0 and "train: 13,500 tokens" in out
-    assert data(capsys, "verify", tmp_path / "d")[0] == 0
-    code, out, _ = data(capsys, "inspect", tmp_path / "d")
+    assert data(capfd, "verify", tmp_path / "d")[0] == 0
+    code, out, _ = data(capfd, "inspect", tmp_path / "d")
     assert code == 0 and "plain text, a few lines" in out
-    code, out, _ = data(capsys, "prepare", "--input", source, "--output", tmp_path / "d")
+    code, out, _ = data(capfd, "prepare", "--input", source, "--output", tmp_path / "d")
     assert code == 0 and "is there already" in out
 
 
-def test_several_inputs_may_follow_one_option(tmp_path, source, capsys):
+def test_several_inputs_may_follow_one_option(tmp_path, source, capfd):
     other = tmp_path / "other.txt"
     other.write_text("more\n")
-    data(capsys, "prepare", "--input", source, other, "--output", tmp_path / "a", "--splits", "none")
-    data(capsys, "prepare", "--input", source, "--input", other, "--output", tmp_path / "b", "--splits", "none")
+    data(capfd, "prepare", "--input", source, other, "--output", tmp_path / "a", "--splits", "none")
+    data(capfd, "prepare", "--input", source, "--input", other, "--output", tmp_path / "b", "--splits", "none")
     assert (tmp_path / "a/train/shard-000000.tar").read_bytes() == (tmp_path / "b/train/shard-000000.tar").read_bytes()
 
 
-def test_a_damaged_shard_is_named_with_exit_code_1(tmp_path, source, capsys):
-    data(capsys, "prepare", "--input", source, "--output", tmp_path / "d")
+def test_a_damaged_shard_is_named_with_exit_code_1(tmp_path, source, capfd):
+    data(capfd, "prepare", "--input", source, "--output", tmp_path / "d")
     shard = tmp_path / "d/valid/shard-000000.tar"
     shard.write_bytes(shard.read_bytes().replace(b"plain", b"plane", 1))
-    code, out, _ = data(capsys, "verify", tmp_path / "d")
+    code, out, _ = data(capfd, "verify", tmp_path / "d")
     assert code == 1 and "valid/shard-000000.tar" in out and len(out.splitlines()) == 1
 
 
@@ -91,25 +91,25 @@ def wrong_input(tmp_path, source):
     "no such file", "empty file", "broken archive", "output is a file", "splits", "tokenizer",
     "model without sentencepiece", "not a model", "verify nothing", "inspect nothing",
 ])  # fmt: skip
-def test_wrong_input_is_exit_code_2_and_one_line(tmp_path, source, capsys, case):
+def test_wrong_input_is_exit_code_2_and_one_line(tmp_path, source, capfd, case):
     arguments, said = wrong_input(tmp_path, source)[case]
-    code, out, err = data(capsys, *arguments)
+    code, out, err = data(capfd, *arguments)
     errors = [line for line in err.splitlines() if not line.startswith("data: ")]
     assert code == 2 and out == "" and len(errors) == 1 and said in errors[0]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write and read everything")
-def test_folders_and_files_without_permission_are_named(tmp_path, source, capsys):
+def test_folders_and_files_without_permission_are_named(tmp_path, source, capfd):
     (tmp_path / "locked").mkdir(mode=0o500)
-    code, _, err = data(capsys, "prepare", "--input", source, "--output", tmp_path / "locked" / "d")
+    code, _, err = data(capfd, "prepare", "--input", source, "--output", tmp_path / "locked" / "d")
     assert code == 2 and "cannot be written there" in err
     source.chmod(0)
-    code, _, err = data(capsys, "prepare", "--input", source, "--output", tmp_path / "d")
+    code, _, err = data(capfd, "prepare", "--input", source, "--output", tmp_path / "d")
     assert code == 2 and "text.txt: cannot be read" in err
 
 
-def test_stdlib_is_several_megabytes_of_this_pythons_own_text(tmp_path, capsys):
-    code, out, _ = data(capsys, "stdlib", "--output", tmp_path / "d", "--json")
+def test_stdlib_is_several_megabytes_of_this_pythons_own_text(tmp_path, capfd):
+    code, out, _ = data(capfd, "stdlib", "--output", tmp_path / "d", "--json")
     made = json.loads(out)
     assert code == 0 and made["totals"]["source_bytes"] > 3_000_000
     assert made["splits"]["valid"]["tokens"] == round(0.05 * made["totals"]["tokens"])

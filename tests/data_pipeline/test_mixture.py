@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import DataError
-from data_pipeline.mixture import BLOCK_ROWS, Mixture, lane_groups, quotas
+from data_pipeline.mixture import BLOCK_ROWS, Mixture, MixtureChange, MixtureSchedule, lane_groups, quotas
 
 WEIGHTS = st.lists(st.floats(0.05, 10.0), min_size=2, max_size=5)
 
@@ -60,3 +60,24 @@ def test_lane_groups_are_consecutive_and_leave_no_source_out(weights, extra):
 def test_fewer_lanes_than_sources_is_refused():
     with pytest.raises(DataError, match="global_batch_size"):
         lane_groups([1, 1, 1], lanes=2)
+
+
+@settings(max_examples=25)
+@given(
+    ends=st.lists(st.integers(1, 6000), min_size=1, max_size=4, unique=True).map(sorted),
+    weights=st.lists(st.tuples(st.sampled_from([0.0, 0.5, 2.0]), st.floats(0.1, 5)), min_size=5, max_size=5),
+)
+def test_weights_that_change_go_on_where_each_source_was(ends, weights):
+    changes = [MixtureChange(begin, pair) for begin, pair in zip([0, *ends], weights, strict=False)]
+    total = ends[-1] + 500
+    whole = MixtureSchedule(changes, key=(1,))(np.arange(total))
+    for source in (0, 1):
+        numbers = whole.numbers[whole.sources == source]
+        if ends[-1] < BLOCK_ROWS:  # within blocks the order is mixed, the set is complete over whole ones
+            assert len(np.unique(numbers)) == len(numbers)
+    for begin, pair in changes:
+        if pair[0] == 0:
+            following = [change.first_sample for change in changes if change.first_sample > begin]
+            assert (whole.sources[begin : following[0] if following else total] == 1).all()
+    tail = MixtureSchedule(changes, key=(1,))(np.arange(total - 100, total))
+    assert np.array_equal(tail.numbers, whole.numbers[-100:]) and np.array_equal(tail.sources, whole.sources[-100:])

@@ -3,6 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.corpus import Reading
+from data_pipeline.documents import DocumentOptions
 from data_pipeline.pieces import Group, Position, pieces
 from data_pipeline.sources import SourceFile
 
@@ -30,7 +32,7 @@ def group_of(folder, contents, shares):
 )
 def test_pieces_are_the_text_and_restart_anywhere(tmp_path_factory, contents, shares, piece_bytes, mode, cut_anywhere):
     group = group_of(tmp_path_factory.mktemp("corpus"), contents, shares)
-    options = {"mode": mode, "piece_bytes": piece_bytes, "cut_anywhere": cut_anywhere}
+    options = {"reading": Reading(DocumentOptions(mode)), "piece_bytes": piece_bytes, "cut_anywhere": cut_anywhere}
     whole = list(pieces([group], start=Position(), **options))
     text = b"".join(contents)
     assert b"".join(piece.data for piece in whole) == text
@@ -51,7 +53,7 @@ def test_pieces_are_the_text_and_restart_anywhere(tmp_path_factory, contents, sh
 def test_every_file_is_one_document(tmp_path_factory, contents, piece_bytes):
     group = group_of(tmp_path_factory.mktemp("corpus"), contents, [])
     ends, begin = [], 0
-    for piece in pieces([group], mode="file", start=Position(), piece_bytes=piece_bytes):
+    for piece in pieces([group], reading=Reading(), start=Position(), piece_bytes=piece_bytes):
         ends += [begin + end for end in piece.document_ends]
         begin += len(piece.data)
     sizes = [len(content) for content in contents if content]

@@ -17,10 +17,11 @@ from data_pipeline.progress import Silent
 from data_pipeline.shard_index import load_index
 from data_pipeline.split import open_split
 from data_pipeline.verify import verify
-from tests.data_pipeline.making import EVERY_PLANE, corpus_file, folder_content, prepared, stream_text
+from tests.conftest import corpus
+from tests.data_pipeline.making import EVERY_PLANE, folder_content, prepared, stream_text
 
 TEXT = b"".join(f"line {number} of a small text, caf\u00e9 \U0001f600\n".encode() for number in range(4000))
-AWKWARD = (EVERY_PLANE * 200 + "\0\u2581 \u2581\r\n").encode() + b"\xff\xed\xa0\x80\x80" * 50 + TEXT
+AWKWARD = (EVERY_PLANE * 100 + "\0\u2581 \u2581\r\n").encode() + b"\xff\xed\xa0\x80\x80" * 50 + TEXT
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "sentencepiece"])
@@ -44,7 +45,7 @@ def test_byte_splits_are_exact_tails_in_order(tmp_path):
 
 
 def test_enwik8_prefix_splits_as_published(tmp_path):
-    source = corpus_file("enwik8-prefix/enwik8_first4000000.gz")
+    source = corpus("enwik8-prefix/enwik8_first4000000.gz")
     index = prepared(tmp_path / "d", [source], splits="valid=0.05,test=0.05")
     assert [split.tokens for split in index.splits.values()] == [3_600_000, 200_000, 200_000]
     assert stream_text(tmp_path / "d", "test") == gzip.decompress(source.read_bytes())[3_800_000:]
@@ -133,6 +134,7 @@ def test_wrong_splits_are_refused(tmp_path, splits):
 SLOWED = """
 import sys, time
 from data_pipeline import shard_writer, journal
+from tests.conftest import corpus
 from tests.data_pipeline.making import prepared
 from pathlib import Path
 for owner, name in ((shard_writer.ShardWriter, "finish"), (shard_writer.ShardWriter, "_flush_chunk"),
@@ -179,7 +181,7 @@ def kill_and_resume(tmp_path, *, tokenizer, workers, kills, seed):
 
 @pytest.mark.parametrize(("tokenizer", "workers"), [("bytes", 1), ("sentencepiece", 2)])
 def test_kill_and_resume_gives_the_same_bytes(tmp_path, tokenizer, workers):
-    kill_and_resume(tmp_path, tokenizer=tokenizer, workers=workers, kills=3, seed=1)
+    kill_and_resume(tmp_path, tokenizer=tokenizer, workers=workers, kills=2, seed=1)
 
 
 @pytest.mark.slow
@@ -208,6 +210,6 @@ def test_resume_refuses_other_options_and_changed_input(tmp_path, monkeypatch):
 @pytest.mark.corpora
 @pytest.mark.parametrize("tokenizer", ["bytes", "sentencepiece"])
 def test_real_text_comes_back(tmp_path, tokenizer):
-    source = corpus_file("wikitext-2/valid.txt.gz")
+    source = corpus("wikitext-2/valid.txt.gz")
     prepared(tmp_path / "d", [source], tokenizer=tokenizer, vocab_size=1000)
     assert stream_text(tmp_path / "d", "train") == gzip.decompress(source.read_bytes())

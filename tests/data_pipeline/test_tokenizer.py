@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import DataError
-from data_pipeline.tokenizer import ByteTokenizer, SentencePieceTokenizer, dtype_for, fingerprint_of
+from data_pipeline.sentencepiece_tokenizer import SentencePieceTokenizer
+from data_pipeline.tokenizer import ByteTokenizer, dtype_for, fingerprint_of
 from data_pipeline.tokenizer_training import train_sentencepiece
 from tests.data_pipeline.making import EVERY_PLANE
 
@@ -18,7 +19,7 @@ LINES = [b"def add(first, second):\n", b"    return first + second\n", b"\n", "n
 
 @pytest.fixture(scope="module", params=["bpe", "unigram"])
 def trained(request):
-    return SentencePieceTokenizer(train_sentencepiece(LINES, vocab_size=320, model_type=request.param))
+    return SentencePieceTokenizer(train_sentencepiece(LINES, vocab_size=320, model_type=request.param), where="m")
 
 
 AWKWARD = [
@@ -89,7 +90,7 @@ def test_a_model_that_loses_text_is_refused(options, message):
         **(lossless | options),
     )
     with pytest.raises(DataError, match=message):
-        SentencePieceTokenizer(model.getvalue())
+        SentencePieceTokenizer(model.getvalue(), where="m")
 
 
 def test_what_is_no_model_is_refused_in_one_line():

@@ -128,6 +128,19 @@ def test_losses_and_norms_equal_the_single_process(
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
+    "first_layer", [pytest.param(k, marks=[] if k == 7 else [pytest.mark.slow]) for k in (1, 4, 5, 7, 9, 10, 13, 16)]
+)
+def test_a_pipeline_may_be_cut_anywhere(first_layer: int, single: Any) -> None:
+    """Between any two layers, with one, two or three levels on the way."""
+    overrides = [*settings("hourglass", (1, 1, 2), 1), f"parallel.stage_cut=[{first_layer}]"]
+    for found in run_ranks(train, 2, "hourglass", overrides, None):
+        torch.testing.assert_close(
+            torch.tensor(found["steps"]), torch.tensor(single("hourglass")["steps"]), rtol=RELATIVE, atol=0
+        )
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
     "broken_plan",
     [
         pytest.param({r"layers\.2\.attention\.key": "replicate"}, id="one projection left whole"),

@@ -73,7 +73,9 @@ def wait_for_step(run: Path, step: int, *, seconds: float = 120) -> None:
 
 def worker_ids(run: Path) -> list[int]:
     """The processes that train `run`."""
-    found = subprocess.run(["pgrep", "-f", f"hierlm {run}|hierlm runs/{run.name}"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["pgrep", "-f", f"hierlm {run}|hierlm runs/{run.name}"], capture_output=True, text=True, check=False
+    )
     return [int(line) for line in found.stdout.split()]
 
 

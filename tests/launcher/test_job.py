@@ -20,7 +20,9 @@ def shape(tmp_path: Path, world: int, **site: object) -> tuple[int, int]:
     ("world", "per_node", "expected"),
     [(1, 8, (1, 1)), (8, 8, (1, 8)), (16, 8, (2, 8)), (6, 4, (2, 3)), (10, 8, (2, 5)), (7, 4, (7, 1)), (12, 8, (2, 6))],
 )
-def test_as_few_nodes_as_hold_the_run_alike(tmp_path: Path, world: int, per_node: int, expected: tuple[int, int]) -> None:
+def test_as_few_nodes_as_hold_the_run_alike(
+    tmp_path: Path, world: int, per_node: int, expected: tuple[int, int]
+) -> None:
     assert shape(tmp_path, world, processes_per_node=per_node) == expected
 
 

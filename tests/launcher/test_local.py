@@ -116,7 +116,9 @@ def test_threads_share_the_cores_unless_the_user_has_decided(monkeypatch: pytest
         ([-10, 85], [False, False], [signal.SIGUSR1], 85),
     ],
 )
-def test_the_job_ends_as_its_processes_do(codes: list[int], killed: list[bool], forwarded: list[int], expected: int) -> None:
+def test_the_job_ends_as_its_processes_do(
+    codes: list[int], killed: list[bool], forwarded: list[int], expected: int
+) -> None:
     assert overall_exit_code(codes, killed=killed, forwarded=forwarded) == expected
 
 

@@ -1,5 +1,6 @@
 """What every architecture found in hierlm/models keeps, whatever its paper."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hierlm import models
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.contract import Stream, build_layer, fold
 from hierlm.models.decoding import Decoder
-from tests.models.zoo import CASES, IDS, TINY, built, tiny_part, tokens
+from tests.models.zoo import CASES, IDS, TINY, VARYING_SHAPES, built, tiny_part, tokens
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 13]
 every_case = pytest.mark.parametrize(("name", "index"), CASES, ids=IDS)
@@ -49,7 +50,9 @@ def test_no_logit_depends_on_a_later_token(name, index, length):
         original, _ = model(text)
         for position in range(1, length):
             changed = torch.cat((text[:, :position], tokens(length - position, seed=position)), dim=1)
-            assert torch.equal(model(changed)[0][:, :position], original[:, :position]), position
+            tolerance = 1e-12 if (name, index) in VARYING_SHAPES else 0.0
+            after = model(changed)[0][:, :position]
+            torch.testing.assert_close(after, original[:, :position], rtol=tolerance, atol=tolerance)
 
 
 @every_case
@@ -125,27 +128,27 @@ def test_number_of_parameters_is_the_closed_form(name, index):
 
 @every_case
 def test_every_weight_gets_a_gradient(name, index):
-    model = built(name, index)
-    model.zero_grad()
-    torch.nn.functional.cross_entropy(model(tokens(12))[0].flatten(0, 1), tokens(12, seed=8).flatten()).backward()
-    missing = [path for path, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
-    model.zero_grad()
-    assert not missing
+    model = copy.deepcopy(built(name, index)).train()
+    text = tokens(12)
+    stream, _ = fold(list(model.layers), Stream((text,)), model.initial_state(text))
+    loss = torch.nn.functional.cross_entropy(stream.hidden.flatten(0, 1), tokens(12, seed=8).flatten())
+    (loss if stream.penalty is None else loss + stream.penalty.mean()).backward()
+    assert not [path for path, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
 
 
 @every_case
 def test_learns_64_tokens_by_heart(name, index):
     model = models.from_config({"model": tiny_part(name, index)}, seed=1).train()
-    text = tokens(65, batch=1)
+    text = tokens(17, batch=4)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(120):
-        loss = torch.nn.functional.cross_entropy(model(text[:, :-1])[0][0], text[0, 1:])
+    for _ in range(200):
+        loss = torch.nn.functional.cross_entropy(model(text[:, :-1])[0].flatten(0, 1), text[:, 1:].flatten())
         if loss < 0.3:
             return
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    raise AssertionError(f"loss {loss.item():.3f} nats after 120 updates")
+    raise AssertionError(f"loss {loss.item():.3f} nats after 200 updates")
 
 
 @every_case

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def test_a_decay_falls_from_the_peak_to_the_final_rate(decay: str, warmup: int, 
     after = rates(curve(decay=decay), span=warmup + rest, warmup=warmup)[warmup:]
     assert after[0] == pytest.approx(1.0)
     assert after[-1] == pytest.approx(0.1)
-    assert all(later < earlier for earlier, later in zip(after, after[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(after))
 
 
 def test_the_cosine_is_half_way_in_the_middle() -> None:

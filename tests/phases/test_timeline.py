@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def test_tokens_seen_is_the_sum_of_the_batches_before(drawn: list[PhaseConfig]) 
 def test_rows_follow_each_other_without_gap_until_their_length_changes(drawn: list[PhaseConfig]) -> None:
     timeline = Timeline(drawn)
     moments = [timeline.at(step) for step in range(timeline.num_steps)]
-    for before, after in zip(moments, moments[1:], strict=False):
+    for before, after in pairwise(moments):
         if before.data_pass == after.data_pass:
             assert before.phase.sequence_length == after.phase.sequence_length
             assert after.first_sample == before.first_sample + before.phase.global_batch_size

@@ -1,0 +1,26 @@
+"""What was met in the input that a user should know of: counts, and where it was first seen."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_EXAMPLES = 5  # of each kind
+
+
+@dataclass
+class Report:
+    """Counts by kind, with the first places of each."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, where: str, *, count: int = 1) -> None:
+        """Note `count` occurrences of `kind`, the first of them at `where` (file and position)."""
+        self.counts[kind] = self.counts.get(kind, 0) + count
+        places = self.examples.setdefault(kind, [])
+        if len(places) < MAX_EXAMPLES:
+            places.append(where)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What dataset.json keeps: {kind: {count, first}}."""
+        return {kind: {"count": count, "first": self.examples[kind]} for kind, count in sorted(self.counts.items())}

@@ -1,0 +1,171 @@
+"""Checkpoints of a run: list, inspect, verify, digest, export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launcher.options import JsonOption
+from launcher.verb import FAILED, json_on_stdout
+
+if TYPE_CHECKING:
+    from hierlm.checkpoint.find import CheckpointRef, Listed
+    from hierlm.run_dir import RunDir
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="run directory", show_default=False)]
+StepOption = Annotated[
+    int | None, typer.Option("--checkpoint", metavar="STEP", help="default: the newest good one", show_default=False)
+]
+
+
+@app.command("list", epilog="Example: hierlm checkpoint list runs/demo-hourglass")
+def list_(run: RunArgument, as_json: JsonOption = False) -> None:
+    """All checkpoints, oldest first; only their manifests are read."""
+    with json_on_stdout(as_json) as print_document:
+        from hierlm.checkpoint.find import list_checkpoints
+
+        rows = [_row(listed) for listed in list_checkpoints(_run_dir(run).checkpoints)]
+        if as_json:
+            print_document(rows)
+        for row in [] if as_json else rows:
+            print(_line(row))
+        if not rows and not as_json:
+            print(f"{run}: no checkpoint yet")
+
+
+@app.command(epilog="Example: hierlm checkpoint inspect runs/demo-hourglass --checkpoint 50")
+def inspect(run: RunArgument, step: StepOption = None, as_json: JsonOption = False) -> None:
+    """What a checkpoint says of itself: when, where in the run, layout, versions, files."""
+    with json_on_stdout(as_json) as print_document:
+        ref = _checkpoint(run, step)
+        document = {
+            "path": str(ref.path),
+            "size_bytes": ref.manifest.size_bytes,
+            **ref.manifest.model_dump(mode="json"),
+        }
+        if as_json:
+            print_document(document)
+        else:
+            _print_inspection(document, layout=str(ref.manifest.layout))
+
+
+@app.command(epilog="Example: hierlm checkpoint verify runs/demo-hourglass")
+def verify(run: RunArgument, step: StepOption = None, as_json: JsonOption = False) -> int:
+    """Read every byte and compare it with the checksums; exit code 1 if any checkpoint is damaged."""
+    with json_on_stdout(as_json) as print_document:
+        from hierlm.checkpoint.find import verify as problems_of
+
+        results = [
+            {"step": listed.step, "path": str(listed.path), "problems": problems_of(listed)}
+            for listed in _claims(run, step)
+        ]
+        if as_json:
+            print_document([{**result, "good": not result["problems"]} for result in results])
+        else:
+            _print_verification(results)
+    return FAILED if any(result["problems"] for result in results) else 0
+
+
+@app.command(epilog="Example: hierlm checkpoint digest runs/demo-hourglass --json")
+def digest(run: RunArgument, step: StepOption = None, as_json: JsonOption = False) -> None:
+    """Checksums of weights and optimizer that do not depend on the layout that saved them."""
+    with json_on_stdout(as_json) as print_document:
+        from hierlm.checkpoint.digest import digest as digest_of
+        from hierlm.checkpoint.layout import ENGINE
+
+        ref = _checkpoint(run, step)
+        document = {"step": ref.step, **digest_of(ref.path / ENGINE)}
+        if as_json:
+            print_document(document)
+        else:
+            print("\n".join(f"{key}  {value}" for key, value in document.items()))
+
+
+@app.command(epilog="Example: hierlm checkpoint export runs/demo-hourglass --output exported/hourglass")
+def export(
+    run: RunArgument,
+    *,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="new or empty directory")],
+    step: StepOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One model.safetensors (fp32) and a config.yaml, for `hierlm.models.load`."""
+    with json_on_stdout(as_json) as print_document:
+        from hierlm.checkpoint.export import export as export_to
+        from hierlm.checkpoint.layout import ENGINE
+
+        ref = _checkpoint(run, step)
+        counts = export_to(ref.path / ENGINE, run_config=_run_dir(run).config, output=output)
+        if as_json:
+            print_document({"step": ref.step, "output": str(output), **counts})
+        else:
+            size = counts["bytes"] / 2**20
+            print(f"{output}: step {ref.step}, {counts['parameters']:,} parameters, {size:,.1f} MiB")
+
+
+def _run_dir(run: Path) -> "RunDir":
+    from hierlm.errors import UserError
+    from hierlm.run_dir import RunDir
+
+    run_dir = RunDir(run)
+    if not run_dir.config.is_file():
+        raise UserError(f"{run}: no run here (no {run_dir.config.name}); give a run directory such as runs/NAME")
+    return run_dir
+
+
+def _checkpoint(run: Path, step: int | None) -> "CheckpointRef":
+    from hierlm.checkpoint.find import checkpoint_at
+
+    return checkpoint_at(_run_dir(run).checkpoints, step)
+
+
+def _claims(run: Path, step: int | None) -> list["Listed"]:
+    """All checkpoints, or the one of a step."""
+    from hierlm.checkpoint.find import list_checkpoints
+    from hierlm.errors import UserError
+
+    found = list_checkpoints(_run_dir(run).checkpoints)
+    chosen = [listed for listed in found if step in (None, listed.step)]
+    if step is not None and not chosen:
+        there = ", ".join(str(listed.step) for listed in found) or "none"
+        raise UserError(f"{run}: no checkpoint of step {step}; there are: {there}")
+    return chosen
+
+
+def _row(listed: "Listed") -> dict[str, Any]:
+    row: dict[str, Any] = {"step": listed.step, "path": str(listed.path), "problem": listed.problem}
+    if listed.manifest is not None:
+        kept = ("phase", "tokens_seen", "why", "layout", "precision", "save_seconds", "written_at")
+        row |= listed.manifest.model_dump(mode="json", include=set(kept))
+        row |= {"size_bytes": listed.manifest.size_bytes}
+    return row
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["problem"]:
+        return f"step {row['step']:>8} | damaged: {row['problem']}"
+    return (
+        f"step {row['step']:>8} | {row['phase']} | {row['tokens_seen']:,} tokens | {row['why']} | "
+        f"{row['size_bytes'] / 2**20:,.1f} MiB | {row['written_at']}"
+    )
+
+
+def _print_inspection(document: dict[str, Any], *, layout: str) -> None:
+    files = document.pop("files")
+    for key, value in {**document, "layout": layout}.items():
+        shown = ", ".join(f"{name} {number}" for name, number in value.items()) if isinstance(value, dict) else value
+        print(f"{key:<20}{shown}")
+    for name, record in files.items():
+        print(f"{'file':<20}{name}  {record['size_bytes']:,} bytes  {record['sha256'][:16]}")
+
+
+def _print_verification(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        for problem in result["problems"]:
+            print(f"step {result['step']}: {problem}")
+        if not result["problems"]:
+            print(f"step {result['step']}: good")
+    if not results:
+        print("no checkpoint yet")

@@ -1,0 +1,74 @@
+"""Checkpoints without an engine, and teams of threads, for the torch-free half of this room."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hierlm.checkpoint.commit import Saved, save_checkpoint
+from hierlm.checkpoint.files import FileRecord, FileWriter
+from hierlm.checkpoint.layout import ENGINE
+from hierlm.checkpoint.manifest import Facts, Layout
+from hierlm.checkpoint.team import ALONE, Team
+
+
+def facts(step: int) -> Facts:
+    return Facts(
+        step=step,
+        tokens_seen=step * 64,
+        phase="pretrain",
+        step_in_phase=step,
+        layout=Layout(data_parallel_degree=2, zero_stage=1),
+        precision="fp32",
+        config_fingerprint="f" * 64,
+        why="periodic",
+    )
+
+
+def write_two_files(step: int, *, team: Team = ALONE) -> Callable[[Path], dict[str, FileRecord]]:
+    """One file hashed while it is written and one left to the commit, their content told by step and rank."""
+
+    def write(partial: Path) -> dict[str, FileRecord]:
+        files = FileWriter(partial)
+        with files.open(partial / ENGINE / f"hashed-{team.rank}") as file:
+            file.write(f"weights of step {step} rank {team.rank} ".encode() * 100)
+        (partial / "memory").mkdir(exist_ok=True)
+        (partial / "memory" / f"left-{team.rank}").write_bytes(f"memory {step} {team.rank}".encode())
+        return files.records
+
+    return write
+
+
+def save(checkpoints: Path, step: int, *, keep: int = 2, team: Team = ALONE) -> Saved:
+    return save_checkpoint(checkpoints, facts=facts(step), write=write_two_files(step, team=team), team=team, keep=keep)
+
+
+def on_every_rank(size: int, action: Callable[[Team], Any]) -> list[Any]:
+    """What the action returns, or raises, on each rank of a team of threads."""
+    slots: list[Any] = [None] * size
+    barrier = threading.Barrier(size, timeout=30)
+
+    def exchange_of(rank: int) -> Callable[[Any], list[Any]]:
+        def exchange(value: Any) -> list[Any]:
+            slots[rank] = value
+            barrier.wait()
+            everyone = list(slots)
+            barrier.wait()
+            return everyone
+
+        return exchange
+
+    def run(rank: int) -> Any:
+        try:
+            return action(Team(rank, size, exchange_of(rank)))
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(size) as threads:
+        return list(threads.map(run, range(size)))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory."""
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}

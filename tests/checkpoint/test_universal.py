@@ -1,0 +1,176 @@
+"""A checkpoint of any layout goes on in any other: the same state to the last bit, the same losses to rounding."""
+
+import argparse
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hierlm.checkpoint.commit import save_checkpoint
+from hierlm.checkpoint.digest import digest
+from hierlm.checkpoint.find import CheckpointRef, checkpoint_at, list_checkpoints
+from hierlm.checkpoint.layout import CONVERTING, UNIVERSAL, step_dir
+from hierlm.checkpoint.team import ALONE, TeamError
+from hierlm.checkpoint.universal import universal_of, write_universal
+from tests.checkpoint.layouts import load_and_go_on, overrides, train_and_save
+from tests.checkpoint.making import contents, facts, on_every_rank
+from tests.distributed.spawn import run_ranks
+
+Layout = dict[str, Any]
+SOURCES: dict[str, tuple[str, Layout]] = {
+    "dp2 zero 0": ("transformer", {"dp": 2}),
+    "dp2 zero 1": ("transformer", {"dp": 2, "zero": 1}),
+    "dp2 zero 2": ("transformer", {"dp": 2, "zero": 2}),
+    "dp2 zero 3": ("transformer", {"dp": 2, "zero": 3}),
+    "tp2 zero 1": ("transformer", {"tp": 2, "zero": 1}),
+    "pp2 zero 0": ("transformer", {"pp": 2}),
+    "tp2 pp2 zero 1": ("hourglass", {"tp": 2, "pp": 2, "zero": 1}),
+}
+CHANGES: list[tuple[str, Layout]] = [
+    ("dp2 zero 0", {"dp": 1, "zero": 0}),
+    ("dp2 zero 1", {"dp": 1, "zero": 0}),
+    ("dp2 zero 1", {"dp": 1, "zero": 1}),
+    ("dp2 zero 1", {"dp": 4, "zero": 1}),
+    ("dp2 zero 1", {"dp": 4, "zero": 3}),
+    ("dp2 zero 2", {"dp": 1, "zero": 2}),
+    ("dp2 zero 2", {"dp": 4, "zero": 2}),
+    ("dp2 zero 3", {"dp": 1, "zero": 3}),
+    ("dp2 zero 3", {"dp": 4, "zero": 3}),
+    ("dp2 zero 3", {"dp": 2, "zero": 1}),
+    ("dp2 zero 1", {"tp": 2, "pp": 2, "zero": 1}),
+    ("tp2 zero 1", {"dp": 2, "zero": 0}),
+    ("tp2 zero 1", {"pp": 2, "zero": 0}),
+    ("pp2 zero 0", {"tp": 2, "zero": 1}),
+    ("tp2 pp2 zero 1", {"dp": 2, "zero": 1}),
+]
+
+
+def world_size(layout: Layout) -> int:
+    return int(layout.get("dp", 1) * layout.get("tp", 1) * layout.get("pp", 1))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """By name: (folder with `engine` and its conversion, the losses of the steps after the save); made when asked for."""
+    made: dict[str, tuple[Path, list[float]]] = {}
+
+    def get(name: str) -> tuple[Path, list[float]]:
+        if name not in made:
+            arch, layout = SOURCES[name]
+            folder = tmp_path_factory.mktemp("source")
+            ranks = run_ranks(train_and_save, world_size(layout), arch, overrides(**layout), str(folder))
+            write_universal(folder / "engine", folder / "universal", progress=lambda done, of: None)
+            made[name] = folder, ranks[0]["losses"]
+        return made[name]
+
+    return get
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "target"), CHANGES, ids=lambda value: str(value).replace("'", ""))
+def test_a_change_of_layout_changes_nothing_else(name: str, target: Layout, source: Any, tmp_path: Path) -> None:
+    folder, losses = source(name)
+    universal = str(folder / "universal" / "engine")
+    arch, _ = SOURCES[name]
+    ranks = run_ranks(load_and_go_on, world_size(target), arch, overrides(**target), universal, str(tmp_path))
+    assert digest(tmp_path / "engine") == digest(folder / "engine")
+    torch.testing.assert_close(torch.tensor(ranks[0]), torch.tensor(losses), rtol=1e-5, atol=0)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dp2 zero 1", "tp2 zero 1", "tp2 pp2 zero 1", "dp2 zero 3"])
+def test_it_is_what_the_engines_own_converter_writes(name: str, source: Any, tmp_path: Path) -> None:
+    """The converter takes the patterns of the tensor plan and refuses one that matches nothing."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    folder, _ = source(name)
+    arguments = argparse.Namespace(
+        input_folder=str(folder / "engine"),
+        output_folder=str(tmp_path / "theirs"),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=False,
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(arguments)
+    theirs, ours = tmp_path / "theirs" / "zero", folder / "universal" / "engine" / "zero"
+    kinds = ("fp32.pt", "exp_avg.pt", "exp_avg_sq.pt")
+    names = {path.relative_to(ours) for path in ours.rglob("*.pt") if path.name in kinds}
+    assert names == {path.relative_to(theirs) for path in theirs.rglob("*.pt") if path.name in kinds}
+    for file in names:
+        mine, other = (torch.load(root / file, weights_only=False) for root in (ours, theirs))
+        other = other["param"] if isinstance(other, dict) else other  # flat at ZeRO 3
+        assert torch.equal(mine["param"].reshape(-1), other.reshape(-1)), file
+
+
+@pytest.fixture
+def committed(source: Any, tmp_path: Path) -> CheckpointRef:
+    """A real checkpoint under `checkpoints/`, committed."""
+    folder, _ = source("dp2 zero 1")
+
+    def write(partial: Path) -> dict[str, Any]:
+        for file in (folder / "engine").iterdir():
+            (partial / "engine" / file.name).write_bytes(file.read_bytes())
+        return {}
+
+    save_checkpoint(tmp_path, facts=facts(3), write=write, team=ALONE, keep=1)
+    return checkpoint_at(tmp_path, 3)
+
+
+@pytest.mark.distributed
+def test_it_is_made_once_and_found_again(committed: CheckpointRef) -> None:
+    progress: list[tuple[int, int]] = []
+    first = universal_of(committed, progress=lambda done, of: progress.append((done, of)))
+    assert first == step_dir(committed.path.parent, 3, suffix=UNIVERSAL)
+    assert progress[-1][0] == progress[-1][1] == len(progress) > 10
+    before = contents(first)
+    assert universal_of(committed, progress=pytest.fail) == first
+    assert contents(first) == before
+    assert [listed.step for listed in list_checkpoints(committed.path.parent)] == [3]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_team_writes_what_one_would(size: int, committed: CheckpointRef) -> None:
+    alone = universal_of(committed, progress=lambda done, of: None)
+    expected = contents(alone)
+    (alone / "universal.json").unlink()  # not whole any more: made anew
+    found = on_every_rank(size, lambda team: universal_of(committed, progress=lambda done, of: None, team=team))
+    assert found == [alone] * size
+    assert contents(alone) == expected
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("harm", ["damaged", "of another checkpoint", "unfinished"])
+def test_one_that_is_not_this_checkpoints_is_made_anew(harm: str, committed: CheckpointRef) -> None:
+    done = universal_of(committed, progress=lambda done, of: None)
+    expected = contents(done)
+    if harm == "damaged":
+        victim = next(iter(sorted(done.rglob("fp32.pt"))))
+        victim.write_bytes(victim.read_bytes()[:-1])
+    elif harm == "of another checkpoint":
+        record = done / "universal.json"
+        record.write_text(record.read_text().replace('"source": {', '"source": {"engine/other": "0",'))
+    else:
+        done.rename(step_dir(committed.path.parent, 3, suffix=CONVERTING))
+    assert contents(universal_of(committed, progress=lambda done, of: None)) == expected
+
+
+@pytest.mark.distributed
+def test_a_conversion_that_fails_leaves_nothing_to_load(
+    committed: CheckpointRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hierlm.checkpoint.universal.torch.save", fail)
+    with pytest.raises(TeamError, match="No space left"):
+        universal_of(committed, progress=lambda done, of: None)
+    assert not step_dir(committed.path.parent, 3, suffix=UNIVERSAL).exists()

@@ -1,0 +1,78 @@
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from launcher.cli import COMMANDS, help_text, run, verbs
+from tests.conftest import hierlm, hierlm_path
+
+
+def test_the_help_names_every_verb_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == run([]) == 0
+    text = capsys.readouterr().out
+    for verb in verbs():
+        (line,) = [line for line in help_text().splitlines() if line.startswith(f"  {verb} ")]
+        assert len(line.removeprefix(f"  {verb}").strip()) > 10
+        assert line in text
+
+
+def test_a_verb_is_there_exactly_when_its_file_is() -> None:
+    files = {path.stem for path in COMMANDS.glob("*.py")} - {"__init__"}
+    assert {verb.replace("-", "_") for verb in verbs()} == files
+    assert {"train", "submit", "models", "doctor"} <= files
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_every_verb_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run([verb, "--help"])
+    text = capsys.readouterr().out
+    if "Commands:" in text:  # a group: its verbs show one each
+        names = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.startswith("  ")]
+        for name in names:
+            run([verb, name, "--help"])
+            assert f"Example: hierlm {verb} {name}" in " ".join(capsys.readouterr().out.split())
+    else:
+        assert f"Example: hierlm {verb}" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["trian"], "no such verb: trian, allowed: "),
+        (["trian"], "nearest: train"),
+        (["--jsno"], "no such option: --jsno"),
+        (["train"], "CONFIG"),
+        (["train", "--jsno", "x"], "--json"),
+        (["train", "/no/such.yaml"], "/no/such.yaml: no such file"),
+        (["models", "transfomer"], "allowed: "),
+    ],
+)
+def test_a_wrong_command_line_is_exit_2_and_one_line(
+    arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and part in err and len(err.splitlines()) == 1
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("hierlm 0.")
+
+
+def test_the_help_answers_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        started = perf_counter()
+        subprocess.run([hierlm_path(), "--help"], capture_output=True, check=True)
+        seconds.append(perf_counter() - started)
+    interpreter = perf_counter()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    interpreter = perf_counter() - interpreter
+    assert min(seconds) - interpreter < 0.3, seconds  # on a busy machine the interpreter alone may take long
+
+
+def test_the_console_script_runs(tmp_path: Path) -> None:
+    assert "Verbs:" in hierlm("--help", cwd=tmp_path).stdout

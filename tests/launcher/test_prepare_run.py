@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from hierlm.config.load import load_config
+from hierlm.errors import UserError
+from launcher import provenance
+from launcher.prepare_run import PreparedRun, prepare_run, run_dir_of, write_whole
+from tests.config.making import config
+
+COMMAND = ["hierlm", "train", "a config.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def code_that_nobody_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "git_state", lambda root: {"sha": "1" * 40, "diff": ""})
+
+
+def prepare(tmp_path: Path, *overrides: str) -> PreparedRun:
+    return prepare_run(config(tmp_path, f"run_root={tmp_path}/runs", *overrides), command_line=COMMAND)
+
+
+def test_a_new_run_has_its_resolved_config_and_where_it_comes_from(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path)
+    run_dir = prepared.run_dir
+    assert (run_dir.path, prepared.is_finished, prepared.messages) == (tmp_path / "runs" / "run", False, ())
+    assert load_config(run_dir.config) == config(tmp_path, f"run_root={tmp_path}/runs")
+    told = json.loads(run_dir.provenance.read_text())
+    assert told["command_line"] == "hierlm train 'a config.yaml'"
+    assert {"git", "host", "packages", "python", "time"} <= told.keys()
+    assert told["packages"]["pydantic"]
+
+
+def test_an_unfinished_run_is_taken_up(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    again = prepare(tmp_path)
+    assert (again.is_finished, again.messages) == (False, ())
+    resumes = json.loads(again.run_dir.provenance.read_text())["resumes"]
+    assert [set(resume) for resume in resumes] == [{"time", "command_line", "host"}]  # nothing else has changed
+
+
+def test_harmless_changes_are_taken_over_and_said_in_one_line(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    again = prepare(tmp_path, "parallel.data_parallel_degree=2", "train.log_every.steps=1")
+    (line,) = again.messages
+    assert "parallel.data_parallel_degree: 1 -> 2; train.log_every.steps: 10 -> 1" in line
+    assert load_config(again.run_dir.config).parallel.data_parallel_degree == 2
+
+
+def test_another_structure_is_refused_with_the_difference_and_the_mend(tmp_path: Path) -> None:
+    before = prepare(tmp_path).run_dir.config.read_text()
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path, "seed=2", "model.num_layers=3")
+    text = "\n".join(caught.value.problems)
+    assert "seed: 1234 -> 2" in text and "model.num_layers: 2 -> 3" in text
+    assert "name=NAME or remove the directory" in text
+    assert run_dir_of(config(tmp_path, f"run_root={tmp_path}/runs")).config.read_text() == before
+
+
+def test_a_finished_run_says_so(tmp_path: Path) -> None:
+    prepare(tmp_path).run_dir.finished.touch()
+    again = prepare(tmp_path)
+    assert again.is_finished and "is finished" in again.messages[0]
+    with pytest.raises(UserError, match="holds a finished run with other settings"):
+        prepare(tmp_path, "seed=2")
+
+
+def test_a_finished_run_made_longer_goes_on(tmp_path: Path) -> None:
+    prepare(tmp_path).run_dir.finished.touch()
+    longer = prepare(tmp_path, "phases.1.duration.tokens=50000")
+    assert not longer.is_finished and not longer.run_dir.finished.exists()
+    assert "phases.1.duration.tokens: 5000 -> 50000" in longer.messages[0]
+    assert load_config(longer.run_dir.config).phases[1].duration.tokens == 50000
+
+
+def test_a_launch_killed_half_way_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    run_dir = prepare(tmp_path).run_dir
+    run_dir.config.unlink()  # it is written last
+    (run_dir.path / ".config.yaml.7.partial").touch()
+    assert prepare(tmp_path).run_dir.config.exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "thesis.tex", "checkpoints"])
+def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    (tmp_path / "runs" / "run" / name).touch()
+    with pytest.raises(UserError, match=f"has no config.yaml but {name}"):
+        prepare(tmp_path)
+
+
+def test_a_config_that_cannot_be_read_any_more_is_told_with_the_mend(tmp_path: Path) -> None:
+    prepare(tmp_path).run_dir.config.write_text("name: [")
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path)
+    assert "remove the directory" in caught.value.problems[-1]
+
+
+@pytest.mark.parametrize("root", ["/proc/nowhere", "{file}/below"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, root: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path, f"run_root={root.format(file=tmp_path / 'file')}")
+    (line,) = caught.value.problems
+    assert "cannot write the run directory" in line and "run_root=DIR" in line
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new \udcff")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

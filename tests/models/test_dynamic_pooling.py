@@ -1,0 +1,197 @@
+"""Groups of varying length: their means, who reads them, and the boundary losses."""
+
+import pytest
+import sentencepiece
+import torch
+from scipy.stats import binom
+
+from hierlm import models
+from hierlm.models.contract import StepContext, Stream, fold
+from hierlm.nn.boundaries import binomial_penalty, entropy_spikes, fixed_boundaries, sampled_boundaries
+from hierlm.nn.dynamic_pooling import BoundaryRule, PoolGroups, ReadGroups, group_means
+from hierlm.nn.shape import BlockShape
+from hierlm.nn.unigram import UnigramEnds
+from tests.models.zoo import built, tokens
+
+D = 8
+SHAPE = BlockShape(
+    hidden_dim=D, num_heads=2, ffn_dim=16, activation="gelu", positions="relative", dropout=0.0, residual_scale=1.0
+)
+
+
+def vectors(length, *, batch=2):
+    return torch.randn(batch, length, D, generator=torch.Generator().manual_seed(length), dtype=torch.float64)
+
+
+def marks(*rows):
+    return torch.tensor([[int(c) for c in row] for row in rows], dtype=torch.float64)[..., None]
+
+
+def pooling(kind="whitespace", **fields):
+    rule = {"fixed_factor": 3, "gumbel_rate": 0.2, "gumbel_temperature": 0.5, "max_groups": None, **fields}
+    return PoolGroups(shape=SHAPE, rule=BoundaryRule(kind=kind, **rule)).double().eval()
+
+
+def test_means_equal_a_loop_over_the_groups():
+    x, b = vectors(7), marks("0100101", "1000000")
+    means = group_means(x, b, num_groups=None)
+    expected = [x[0, :2].mean(0), x[0, 2:5].mean(0), x[0, 5:].mean(0)]
+    torch.testing.assert_close(means[0], torch.stack(expected))
+    torch.testing.assert_close(means[1], torch.stack([x[1, 0], torch.zeros(D), torch.zeros(D)]).double())
+
+
+def test_a_boundary_everywhere_pools_nothing():
+    x = vectors(5)
+    torch.testing.assert_close(group_means(x, torch.ones(2, 5, 1).double(), num_groups=None), x)
+
+
+def test_no_boundary_means_that_every_token_reads_the_null_group():
+    x = vectors(5)
+    pool = pooling()
+    stream, _ = pool(Stream((torch.zeros(2, 5, 1).double(), x)))
+    read, _ = ReadGroups()(stream)
+    torch.testing.assert_close(read.hidden - x, pool.norm(pool.null).expand_as(x))
+
+
+def test_a_token_reads_its_own_group_if_it_ends_there_and_the_one_before_otherwise():
+    coarse = torch.tensor([[[-1.0], [0.0], [1.0]]]).expand(1, 3, D)
+    stream, _ = ReadGroups()(Stream((torch.zeros(1, 6, D), marks("010010").float(), coarse)))
+    assert stream.hidden[0, :, 0].tolist() == [-1, 0, 0, 0, 1, 1]
+
+
+def test_a_fixed_factor_makes_the_groups_of_an_hourglass():
+    x = vectors(10)
+    b = fixed_boundaries(x, first=0, factor=3)
+    means = group_means(x, b, num_groups=None)
+    shifted = torch.cat((torch.zeros(2, 2, D).double(), x), dim=1)
+    hourglass = shifted[:, :12].unflatten(1, (4, 3)).mean(dim=2)
+    torch.testing.assert_close(means[:, 1:], hourglass[:, 1:])
+    torch.testing.assert_close(means[:, 0], hourglass[:, 0] * 3)  # one token instead of one and two zeros
+
+
+def test_reading_one_group_early_sees_the_future(monkeypatch):
+    def early(self, stream, memory=None):
+        *below, x, boundaries, coarse = stream.levels
+        index = (boundaries.cumsum(dim=1)[..., 0].long() + 1).clamp(max=coarse.shape[1] - 1)
+        return Stream((*below, x + torch.stack([c[i] for c, i in zip(coarse, index, strict=True)]))), memory
+
+    model, text = built("dynamic_pooling", 3), tokens(12)
+    monkeypatch.setattr(ReadGroups, "forward", early)
+    changed = torch.cat((text[:, :6], tokens(6, seed=99)), dim=1)
+    with torch.no_grad():
+        assert not torch.allclose(model(changed)[0][:, :6], model(text)[0][:, :6])
+
+
+def test_a_stated_maximum_makes_the_shapes_equal_and_stays_causal():
+    x = vectors(9)
+    stream, _ = pooling(max_groups=2)(Stream((marks("101010101", "000000001"), x)))
+    assert stream.hidden.shape == (2, 3, D)
+    assert stream.levels[-2][..., 0].sum(dim=1).tolist() == [2, 1]
+
+
+def test_gradients_of_the_means():
+    x = vectors(6, batch=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: group_means(v, marks("010011"), num_groups=None), x)
+
+
+def test_the_gradient_of_a_boundary_is_that_of_the_weights_of_its_group():
+    """The surrogate: a token of group g weighs 1 + (g's drift), so d mean / d b_t sums over the tokens after t."""
+    x, b = vectors(5, batch=1), marks("01001").requires_grad_()
+    group_means(x, b, num_groups=None).sum().backward()
+    drift = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    weights = 1 + drift.cumsum(0) - drift
+    groups = [slice(0, 2), slice(2, 5)]
+    sum((weights[g, None] * x[0, g]).sum(0) / weights[g].sum() for g in groups).sum().backward()
+    torch.testing.assert_close(b.grad.flatten(), drift.grad)
+
+
+def test_the_penalty_is_scipys_binomial():
+    b = marks("0100100000", "1111100000")
+    expected = -binom.logpmf([2, 5], 10, 0.2) / 10
+    torch.testing.assert_close(binomial_penalty(b, rate=0.2)[:, 0, 0], torch.tensor(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_draws_follow_the_probability_and_pass_a_gradient():
+    logits = torch.full((1, 4000, 1), 1.0, requires_grad=True)
+    torch.manual_seed(0)
+    drawn = sampled_boundaries(logits, temperature=0.5)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert drawn.mean().item() == pytest.approx(torch.sigmoid(torch.tensor(1.0)).item(), abs=0.03)
+    drawn.sum().backward()
+    assert (logits.grad > 0).float().mean() > 0.9
+
+
+def test_a_spike_is_less_certain_than_both_positions_before():
+    sharpness = torch.tensor([5.0, 4.0, 3.0, 4.0, 3.5, 2.0])
+    logits = torch.zeros(1, 6, 8)
+    logits[0, :, 0] = sharpness
+    assert entropy_spikes(logits).flatten().tolist() == [0, 0, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("index", "kind"), [(4, "gumbel"), (5, "entropy")])
+def test_predicted_boundaries_leave_their_loss_below_the_logits(index, kind):
+    model = built("dynamic_pooling", index)
+    text = tokens(12)
+    memories = [None] * len(model.layers)
+    stream, _ = fold(list(model.layers), Stream((text,)), memories)
+    assert stream.penalty is None
+    try:
+        stream, _ = fold(list(model.train().layers), Stream((text,)), memories)
+    finally:
+        model.eval()
+    assert stream.penalty.shape == (2, 12)
+    assert (stream.penalty >= 0).all()
+
+
+@pytest.fixture(scope="module")
+def unigram_file(tmp_path_factory):
+    at = tmp_path_factory.mktemp("unigram")
+    text = at / "text"
+    words = ["hello", "world", "there", "été", "token", "pooling", "groups"]
+    text.write_text("\n".join(" ".join(words[i % 7 :] + words[: i % 5]) for i in range(200)), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(at / "m"),
+        vocab_size=40,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return str(at / "m.model")
+
+
+def test_unigram_marks_stand_on_the_last_byte_of_each_piece(unigram_file):
+    text = "hello été world"
+    ends = UnigramEnds(unigram_file)(torch.tensor([list(text.encode())]))[0].nonzero().flatten().tolist()
+    pieces = sentencepiece.SentencePieceProcessor(model_file=unigram_file).encode(text, out_type=str)
+    written = [piece.replace("▁", " " if index else "") for index, piece in enumerate(pieces)]
+    assert "".join(written) == text
+    position, expected = 0, []
+    for piece in written:
+        position += len(piece.encode())
+        expected.append(position - 1)
+    assert ends == sorted(set(expected) - {-1})
+
+
+def test_unigram_marks_survive_a_row_that_begins_inside_a_character(unigram_file):
+    cut = list("été world".encode())[1:]
+    assert len(UnigramEnds(unigram_file)(torch.tensor([cut]))[0]) == len(cut)
+
+
+def test_the_unigram_predictor_learns_the_ends_of_pieces(unigram_file):
+    part = {"arch": "dynamic_pooling", "hidden_dim": 16, "num_heads": 2, "ffn_dim": 32, "valley_layers": 1}
+    part |= {"pre_layers": 1, "post_layers": 1, "boundaries": "unigram", "unigram_model": unigram_file}
+    model = models.from_config({"model": part}, seed=2).train()
+    text = torch.tensor([list(b"hello world there token pooling groups hello world")])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for step in range(40):
+        for layer in model.layers:
+            layer.begin_step(StepContext(step, 0, {}))
+        stream, _ = fold(list(model.layers), Stream((text,)), [None] * len(model.layers))
+        loss = stream.penalty.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 4

@@ -1,0 +1,90 @@
+"""A run on a real Slurm: it finishes, and what interrupts it leaves no trace in its weights."""
+
+import sqlite3
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, hierlm
+from tests.slurm.cluster import TestCluster, wait_until
+from tests.slurm.runs import Place, SubmittedRun
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+LONG = ("phases.0.duration.steps=150",)
+"""Longer than 30 s with the brake on: Slurm looks at time limits so often only."""
+TWO_RANKS = ("parallel.data_parallel_degree=2", "parallel.zero_stage=1")
+
+
+@pytest.fixture(scope="module")
+def place(cluster: TestCluster, tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Place:
+    return Place(cluster, tmp_path_factory.mktemp("runs"), tiny_dataset)
+
+
+@pytest.fixture(scope="module")
+def interrupted(place: Place) -> SubmittedRun:
+    """A run that has met a time limit, a warning by hand and a preemption, and has ended."""
+    cluster = place.cluster
+    place.brake.touch()
+    run = place.submit("interrupted", *LONG, *TWO_RANKS, partition="low")
+    cluster.wait_for_state(run.job_id, "RUNNING", seconds=30)
+    cluster.run("scontrol", "update", f"jobid={run.job_id}", "EndTime=now+61")  # the warning comes 60 s before
+    run.wait_for_start(2)
+    run.wait_for_step(run.records("attempts")[-1]["first_step"] + 5)
+    cluster.run("srun", "-p", "high", "-N2", "--exclusive", "sleep", "1")
+    place.brake.unlink()
+    run.wait_for_end(seconds=240)
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Place) -> str:
+    """The weights' digest of the same run on this machine, never interrupted."""
+    words = ("name=undisturbed", f"data.path={place.dataset}", "train.log_every.steps=1", *LONG, *TWO_RANKS)
+    hierlm("train", ROOT / "configs" / "tiny" / "transformer.yaml", *words, cwd=place.folder)
+    return SubmittedRun(place, place.folder / "runs" / "undisturbed", "").digest()
+
+
+def test_a_run_on_two_nodes_finishes_and_says_so(place: Place) -> None:
+    """Four processes, data 2 x pipeline 2."""
+    layout = ("parallel.data_parallel_degree=2", "parallel.pipeline_parallel_degree=2")
+    run = place.submit("first", *layout, "parallel.zero_stage=1", "phases.0.duration.steps=60", processes_per_node=2)
+    place.cluster.wait_for_state(run.job_id, "RUNNING", seconds=30)
+    wait_until(lambda: run.status()["state"] == "running", seconds=30)
+    run.wait_for_step(1)
+    seen = run.status()
+    assert seen["state"] in ("running", "finished") and seen["phase"] == "pretrain" and seen["attempts"] == 1
+    assert 1 <= seen["step"] <= seen["num_steps"] == 60 and seen["loss"] > 0 and seen["tokens_per_second"] > 0
+    assert run.wait_for_end() == "COMPLETED"
+    assert run.status()["state"] == "finished"
+    assert "step 60/60" in place.hierlm("logs", run.path, "-n", "20").stdout
+    with sqlite3.connect(place.folder / "runs" / "mlflow.db") as database:
+        (runs,) = database.execute("select count(*) from runs where name = 'first'").fetchone()
+    assert runs == 1
+
+
+def test_an_interrupted_run_ends_as_if_nothing_had_been(interrupted: SubmittedRun, undisturbed: str) -> None:
+    assert interrupted.place.cluster.job(interrupted.job_id)["JobState"] == "COMPLETED", interrupted.log()
+    assert interrupted.status()["state"] == "finished"
+    assert interrupted.digest() == undisturbed
+
+
+def test_each_interruption_cost_one_start(interrupted: SubmittedRun) -> None:
+    """On a slow machine the time limit comes more than once."""
+    starts = [record for record in interrupted.records("attempts") if record["event"] == "start"]
+    assert len(starts) >= 3
+    assert interrupted.status()["attempts"] == len(starts)
+    assert int(interrupted.place.cluster.job(interrupted.job_id)["Restarts"]) == len(starts) - 1
+    assert all(before["first_step"] < after["first_step"] for before, after in pairwise(starts))
+
+
+def test_the_history_names_what_interrupted_it(interrupted: SubmittedRun) -> None:
+    ends = [event for event in interrupted.records("jobs") if event["event"] == "end"]
+    assert ends[0]["reason"] == "stopped early" and ends[-1] == {**ends[-1], "exit_code": 0, "then": "stop"}
+    assert [event["event"] for event in interrupted.records("jobs")].count("start") >= 3
+
+
+def test_the_metrics_hold_every_step_once(interrupted: SubmittedRun) -> None:
+    steps = [record["step"] for record in interrupted.records("metrics") if record["kind"] == "train"]
+    assert steps == list(range(1, 151))

@@ -1,0 +1,62 @@
+"""The README's commands work as they stand there."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, hierlm
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(program: str) -> list[list[str]]:
+    """The argument lists of one program, comments removed, in the order of the page."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line and line[0] == program]
+
+
+def test_every_make_target_exists() -> None:
+    assert commands("make"), "the README has lost its make commands"
+    for target in commands("make"):
+        subprocess.run(["make", "--dry-run", *target], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.distributed
+def test_the_commands_run_in_order(tmp_path: Path) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    found = commands("hierlm")
+    assert len(found) >= 6, "the README has lost its commands"
+    for arguments in found:
+        hierlm(*arguments, cwd=tmp_path)
+
+
+def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.chdir(ROOT)
+    (example,) = blocks("python")
+    names: dict[str, object] = {"tokens": torch.randint(0, 256, (2, 17))}
+    exec(example, names)
+    logits = names["logits"]
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (2, 17, 256)
+
+
+def test_the_file_tree_names_what_is_there() -> None:
+    (tree,) = [block for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL) if "launcher/" in block]
+    top = [line.split()[0] for line in tree.splitlines() if not line.startswith(" ")]
+    rooms = [
+        f"hierlm/{line.split()[0]}"
+        for line in tree.splitlines()
+        if line.startswith("  ") and line.split()[0].endswith("/")
+    ]
+    for name in [*top, *rooms]:
+        assert (ROOT / name).is_dir(), name

@@ -1,0 +1,133 @@
+"""Real servers for tests: `mlflow server`, on sqlite or on PostgreSQL. Each is stopped by whoever started it."""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+_START_SECONDS = 240  # most of it is imports; a busy machine takes its time
+
+
+class MlflowServer:
+    """Can be killed and started again on the same port and store."""
+
+    def __init__(self, folder: Path, *, store: str | None = None) -> None:
+        self._folder, self._store = folder, store or f"sqlite:///{folder / 'server.db'}"
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        command = [
+            Path(sys.executable).with_name("mlflow"), "server", "--workers", "1", "--host", "127.0.0.1",
+            "--port", self._port, "--backend-store-uri", self._store,
+            "--artifacts-destination", self._folder / "artifacts",
+        ]  # fmt: skip
+        environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(word) for word in command],
+                cwd=self._folder,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until(self._answers, what=f"{self.uri}; see {self._folder / 'server.log'}", seconds=_START_SECONDS)
+
+    def kill(self) -> None:
+        """At once, as a machine that loses power."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            until(lambda: not self._answers(), what="end of the server")
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+
+class Postgres:
+    """A database server of its own in a folder. PostgreSQL refuses to run as root: then another user runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self._as_user = ["runuser", "-u", _other_user(), "--"] if os.geteuid() == 0 else []
+
+    @property
+    def uri(self) -> str:
+        user = _other_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        return f"postgresql://{user}@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        data = self._folder / "data"
+        data.mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(data, _other_user())
+            for folder in (self._folder, *self._folder.parents):
+                with suppress(OSError):
+                    folder.chmod(folder.stat().st_mode | 0o011)
+        self._run("initdb", "--pgdata", data, "--auth", "trust", "--no-sync")
+        options = f"-p {self._port} -k {data} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._run("pg_ctl", "start", "--pgdata", data, "--wait", "--log", data / "log", "--options", options)
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "stop", "--pgdata", self._folder / "data", "--mode", "immediate")
+
+    def _run(self, program: str, *arguments: object) -> None:
+        path = postgres_program(program)
+        assert path is not None
+        command = [*self._as_user, path, *map(str, arguments)]
+        subprocess.run(command, cwd="/", check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+
+def why_no_postgres() -> str:
+    """Empty when PostgreSQL can be used here."""
+    if postgres_program("initdb") is None:
+        return "no PostgreSQL server here; Debian: apt-get install postgresql"
+    if find_spec("psycopg2") is None:
+        return "no driver for PostgreSQL; pip install psycopg2-binary"
+    return ""
+
+
+def postgres_program(name: str) -> str | None:
+    """Debian keeps the server's programs out of PATH."""
+    places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
+    return str(places[0]) if places else shutil.which(name)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _other_user() -> str:
+    """`postgres` where the package made it, else `nobody`."""
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def until(condition: Callable[[], bool], *, what: str = "what the test expects", seconds: float = 60) -> None:
+    """Wait for it, and fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.05)
