@@ -68,9 +68,9 @@ def shuffled_rows(samples: Indices, *, rows_per_epoch: int, key: tuple[int | str
     """Row of each global sample [n]: every epoch is its own permutation of all rows, keyed by `key` and the epoch."""
     epochs, positions = np.divmod(samples, rows_per_epoch)
     rows = np.empty_like(samples)
-    for epoch in np.unique(epochs):
+    for epoch in np.unique(epochs).tolist():
         inside = epochs == epoch
-        permutation = Permutation(rows_per_epoch, keys=round_keys(*key, int(epoch)))
+        permutation = Permutation(rows_per_epoch, keys=round_keys(*key, epoch))
         rows[inside] = permutation(positions[inside])
     return rows
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.encoding import Encoded
-from data_pipeline.journal import Journal, Progress
+from data_pipeline.journal import PartJournal, PartState
 from data_pipeline.pieces import Position
-from data_pipeline.shard_index import Dtype, ShardRecord, SplitRecord
+from data_pipeline.shard_index import Dtype, ShardRecord
 from data_pipeline.shard_writer import ShardWriter
 from data_pipeline.tokenizer import Tokenizer
 
 
 class DatasetWriter:
-    """Takes pieces in order, beginning at `progress`; every finished shard is in the journal before the next begins."""
+    """Takes pieces in order, beginning at `state`; every finished shard is in the journal before the next begins."""
 
     def __init__(
         self,
@@ -23,13 +23,14 @@ class DatasetWriter:
         dtype: Dtype,
         shard_tokens: int,
         chunk_tokens: int,
-        journal: Journal,
-        progress: Progress,
+        journal: PartJournal,
+        state: PartState,
+        first_number: int = 0,
     ) -> None:
         self._folder, self._tokenizer, self._dtype, self._journal = folder, tokenizer, dtype, journal
         self._shard_tokens, self._chunk_tokens = shard_tokens, chunk_tokens
-        self._shards = progress.shards
-        self._skip_tokens = progress.skip_tokens
+        self._shards, self._first_number = state.shards, first_number
+        self._skip_tokens = state.skip_tokens
         self._shard: ShardWriter | None = None
         self._split = ""
 
@@ -44,11 +45,11 @@ class DatasetWriter:
             done = self._add_part(piece, done)
         return len(piece.tokens) - first
 
-    def finish(self, *, position: Position) -> dict[str, SplitRecord]:
-        """Close the last shard; the record of every split in the order they were written."""
+    def finish(self, *, position: Position) -> None:
+        """Close the last shard and the journal."""
         if self._shard:
             self._finish_shard(position=position, skip_tokens=0)
-        return {split: SplitRecord.of(tuple(shards)) for split, shards in self._shards.items()}
+        self._journal.part_finished()
 
     def abandon(self) -> None:
         """Leave the unfinished shard without a name."""
@@ -76,7 +77,7 @@ class DatasetWriter:
         return piece.source_bytes if whole else self._tokenizer.num_bytes(np.asarray(piece.tokens[start:stop]))
 
     def _new_shard(self) -> ShardWriter:
-        number = len(self._shards.get(self._split, []))
+        number = self._first_number + len(self._shards.get(self._split, []))
         return ShardWriter(
             self._folder, split=self._split, number=number, dtype=self._dtype, chunk_tokens=self._chunk_tokens
         )

@@ -1,4 +1,8 @@
-"""What a preparation has finished, one synced line per shard: where `--resume` continues."""
+"""What a preparation has settled and finished, in synced lines: where `--resume` and the tasks of an array go on.
+
+`prepare.journal` holds one line, the header: everything that decides the output. Every part of the corpus has a
+journal of its own with one line per finished shard.
+"""
 
 import json
 import os
@@ -14,60 +18,82 @@ FILE_NAME = "prepare.journal"
 
 
 @dataclass
-class Progress:
+class PartState:
     """Finished shards by split, and the next token: `skip_tokens` into the piece that begins at `position`."""
 
     shards: dict[str, list[ShardRecord]] = field(default_factory=dict)
-    position: Position = field(default_factory=Position)
+    position: Position | None = None
     skip_tokens: int = 0
+    finished: bool = False
 
 
 class Journal:
-    """An append-only file; its first line holds everything that decides what the output is."""
+    """The journals of one output folder."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.path = folder / FILE_NAME
 
     def begin(self, header: dict[str, Any]) -> None:
         self.path.write_bytes(b"")
-        self._append(header)
+        _append(self.path, header)
 
-    def read(self) -> tuple[dict[str, Any], Progress] | None:
-        """(header, progress), or None when nothing was begun. A line cut off by a crash did not happen."""
-        try:
-            complete = self.path.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return None
-        if not complete:
-            return None
-        try:
-            header, *entries = [json.loads(line) for line in complete]
-        except ValueError:
-            raise DataError(f"{self.path}: damaged; remove the folder and prepare again") from None
-        return header, _progress(entries)
+    def header(self) -> dict[str, Any] | None:
+        """What `begin` wrote, None when nothing was begun or a crash cut it off."""
+        lines = _complete_lines(self.path)
+        return lines[0] if lines else None
 
-    def keep_complete_lines(self) -> None:
-        """Drop what a crash left of a last line, so that the next entry begins a line."""
-        content = self.path.read_bytes()
-        with self.path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-
-    def shard_finished(self, split: str, record: ShardRecord, *, position: Position, skip_tokens: int) -> None:
-        self._append({"split": split, "shard": record.model_dump(), "position": position, "skip_tokens": skip_tokens})
+    def part(self, number: int) -> "PartJournal":
+        return PartJournal(self._folder / f"prepare.part-{number:03d}.journal")
 
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        with self.path.open("ab") as file:
-            file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Once dataset.json says it all."""
+        for path in [*self._folder.glob("prepare.part-*.journal"), self.path]:
+            path.unlink(missing_ok=True)
 
 
-def _progress(entries: list[dict[str, Any]]) -> Progress:
-    progress = Progress()
-    for entry in entries:
-        progress.shards.setdefault(entry["split"], []).append(ShardRecord.model_validate(entry["shard"]))
-        progress.position, progress.skip_tokens = Position(*entry["position"]), entry["skip_tokens"]
-    return progress
+class PartJournal:
+    """The append-only list of a part's finished shards."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> PartState:
+        """The state after the last complete line; a line cut off by a crash did not happen, and goes."""
+        state = PartState()
+        for entry in _complete_lines(self.path):
+            if "finished" in entry:
+                state.finished = True
+                continue
+            state.shards.setdefault(entry["split"], []).append(ShardRecord.model_validate(entry["shard"]))
+            state.position, state.skip_tokens = Position(*entry["position"]), entry["skip_tokens"]
+        return state
+
+    def drop_cut_off_line(self) -> None:
+        """So that the next entry begins a line."""
+        with self.path.open("a+b") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+    def shard_finished(self, split: str, record: ShardRecord, *, position: Position, skip_tokens: int) -> None:
+        entry = {"split": split, "shard": record.model_dump(), "position": position, "skip_tokens": skip_tokens}
+        _append(self.path, entry)
+
+    def part_finished(self) -> None:
+        _append(self.path, {"finished": True})
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        raise DataError(f"{path}: damaged; remove the folder and prepare again") from None
+
+
+def _append(path: Path, entry: dict[str, Any]) -> None:
+    with path.open("ab") as file:
+        file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

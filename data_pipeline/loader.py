@@ -17,7 +17,7 @@ from torch import Tensor
 from data_pipeline.config import SourceConfig
 from data_pipeline.errors import DataError
 from data_pipeline.mixture import MixtureChange
-from data_pipeline.rows import TrainOrder
+from data_pipeline.rows import Request, TrainOrder
 from data_pipeline.split import Split, open_split
 
 __all__ = [
@@ -34,17 +34,6 @@ __all__ = [
 
 IGNORED_TARGET = -100  # what torch's cross entropy leaves out
 _POLL_SECONDS = 0.1
-
-
-class Request(NamedTuple):
-    """Which rows of a step this rank reads; row r is global sample first_sample + r."""
-
-    sequence_length: int
-    data_pass: int
-    first_sample: int
-    rows: range
-    lanes: int | None = None
-    mixture: tuple[MixtureChange, ...] | None = None  # weights of this data pass so far, if not the sources' own
 
 
 class Batch(NamedTuple):
@@ -87,29 +76,27 @@ class TrainRows:
         first_sample: int,
         rows: range,
         lanes: int | None = None,
-        mixture: Sequence[MixtureChange] | None = None,
+        mixture: tuple[MixtureChange, ...] | None = None,
     ) -> Batch:
         """Rows `rows` of the step that begins at global sample `first_sample`.
 
         Shuffled without `lanes`; with `lanes` (the global batch size) row r is lane r, which continues its own stream.
         """
-        where = self._order.rows(
-            sequence_length=sequence_length,
-            data_pass=data_pass,
-            first_sample=first_sample,
-            rows=rows,
-            lanes=lanes,
-            mixture=mixture,
-        )
-        packed = np.empty((len(rows), sequence_length + 1), dtype=np.int64)
-        for out, source, row in zip(packed, where.sources.tolist(), where.rows.tolist(), strict=True):
-            self.splits[source].read_into(out, start=row * sequence_length)
-        tokens, targets = _inputs_and_targets(packed)
-        starts = None if where.starts is None else torch.from_numpy(where.starts)
-        return Batch(tokens, targets, starts, self._document_starts(where.sources, where.rows, sequence_length))
+        return self(Request(sequence_length, data_pass, first_sample, rows, lanes, mixture))
 
     def __call__(self, request: Request) -> Batch:
-        return self.read(**request._asdict())
+        """The rows a request names; DataError when a source is too short for them."""
+        length, where = request.sequence_length, self._order.rows(request)
+        tokens = np.empty((len(request.rows), length), dtype=np.int64)
+        targets = np.empty_like(tokens)
+        for source, split in enumerate(self.splits):
+            inside = np.flatnonzero(where.sources == source)
+            if len(inside):
+                rows = split.read_rows((where.rows[inside] * length).tolist(), length=length + 1)
+                tokens[inside], targets[inside] = rows[:, :-1], rows[:, 1:]
+        starts = None if where.starts is None else torch.from_numpy(where.starts)
+        documents = self._document_starts(where.sources, where.rows, length)
+        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), starts, documents)
 
     def _document_starts(self, sources: NDArray[np.int64], rows: NDArray[np.int64], length: int) -> Tensor | None:
         if not self._wants_document_starts:

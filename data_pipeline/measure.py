@@ -58,6 +58,7 @@ class Measured:
 
     text_bytes: int = 0
     documents: int = 0
+    file_bytes: list[int] = field(default_factory=list)
     sha256: str = ""
     sample: list[Line] = field(default_factory=list)
 
@@ -89,6 +90,7 @@ def measure(
             measured.text_bytes += len(text.data)
             measured.documents += text.ends_document
             progress.advance(source_bytes=len(text.data), documents=int(text.ends_document))
+        measured.file_bytes.append(measured.text_bytes - before)
         if measured.text_bytes == before:
             report.add("files without text", file.path)
         listing.update(f"{digest.hexdigest()}  {file.name}\n".encode())

@@ -42,27 +42,35 @@ class Mixture:
             raise DataError(f"data.sources: a weight is below 1/{BLOCK_ROWS} of the sum {sum(weights):g}; raise it")
         self._key = key
         self._ends = np.cumsum(self.shares)
+        self._blocks: dict[int, Dealt] = {}
 
     def __call__(self, samples: Indices) -> Dealt:
-        """Source and running number of each global sample [n]."""
+        """Source and running number of each global sample [n]; a source's samples are numbered in their order."""
         blocks, places = np.divmod(samples, BLOCK_ROWS)
-        dealt = np.empty_like(places)
-        for block in np.unique(blocks):
+        dealt = Dealt(np.empty_like(samples), np.empty_like(samples))
+        for block in np.unique(blocks).tolist():
             inside = blocks == block
-            dealt[inside] = self._order(int(block))(places[inside])
-        sources = np.searchsorted(self._ends, dealt, side="right").astype(np.int64)
-        before = self._ends[sources] - self.shares[sources]
-        return Dealt(sources=sources, numbers=blocks * self.shares[sources] + dealt - before)
+            sources, ranks = self._block(block)
+            chosen = sources[places[inside]]
+            dealt.sources[inside] = chosen
+            dealt.numbers[inside] = block * self.shares[chosen] + ranks[places[inside]]
+        return dealt
 
     def count(self, samples: int) -> NDArray[np.int64]:
         """How many of the first `samples` samples came from each source."""
         blocks, rest = divmod(samples, BLOCK_ROWS)
-        partial = self._order(blocks)(np.arange(rest, dtype=np.int64))
-        sources = np.searchsorted(self._ends, partial, side="right")
-        return blocks * self.shares + np.bincount(sources, minlength=len(self.shares))
+        return blocks * self.shares + np.bincount(self._block(blocks).sources[:rest], minlength=len(self.shares))
 
-    def _order(self, block: int) -> Permutation:
-        return Permutation(BLOCK_ROWS, keys=round_keys("mixture", *self._key, block))
+    def _block(self, block: int) -> Dealt:
+        """Sources of one block's places, and the rank of each place among those of its source."""
+        if block not in self._blocks:
+            order = Permutation(BLOCK_ROWS, keys=round_keys("mixture", *self._key, block))(np.arange(BLOCK_ROWS))
+            sources = np.searchsorted(self._ends, order, side="right").astype(np.int64)
+            ranks = np.empty_like(sources)
+            for source, share in enumerate(self.shares.tolist()):
+                ranks[sources == source] = np.arange(share)
+            self._blocks = {block: Dealt(sources, ranks)}  # the last one used: batches come in order
+        return self._blocks[block]
 
 
 class MixtureChange(NamedTuple):
@@ -106,11 +114,10 @@ class LaneGroup(NamedTuple):
 
 
 def lane_groups(weights: Sequence[float], *, lanes: int) -> list[LaneGroup]:
-    """Lanes dealt to sources in proportion to their weights, at least one to each that has any; DataError when there are too few."""
-    if lanes < len(weights):
-        raise DataError(
-            f"{lanes} lanes cannot read {len(weights)} data sources; global_batch_size must be at least that"
-        )
-    counts = 1 + quotas(weights, total=lanes - len(weights))
-    firsts = [0, *accumulate(int(size) for size in counts)]
-    return [LaneGroup(source, firsts[source], int(size)) for source, size in enumerate(counts) if size]
+    """Lanes by weight, at least one to each source that has any; DataError when there are too few."""
+    used = np.array(weights) > 0
+    if lanes < used.sum():
+        raise DataError(f"{lanes} lanes cannot read {used.sum()} data sources; raise global_batch_size")
+    sizes = used + quotas(weights, total=lanes - int(used.sum()))
+    firsts = [0, *accumulate(sizes.tolist())]
+    return [LaneGroup(source, firsts[source], size) for source, size in enumerate(sizes.tolist()) if size]

@@ -1,5 +1,6 @@
-"""What may be written where: one preparation at a time, never into a folder that holds something else."""
+"""What may be written where: one writer at a time, never into a folder that holds something else."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -9,16 +10,18 @@ from typing import Any
 
 from data_pipeline import journal, selection
 from data_pipeline.errors import DataError
+from data_pipeline.parts import SHARD_NUMBERS_PER_PART
 from data_pipeline.shard_writer import PARTIAL_SUFFIX
 from data_pipeline.tokenizer import MODEL_FILES
 
 _WRITTEN_FIRST = (*MODEL_FILES.values(), selection.FILE_NAME, journal.FILE_NAME)
 _BEFORE_JOURNAL = {name + ending for name in _WRITTEN_FIRST for ending in ("", PARTIAL_SUFFIX)}
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems have none
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make and hold the folder; DataError when it cannot be written or another preparation holds it."""
+def locked(folder: Path, *, shared: bool) -> Iterator[None]:
+    """Make and hold the folder, with others or alone; DataError when it cannot be written or is held already."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -26,11 +29,27 @@ def locked(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise DataError(f"{folder}: the dataset cannot be written there ({error.strerror}); change --output") from None
+    with _held(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, what=folder):
+        yield
+
+
+@contextmanager
+def part_locked(path: Path) -> Iterator[None]:
+    """Hold the journal of one part alone."""
+    with _held(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), fcntl.LOCK_EX, what=path):
+        yield
+
+
+@contextmanager
+def _held(descriptor: int, kind: int, *, what: Path) -> Iterator[None]:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise DataError(f"{folder}: another preparation is writing there; wait for it or change --output") from None
+        raise DataError(f"{what}: another preparation is writing there; wait for it or change --output") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     try:
         yield
     finally:
@@ -51,9 +70,10 @@ def differences(made: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     return sorted(key for key in asked if made.get(key) != asked[key])
 
 
-def remove_unnamed_shards(folder: Path, state: journal.Progress) -> None:
-    """What a killed attempt left of shards it had not finished."""
+def remove_unnamed_shards(folder: Path, state: journal.PartState, *, part: int) -> None:
+    """What a killed attempt left of a part's shards that it had not finished."""
     named = {folder / record.name for shards in state.shards.values() for record in shards}
     for path in folder.glob("*/shard-*"):
-        if path not in named:
+        number = int(path.name.removeprefix("shard-").partition(".")[0])
+        if path not in named and number // SHARD_NUMBERS_PER_PART == part:
             path.unlink()

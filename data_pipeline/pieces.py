@@ -81,22 +81,28 @@ def pieces(
     *,
     reading: Reading,
     start: Position,
+    end: tuple[int, int] | None = None,
     piece_bytes: int = MAX_PIECE_BYTES,
     cut_anywhere: bool = False,
 ) -> Iterator[Piece]:
-    """All pieces from `start` on. Splits are cut at whole UTF-8 characters unless `cut_anywhere`."""
-    for number in range(start.group, len(groups)):
+    """All pieces from `start` on, up to file `end` = (group, file) if given.
+
+    Splits are cut at whole UTF-8 characters unless `cut_anywhere`.
+    """
+    end_group, end_file = end or (len(groups), 0)
+    for number in range(start.group, min(end_group + 1, len(groups))):
         begin = start if number == start.group else Position(group=number)
-        texts = _split_texts(groups[number], reading=reading, start=begin, cut_anywhere=cut_anywhere)
+        stop = end_file if number == end_group else len(groups[number].files)
+        texts = _split_texts(groups[number], reading=reading, start=begin, stop=stop, cut_anywhere=cut_anywhere)
         yield from _cut(texts, names=groups[number].splits, piece_bytes=piece_bytes)
 
 
 def _split_texts(
-    group: Group, *, reading: Reading, start: Position, cut_anywhere: bool
+    group: Group, *, reading: Reading, start: Position, stop: int, cut_anywhere: bool
 ) -> Iterator[tuple[Text, Position]]:
     """Texts with the position of their first byte, cut where a split ends."""
     split, total = start.split, start.total
-    for text, file, offset in _texts(group, reading=reading, start=start):
+    for text, file, offset in _texts(group, reading=reading, start=start, stop=stop):
         data, begin = text.data, 0
         while begin < len(data):
             size = _until_split_end(data, begin, left=group.ends[split] - total, cut_anywhere=cut_anywhere)
@@ -123,9 +129,9 @@ def _until_split_end(data: bytes, begin: int, *, left: int, cut_anywhere: bool) 
     return min(end, len(data)) - begin
 
 
-def _texts(group: Group, *, reading: Reading, start: Position) -> Iterator[tuple[Text, int, int]]:
+def _texts(group: Group, *, reading: Reading, start: Position, stop: int) -> Iterator[tuple[Text, int, int]]:
     """(text, file number, offset of its first byte in the file's text) from `start` on."""
-    for number in range(start.file, len(group.files)):
+    for number in range(start.file, stop):
         skip = start.offset if number == start.file else 0
         offset = 0
         for text in reading.texts(group.files[number], group=start.group, number=number):

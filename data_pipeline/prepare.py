@@ -14,8 +14,9 @@ from data_pipeline.dataset_writer import DatasetWriter
 from data_pipeline.encoding import encode_pieces
 from data_pipeline.errors import DataError
 from data_pipeline.measure import SAMPLE_LINES, Measured, measure
-from data_pipeline.output_folder import differences, locked, remove_unnamed_shards, require_unused
-from data_pipeline.pieces import Group, pieces
+from data_pipeline.output_folder import differences, locked, part_locked, remove_unnamed_shards, require_unused
+from data_pipeline.parts import SHARD_NUMBERS_PER_PART, Span, part_spans
+from data_pipeline.pieces import Group, Position, pieces
 from data_pipeline.progress import Progress
 from data_pipeline.report import Report
 from data_pipeline.request import Request, model_bytes, signature_of, stamp_of
@@ -30,17 +31,23 @@ from data_pipeline.tokenizer_training import train_sentencepiece
 
 
 class Prepared(NamedTuple):
-    """The finished dataset; `reused` when it was there already."""
+    """The finished dataset, None while other parts are still to be made; `reused` when it was there already."""
 
-    dataset: DatasetIndex
+    dataset: DatasetIndex | None
     reused: bool
 
 
 def prepare(request: Request, *, progress: Progress) -> Prepared:
-    """Make the dataset, or find it made. DataError when the input, the options or the output folder are wrong."""
+    """Make the dataset, or find it made. DataError when the input, the options or the output folder are wrong.
+
+    With `plan`, only what the parts share is settled; with `part`, only that one is written. A call with neither
+    does whatever is left and writes dataset.json.
+    """
+    if request.part is not None and not 0 <= request.part < request.parts:
+        raise DataError(f"--part {request.part}: there are parts 0 to {request.parts - 1}; --parts says how many")
     corpus = parts(request.files, request.splits)
-    work = _Work(request, corpus, signature_of(request, corpus), progress)
-    with locked(request.output):
+    work = _Work(request, corpus, signature_of(request, corpus), progress, journals.Journal(request.output))
+    with locked(request.output, shared=request.part is not None):
         if (request.output / INDEX_FILE).exists():
             return Prepared(work.finished_dataset(), reused=True)
         return Prepared(work.continue_or_begin(), reused=False)
@@ -54,6 +61,7 @@ class _Work:
     corpus: tuple[Part, ...]
     signature: dict[str, Any]
     progress: Progress
+    journal: journals.Journal
 
     def finished_dataset(self) -> DatasetIndex:
         """The dataset that is there, if it is the one asked for."""
@@ -67,24 +75,22 @@ class _Work:
                 f"{output}: holds a dataset that was made otherwise (different: {', '.join(different)}); "
                 "choose another --output or remove the folder"
             )
-        journals.Journal(output).remove()
-        (output / LEFT_OUT_FILE).unlink(missing_ok=True)
+        self._remove_working_files()
         return index
 
-    def continue_or_begin(self) -> DatasetIndex:
-        """Go on where the journal ends, or start one."""
-        journal = journals.Journal(self.request.output)
-        stamp = stamp_of(self.corpus)
-        begun = journal.read() if self.request.resume else None
-        if begun:
-            header, state = begun
+    def continue_or_begin(self) -> DatasetIndex | None:
+        """Go on where the journals end, or start them."""
+        request, stamp = self.request, stamp_of(self.corpus)
+        header = self.journal.header() if request.resume or request.part is not None else None
+        if header:
             self._require_same(header, stamp=stamp)
-            journal.keep_complete_lines()
+        elif request.part is not None:
+            raise DataError(f"{request.output}: part {request.part} of nothing planned; run with --plan first")
         else:
-            require_unused(self.request.output, resume=self.request.resume)
-            header, state = self._header(stamp), journals.Progress()
-            journal.begin(header)
-        return self._write(header, journal=journal, state=state)
+            require_unused(request.output, resume=request.resume)
+            header = self._header(stamp)
+            self.journal.begin(header)
+        return None if request.plan else self._write(header)
 
     def _inputs_are_newer(self) -> bool:
         written = (self.request.output / INDEX_FILE).stat().st_mtime
@@ -145,8 +151,13 @@ class _Work:
             tokenizer_from(request.tokenizer, model, where=str(request.tokenizer_model))
             write_atomically(request.output / MODEL_FILES[request.tokenizer], model)
         write_atomically(request.output / LEFT_OUT_FILE, write_left_out(reading.left_out))
-        read = [read.record for read in measured]
-        return {"signature": self.signature, "stamp": stamp, "read": read, "met": report.record}
+        return {
+            "signature": self.signature,
+            "stamp": stamp,
+            "read": [read.record for read in measured],
+            "met": report.record,
+            "file_bytes": [read.file_bytes for read in measured],
+        }
 
     def _train(self, measured: Measured, *, train_end: int) -> bytes:
         """A tokenizer that has seen nothing of the other splits."""
@@ -157,13 +168,37 @@ class _Work:
         self.progress.advance(source_bytes=size)
         return model
 
-    def _write(self, header: dict[str, Any], *, journal: journals.Journal, state: journals.Progress) -> DatasetIndex:
-        request, sizes = self.request, [read["text_bytes"] for read in header["read"]]
-        groups = tuple(group(part, text_bytes=size) for part, size in zip(self.corpus, sizes, strict=True))
+    def _write(self, header: dict[str, Any]) -> DatasetIndex | None:
+        """The part asked for, or all that are not finished and then the index."""
+        groups = tuple(
+            group(part, text_bytes=read["text_bytes"]) for part, read in zip(self.corpus, header["read"], strict=True)
+        )
+        spans = part_spans(groups, file_bytes=header["file_bytes"], num_parts=self.request.parts)
         tokenizer = self._tokenizer()
-        remove_unnamed_shards(request.output, state)
-        splits = self._encode(groups, tokenizer, journal=journal, state=state)
-        if sum(split.source_bytes for split in splits.values()) != sum(sizes):
+        wanted = range(self.request.parts) if self.request.part is None else [self.request.part]
+        for number in wanted:
+            self._write_part(number, spans[number], groups, tokenizer)
+        return self._write_index(header, groups, tokenizer) if self.request.part is None else None
+
+    def _write_part(self, number: int, span: Span, groups: tuple[Group, ...], tokenizer: Tokenizer) -> None:
+        journal = self.journal.part(number)
+        with part_locked(journal.path):
+            journal.drop_cut_off_line()
+            state = journal.read()
+            if not state.finished:
+                remove_unnamed_shards(self.request.output, state, part=number)
+                self._encode(number, span, groups, tokenizer, state)
+
+    def _write_index(self, header: dict[str, Any], groups: tuple[Group, ...], tokenizer: Tokenizer) -> DatasetIndex:
+        request = self.request
+        states = [self.journal.part(number).read() for number in range(request.parts)]
+        names = dict.fromkeys(name for part in groups for name in part.splits)
+        splits = {
+            name: SplitRecord.of(tuple(shard for state in states for shard in state.shards.get(name, [])))
+            for name in names
+        }
+        wanted = sum(read["text_bytes"] for read in header["read"])
+        if sum(split.source_bytes for split in splits.values()) != wanted:
             raise DataError(f"{request.files[0].path}: the input changed while it was being prepared; prepare it again")
         index = build_index(
             tokenizer=_tokenizer_record(tokenizer),
@@ -173,9 +208,12 @@ class _Work:
             made=self.signature | {"read": header["read"], "met": header["met"]},
         )
         write_atomically(request.output / INDEX_FILE, index.as_json().encode())
-        journal.remove()
-        (request.output / LEFT_OUT_FILE).unlink(missing_ok=True)
+        self._remove_working_files()
         return index
+
+    def _remove_working_files(self) -> None:
+        self.journal.remove()
+        (self.request.output / LEFT_OUT_FILE).unlink(missing_ok=True)
 
     def _tokenizer(self) -> Tokenizer:
         kind = self.request.tokenizer
@@ -183,8 +221,8 @@ class _Work:
         return tokenizer_from(kind, path.read_bytes() if kind in MODEL_FILES else b"", where=str(path))
 
     def _encode(
-        self, groups: tuple[Group, ...], tokenizer: Tokenizer, *, journal: journals.Journal, state: journals.Progress
-    ) -> dict[str, SplitRecord]:
+        self, number: int, span: Span, groups: tuple[Group, ...], tokenizer: Tokenizer, state: journals.PartState
+    ) -> None:
         request = self.request
         writer = DatasetWriter(
             request.output,
@@ -192,22 +230,29 @@ class _Work:
             dtype=dtype_for(tokenizer.vocab_size),
             shard_tokens=request.shard_tokens,
             chunk_tokens=request.chunk_tokens,
-            journal=journal,
-            progress=state,
+            journal=self.journal.part(number),
+            state=state,
+            first_number=number * SHARD_NUMBERS_PER_PART,
         )
-        position = state.position
-        self.progress.begin("encoding", total_bytes=sum(part.ends[-1] for part in groups))
-        self.progress.advance(source_bytes=position.total + sum(part.ends[-1] for part in groups[: position.group]))
+        position = state.position or span.start
+        name = "encoding" if request.parts == 1 else f"encoding part {number} of {request.parts}"
+        self.progress.begin(name, total_bytes=span.text_bytes)
+        self.progress.advance(source_bytes=_text_between(span.start, position, groups))
         left_out = read_left_out((request.output / LEFT_OUT_FILE).read_bytes())
-        reading = Reading(request.documents, request.policy, left_out)
-        stream = pieces(groups, reading=reading, start=position, cut_anywhere=tokenizer.kind == "bytes")
+        stream = pieces(
+            groups,
+            reading=Reading(request.documents, request.policy, left_out),
+            start=position,
+            end=span.end,
+            cut_anywhere=tokenizer.kind == "bytes",
+        )
         try:
             for piece in encode_pieces(stream, tokenizer=tokenizer, workers=self._num_workers()):
                 tokens = writer.add(piece)
                 documents = len(piece.document_ends)
                 self.progress.advance(source_bytes=piece.source_bytes, tokens=tokens, documents=documents)
                 position = piece.after
-            return writer.finish(position=position)
+            writer.finish(position=position)
         except BaseException:
             writer.abandon()
             raise
@@ -226,3 +271,7 @@ def _tokenizer_record(tokenizer: Tokenizer) -> TokenizerRecord:
         vocab_size=tokenizer.vocab_size,
         file=MODEL_FILES.get(tokenizer.kind),
     )
+
+
+def _text_between(start: Position, end: Position, groups: tuple[Group, ...]) -> int:
+    return end.total - start.total + sum(part.ends[-1] for part in groups[start.group : end.group])

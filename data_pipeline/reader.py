@@ -2,11 +2,11 @@
 
 import mmap
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,37 +23,15 @@ BLOCK = 512  # bytes; tar headers and member padding
 OPEN_SHARDS = 128  # each mapping holds one file descriptor
 
 
-class Member(NamedTuple):
-    """One file in a tar: its content is `size` bytes from `offset`."""
-
-    name: str
-    offset: int
-    size: int
-
-
-def tar_members(buffer: mmap.mmap | bytes) -> Iterator[Member]:
-    """Walk the ustar headers: name at 0..100, size in octal at 124..136."""
-    position = 0
-    while position + BLOCK <= len(buffer):
-        header = buffer[position : position + BLOCK]
-        if header[0] == 0:
-            return
-        size = int(header[124:136].rstrip(b"\0 "), 8)
-        yield Member(header[:100].rstrip(b"\0").decode(), position + BLOCK, size)
-        position += BLOCK + -(-size // BLOCK) * BLOCK
-
-
-def npy_array(buffer: mmap.mmap | bytes, member: Member, *, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The one-dimensional array of a version 1.0 .npy member, without a copy."""
-    header_bytes = 10 + int.from_bytes(buffer[member.offset + 8 : member.offset + 10], "little")
-    count = (member.size - header_bytes) // dtype.itemsize
-    return np.frombuffer(buffer, dtype=dtype, count=count, offset=member.offset + header_bytes)
-
-
 class OpenShard:
-    """A mapped tar: its token chunks as arrays over the file."""
+    """A mapped tar: its token chunks and document ends as arrays over the file.
 
-    def __init__(self, path: Path, *, record: ShardRecord, dtype: np.dtype[Any]) -> None:
+    Members alternate, tokens and documents of each chunk. While every documents member fits one block, chunks lie at
+    equal distances, and one look at the last header proves it: no member can be smaller. Else the headers are walked.
+    """
+
+    def __init__(self, path: Path, *, record: ShardRecord, dtype: np.dtype[Any], chunk_tokens: int) -> None:
+        self._path, self._dtype, self._chunk_tokens = path, dtype, chunk_tokens
         try:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -61,15 +39,51 @@ class OpenShard:
             raise DataError(f"{path}: shard cannot be read ({error}); `hierlm data verify` lists all damage") from None
         if len(self._map) != record.bytes:
             raise DataError(f"{path}: shard has {len(self._map)} bytes, dataset.json says {record.bytes}")
-        members = list(tar_members(self._map))
-        self.chunks = [npy_array(self._map, m, dtype=dtype) for m in members if m.name.endswith(TOKENS_SUFFIX)]
-        self._documents = [m for m in members if m.name.endswith(DOCUMENTS_SUFFIX)]
-        if sum(map(len, self.chunks)) != record.tokens:
-            raise DataError(f"{path}: shard does not hold the {record.tokens} tokens dataset.json names")
+        self.tokens = np.frombuffer(self._map, dtype=dtype, count=len(self._map) // dtype.itemsize)
+        self.num_chunks = -(-record.tokens // chunk_tokens)
+        self._members = self._equal_distances() or self._walked()
+        header = 10 + int.from_bytes(self._map[BLOCK + 8 : BLOCK + 10], "little")  # of every .npy in this tar
+        self.bases = [(member + BLOCK + header) // dtype.itemsize for member in self._members]
+        """Where each chunk begins in `tokens`, which is the whole file seen as tokens."""
+        self.last_length = record.tokens - (self.num_chunks - 1) * chunk_tokens
 
-    def document_ends(self, chunk: int) -> NDArray[np.uint32]:
+    def chunk(self, number: int) -> NDArray[Any]:
+        """The tokens of one chunk, without a copy."""
+        length = self.last_length if number == self.num_chunks - 1 else self._chunk_tokens
+        return self.tokens[self.bases[number] : self.bases[number] + length]
+
+    def document_ends(self, number: int) -> NDArray[np.uint32]:
         """Ends of documents in one chunk: positions one past a document's last token."""
-        return npy_array(self._map, self._documents[chunk], dtype=np.dtype(np.uint32))
+        start = self._after(self._members[number])
+        header = 10 + int.from_bytes(self._map[start + BLOCK + 8 : start + BLOCK + 10], "little")
+        count = (self._size(start) - header) // 4
+        return np.frombuffer(self._map, dtype=np.uint32, count=count, offset=start + BLOCK + header)
+
+    def _size(self, start: int) -> int:
+        """Bytes of the member whose header begins at `start`: octal digits at 124..136."""
+        return int(self._map[start + 124 : start + 135], 8)
+
+    def _after(self, start: int) -> int:
+        """Where the next member's header begins."""
+        return start + BLOCK + -(-self._size(start) // BLOCK) * BLOCK
+
+    def _is_tokens(self, start: int, chunk: int) -> bool:
+        name = self._map[start : start + 100].rstrip(b"\0")
+        return name.endswith(f"-{chunk:06d}{TOKENS_SUFFIX}".encode())
+
+    def _equal_distances(self) -> list[int] | None:
+        distance = self._after(0) + 2 * BLOCK
+        last = (self.num_chunks - 1) * distance
+        return list(range(0, last + 1, distance)) if self._is_tokens(last, self.num_chunks - 1) else None
+
+    def _walked(self) -> list[int]:
+        found, start = [], 0
+        for chunk in range(self.num_chunks):
+            if not self._is_tokens(start, chunk):
+                raise DataError(f"{self._path}: chunk {chunk} is not where it should be; run `hierlm data verify`")
+            found.append(start)
+            start = self._after(self._after(start))
+        return found
 
 
 class SplitReader:
@@ -81,9 +95,10 @@ class SplitReader:
         self.record: SplitRecord = split_of(self.index, split, directory=directory)
         self.name = split
         self._dtype = np.dtype(self.index.dtype)
+        self._chunk_tokens = self.index.chunk_tokens
         self._starts = [0, *accumulate(shard.tokens for shard in self.record.shards)]
         self._cache = ShardCache(str(directory), self.record.shards) if is_remote(directory) else None
-        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._open: dict[int, OpenShard] = {}
 
     @property
     def num_tokens(self) -> int:
@@ -107,9 +122,24 @@ class SplitReader:
         """The tokenizer that made the tokens."""
         return load_tokenizer(self.directory, self.index.tokenizer)
 
+    def read_rows(self, starts: Sequence[int], *, length: int) -> NDArray[Any]:
+        """Rows [n, length] of tokens [start, start + length) for each start, in the dataset's own narrow type."""
+        out = np.empty((len(starts), length), dtype=self._dtype)
+        shard_starts, chunk_tokens, opened = self._starts, self._chunk_tokens, self._open  # this loop is the hot one
+        for number, start in enumerate(starts):
+            index = bisect_right(shard_starts, start) - 1
+            chunk, offset = divmod(start - shard_starts[index], chunk_tokens)
+            if offset + length > chunk_tokens or start + length > shard_starts[index + 1]:
+                out[number] = self.read(start, start + length)
+                continue
+            shard = opened.get(index) or self._shard(index)
+            base = shard.bases[chunk] + offset
+            out[number] = shard.tokens[base : base + length]
+        return out
+
     def read_into(self, out: NDArray[np.int64], *, start: int) -> None:
         """Fill `out` [n] with tokens [start, start + n) of the split, across chunk and shard borders."""
-        assert 0 <= start <= self.num_tokens - len(out)
+        assert 0 <= start <= self.record.tokens - len(out)
         filled = 0
         while filled < len(out):
             piece = self._chunk_from(start + filled)[: len(out) - filled]
@@ -138,27 +168,29 @@ class SplitReader:
 
     def _chunk_from(self, position: int) -> NDArray[Any]:
         """The rest of the chunk that holds token `position`."""
-        shard = bisect_right(self._starts, position) - 1
-        chunk, offset = divmod(position - self._starts[shard], self.index.chunk_tokens)
-        return self._shard(shard).chunks[chunk][offset:]
+        number = bisect_right(self._starts, position) - 1
+        shard = self._open.get(number) or self._shard(number)
+        chunk, offset = divmod(position - self._starts[number], self._chunk_tokens)
+        return shard.chunk(chunk)[offset:]
 
     def _locate(self, position: int) -> tuple[int, int, int, int]:
         """(shard, chunk, first token of the chunk, its length) around a token of the split."""
         shard = bisect_right(self._starts, position) - 1
-        chunk = (position - self._starts[shard]) // self.index.chunk_tokens
-        chunk_start = self._starts[shard] + chunk * self.index.chunk_tokens
-        return shard, chunk, chunk_start, len(self._shard(shard).chunks[chunk])
+        chunk = (position - self._starts[shard]) // self._chunk_tokens
+        chunk_start = self._starts[shard] + chunk * self._chunk_tokens
+        return shard, chunk, chunk_start, len(self._shard(shard).chunk(chunk))
 
-    def _path(self, number: int) -> Path:
-        return self._cache.path(number) if self._cache else Path(self.directory) / self.record.shards[number].name
+    def _open_shard(self, number: int) -> OpenShard:
+        record = self.record.shards[number]
+        open_shard = partial(OpenShard, record=record, dtype=self._dtype, chunk_tokens=self._chunk_tokens)
+        if self._cache:
+            return self._cache.opened(number, open_shard)
+        return open_shard(Path(self.directory) / record.name)
 
     def _shard(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
-            record = self.record.shards[number]
-            shard = self._open[number] = OpenShard(self._path(number), record=record, dtype=self._dtype)
+            shard = self._open[number] = self._open_shard(number)
             if len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
-        else:
-            self._open.move_to_end(number)
+                del self._open[next(iter(self._open))]  # the one opened first
         return shard

@@ -16,12 +16,12 @@ from data_pipeline.tokenizer_training import ModelType
 
 TokenizerKind = Literal["bytes", "sentencepiece", "huggingface"]
 DEFAULT_SHARD_TOKENS = 1 << 24
-MAX_CHUNK_TOKENS = 1 << 16
+MAX_CHUNK_TOKENS = 1 << 13
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call of `prepare`; `workers` and `resume` do not change the output."""
+    """One call of `prepare`; `part`, `plan`, `workers` and `resume` do not change the output."""
 
     files: tuple[SourceFile, ...]
     given: tuple[str, ...]  # the inputs as the user named them
@@ -35,6 +35,9 @@ class Request:
     policy: TextPolicy = field(default_factory=TextPolicy)
     filters: Filters = field(default_factory=Filters)
     shard_tokens: int = DEFAULT_SHARD_TOKENS
+    parts: int = 1  # of whole files, prepared on their own; decides where shards end
+    part: int | None = None  # prepare only this one, of a corpus that was planned
+    plan: bool = False  # only read, settle the splits and the tokenizer
     workers: int | None = None
     resume: bool = False
 
@@ -66,6 +69,7 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
         "text_policy": asdict(request.policy),
         "filters": asdict(request.filters),
         "shard_tokens": request.shard_tokens,
+        "parts": request.parts,
         "versions": {} if is_bytes else {name: importlib.metadata.version(name) for name in _libraries(request)},
     }
 

@@ -1,6 +1,7 @@
 """From a step's rows to (source, row of its split): lanes or shuffle, one source or a mixture. Numpy only."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,23 @@ from numpy.typing import NDArray
 
 from data_pipeline.assignment import Indices, lane_rows, num_rows, shuffled_rows
 from data_pipeline.errors import DataError
-from data_pipeline.mixture import Dealt, MixtureChange, MixtureSchedule, lane_groups
+from data_pipeline.mixture import BLOCK_ROWS, Dealt, LaneGroup, MixtureChange, MixtureSchedule, lane_groups
+
+
+class Request(NamedTuple):
+    """Which rows of a step one rank reads; row r is global sample first_sample + r."""
+
+    sequence_length: int
+    data_pass: int
+    first_sample: int
+    rows: range
+    lanes: int | None = None  # the global batch size, where rows are contiguous lanes
+    mixture: tuple[MixtureChange, ...] | None = None  # all of this data pass so far; None: the sources' own weights
+
+    @property
+    def numbers(self) -> Indices:
+        """The rows as an array [n]."""
+        return np.arange(self.rows.start, self.rows.stop, self.rows.step, dtype=np.int64)
 
 
 class Placed(NamedTuple):
@@ -20,80 +37,78 @@ class Placed(NamedTuple):
 
 
 class TrainOrder:
-    """The global order of training rows over weighted sources: a pure function of the seed and what is asked."""
+    """The global order of training rows over weighted sources: a pure function of the seed and the request."""
 
     def __init__(self, *, weights: Sequence[float], num_tokens: Sequence[int], names: Sequence[str], seed: int) -> None:
-        self._weights, self._num_tokens, self._names, self._seed = weights, num_tokens, names, seed
+        self._num_tokens, self._names, self._seed = num_tokens, names, seed
+        self._own_mixture = (MixtureChange(0, tuple(weights)),)
+        self._schedule = lru_cache(maxsize=2)(self._new_schedule)
+        self._block = lru_cache(maxsize=2)(self._new_block)
 
-    def rows(
-        self,
-        *,
-        sequence_length: int,
-        data_pass: int,
-        first_sample: int,
-        rows: range,
-        lanes: int | None,
-        mixture: Sequence[MixtureChange] | None = None,
-    ) -> Placed:
-        """Source and row of each of `rows`; DataError when a source is too short for one row (or one row per lane)."""
-        wanted = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
-        per_epoch = [num_rows(num_tokens=tokens, sequence_length=sequence_length) for tokens in self._num_tokens]
-        changes = tuple(mixture or [MixtureChange(0, tuple(self._weights))])
-        if lanes is None:
-            dealt = self._deal(wanted + first_sample, changes, data_pass)
-            return self._shuffled(dealt, per_epoch, data_pass, sequence_length)
-        return self._lanes(wanted, per_epoch, first_sample, lanes, sequence_length, changes)
+    def rows(self, request: Request) -> Placed:
+        """Source and row of each row [n]; DataError when a source is too short for one row (or one row per lane)."""
+        return self._shuffled(request) if request.lanes is None else self._in_lanes(request, request.lanes)
 
-    def _shuffled(self, dealt: Dealt, per_epoch: list[int], data_pass: int, length: int) -> Placed:
-        placed = np.empty_like(dealt.sources)
+    def _shuffled(self, request: Request) -> Placed:
+        """Found a block of samples at a time: batches come in order, and a block costs little more than a batch."""
+        samples = request.first_sample + request.numbers
+        blocks, places = np.divmod(samples, BLOCK_ROWS)
+        sources, rows = np.empty_like(samples), np.empty_like(samples)
+        for block in sorted(set(blocks.tolist())):
+            inside = blocks == block
+            found = self._block(block, request._replace(first_sample=0, rows=range(0)))
+            sources[inside], rows[inside] = found.sources[places[inside]], found.rows[places[inside]]
+        return Placed(sources, rows, None)
+
+    def _new_block(self, block: int, request: Request) -> Placed:
+        dealt = self._deal(np.arange(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS), request)
+        rows = np.empty_like(dealt.sources)
         for source in np.unique(dealt.sources).tolist():
-            self._require(per_epoch[source], 1, source, length)
             inside = dealt.sources == source
-            placed[inside] = shuffled_rows(
+            rows[inside] = shuffled_rows(
                 dealt.numbers[inside],
-                rows_per_epoch=per_epoch[source],
-                key=("rows", self._seed, source, data_pass),
+                rows_per_epoch=self._rows_per_epoch(source, request, needed=1),
+                key=("rows", self._seed, source, request.data_pass),
             )
-        return Placed(dealt.sources, placed, None)
+        return Placed(dealt.sources, rows, None)
 
-    def _deal(self, samples: Indices, changes: tuple[MixtureChange, ...], data_pass: int) -> Dealt:
-        if len(self._weights) == 1:
+    def _deal(self, samples: Indices, request: Request) -> Dealt:
+        if len(self._num_tokens) == 1:
             return Dealt(sources=np.zeros_like(samples), numbers=samples)
-        return MixtureSchedule(changes, key=(self._seed, data_pass))(samples)
+        return self._schedule(request.mixture or self._own_mixture, request.data_pass)(samples)
 
-    def _lanes(
-        self,
-        wanted: Indices,
-        per_epoch: list[int],
-        first_sample: int,
-        lanes: int,
-        length: int,
-        changes: tuple[MixtureChange, ...],
-    ) -> Placed:
-        placed = Placed(np.empty_like(wanted), np.empty_like(wanted), np.empty(len(wanted), dtype=np.bool_))
-        assert placed.starts is not None
-        begin, weights = next(change for change in reversed(changes) if change.first_sample <= first_sample)
-        for group in lane_groups(weights, lanes=lanes):
-            inside = (wanted >= group.first) & (wanted < group.first + group.size)
-            if not inside.any():
-                continue
-            self._require(per_epoch[group.source], group.size, group.source, length)
-            step = first_sample // lanes
-            found = lane_rows(
-                step * group.size,
-                wanted[inside] - group.first,
-                lanes=group.size,
-                rows_per_epoch=per_epoch[group.source],
-            )
-            placed.sources[inside] = group.source
-            placed.rows[inside], placed.starts[inside] = found.rows, found.starts | (first_sample == begin)
-        return placed
+    def _new_schedule(self, mixture: tuple[MixtureChange, ...], data_pass: int) -> MixtureSchedule:
+        return MixtureSchedule(mixture, key=(self._seed, data_pass))
 
-    def _require(self, there: int, needed: int, source: int, length: int) -> None:
-        if there >= needed:
-            return
-        name, tokens = self._names[source], self._num_tokens[source]
-        what = "one row" if needed == 1 else f"a row for each of {needed} lanes"
-        raise DataError(
-            f"{name}: sequence_length {length} needs {needed * length + 1} tokens for {what}; it has {tokens}"
+    def _in_lanes(self, request: Request, lanes: int) -> Placed:
+        sources, rows = np.empty_like(request.numbers), np.empty_like(request.numbers)
+        starts = np.empty(len(rows), dtype=np.bool_)
+        mixture = request.mixture or self._own_mixture
+        change = next(change for change in reversed(mixture) if change.first_sample <= request.first_sample)
+        for group in lane_groups(change.weights, lanes=lanes):
+            inside = (request.numbers >= group.first) & (request.numbers < group.first + group.size)
+            if inside.any():
+                sources[inside] = group.source
+                rows[inside], starts[inside] = self._group_rows(request, group, request.numbers[inside], lanes)
+        return Placed(sources, rows, starts | (request.first_sample == change.first_sample))
+
+    def _group_rows(
+        self, request: Request, group: LaneGroup, numbers: Indices, lanes: int
+    ) -> tuple[Indices, NDArray[np.bool_]]:
+        return lane_rows(
+            request.first_sample // lanes * group.size,
+            numbers - group.first,
+            lanes=group.size,
+            rows_per_epoch=self._rows_per_epoch(group.source, request, needed=group.size),
         )
+
+    def _rows_per_epoch(self, source: int, request: Request, *, needed: int) -> int:
+        length, tokens = request.sequence_length, self._num_tokens[source]
+        there = num_rows(num_tokens=tokens, sequence_length=length)
+        if there < needed:
+            what = "one row" if needed == 1 else f"a row for each of {needed} lanes"
+            raise DataError(
+                f"{self._names[source]}: sequence_length {length} needs {needed * length + 1} tokens for {what}, "
+                f"it has {tokens}"
+            )
+        return there

@@ -1,9 +1,15 @@
 """A sentencepiece model with byte fallback (Kudo & Richardson, 1808.06226), trained here or given."""
 
+import re
+from functools import cached_property
+from itertools import chain
+
 import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import SPACE_MARK, PieceTokenizer, Tokens, dtype_for
+
+_LINE = re.compile("[^\n]*\n|[^\n]+")
 
 
 class SentencePieceTokenizer(PieceTokenizer):
@@ -30,8 +36,17 @@ class SentencePieceTokenizer(PieceTokenizer):
         return np.array(ids, dtype=dtype_for(self.vocab_size))
 
     def _encode_plain(self, text: str) -> list[int]:
-        ids: list[int] = self._processor.encode(text)
-        return ids
+        """Line by line where that gives the same tokens: the library slows down on long text."""
+        if not self._lines_stand_alone:
+            ids: list[int] = self._processor.encode(text)
+            return ids
+        lines = _LINE.findall(text)
+        return list(chain.from_iterable(self._processor.encode(lines, num_threads=1)))
+
+    @cached_property
+    def _lines_stand_alone(self) -> bool:
+        """No learned piece goes on after a line end."""
+        return not any(b"\n" in piece[:-1] for piece in self._pieces)
 
     def _piece(self, token: int) -> bytes:
         text: str = self._processor.id_to_piece(token)

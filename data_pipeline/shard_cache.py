@@ -9,8 +9,10 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from data_pipeline.errors import DataError
 from data_pipeline.remote import open_remote
@@ -19,6 +21,10 @@ from data_pipeline.shard_index import ShardRecord
 FOLDER_VARIABLE, SIZE_VARIABLE = "HIERLM_DATA_CACHE", "HIERLM_DATA_CACHE_BYTES"
 DEFAULT_BYTES = 64 << 30
 _READ_BYTES = 1 << 20
+PARTIAL = ".partial"
+ABANDONED_SECONDS = 3600
+ROOM_LOCK = "room.lock"
+T = TypeVar("T")
 ARRIVALS = 2  # tries before a checksum that does not fit is given up
 
 
@@ -50,9 +56,15 @@ class ShardCache:
             raise DataError(f"{address}: a shard of {largest} bytes is above {SIZE_VARIABLE}={self._max_bytes}")
         self._ahead: threading.Thread | None = None
 
-    def path(self, number: int) -> Path:
-        """Where shard `number` lies now; fetches it if need be, and begins to fetch the one after it."""
-        found = self._fetch(number)
+    def opened(self, number: int, open_shard: Callable[[Path], T]) -> T:
+        """Shard `number`, opened; fetches it if need be, and begins to fetch the one after it."""
+        path = self._local(number)
+        while True:
+            self._fetch(number)
+            with _locked(self._root / ROOM_LOCK):  # nobody makes room just now
+                if path.exists():
+                    found = open_shard(path)
+                    break
         self._fetch_ahead(number + 1)
         return found
 
@@ -72,19 +84,19 @@ class ShardCache:
         """By checksum, so that equal shards are one and a changed dataset never meets old ones."""
         return self._root / f"{self._shards[number].sha256}.tar"
 
-    def _fetch(self, number: int) -> Path:
+    def _fetch(self, number: int) -> None:
         path = self._local(number)
         self._root.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
             if not path.exists():
-                self._make_room(self._shards[number].bytes)
+                self._reserve(self._shards[number].bytes, path.with_suffix(PARTIAL))
                 self._download(self._shards[number], path)
-            os.utime(path)
-        return path
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)
 
     def _download(self, shard: ShardRecord, path: Path) -> None:
         address = f"{self._address}/{shard.name}"
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(PARTIAL)
         for _ in range(ARRIVALS):
             digest = _copy(address, partial)
             if digest == shard.sha256:
@@ -93,32 +105,40 @@ class ShardCache:
         partial.unlink()
         raise DataError(f"{address}: arrived damaged {ARRIVALS} times: sha256 {digest[:16]}, not {shard.sha256[:16]}")
 
-    def _make_room(self, needed: int) -> None:
-        with _locked(self._root / "room.lock"):
+    def _reserve(self, needed: int, partial: Path) -> None:
+        """Make room and hold it with an empty file of that size, so that others count it too."""
+        with _locked(self._root / ROOM_LOCK):
+            partial.unlink(missing_ok=True)
             there = sorted(_sizes(self._root), key=lambda entry: entry[0])
             total = needed + sum(size for _, size, _ in there)
             for _, size, path in there:
-                if total <= self._max_bytes:
-                    return
-                path.unlink(missing_ok=True)
-                total -= size
+                if total > self._max_bytes and (path.suffix != PARTIAL or _is_abandoned(path)):
+                    path.unlink(missing_ok=True)
+                    total -= size
+            with partial.open("wb") as file:
+                file.truncate(needed)
 
 
 def _sizes(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """(last use, bytes, path) of every whole shard."""
-    for path in root.glob("*.tar"):
+    """(last use, bytes, path) of every shard, also of those on their way."""
+    for path in [*root.glob("*.tar"), *root.glob(f"*{PARTIAL}")]:
         with contextlib.suppress(FileNotFoundError):  # another process made room
             found = path.stat()
             yield found.st_mtime, found.st_size, path
 
 
+def _is_abandoned(partial: Path) -> bool:
+    return time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
+
+
 def _copy(address: str, path: Path) -> str:
     """Fetch to `path`; the sha256 of what arrived."""
     digest = hashlib.sha256()
-    with open_remote(address) as remote, path.open("wb") as file:
+    with open_remote(address) as remote, path.open("r+b") as file:  # keeps the size it was given, which others count
         while block := remote.read(_READ_BYTES):
             digest.update(block)
             file.write(block)
+        file.truncate()
     return digest.hexdigest()
 
 

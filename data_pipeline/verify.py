@@ -56,11 +56,11 @@ def _shard_problems(directory: Path, shard: ShardRecord, *, index: DatasetIndex)
 
 
 def _content_problems(path: Path, shard: ShardRecord, *, index: DatasetIndex) -> list[str]:
-    opened = OpenShard(path, record=shard, dtype=np.dtype(index.dtype))
-    largest = max((int(chunk.max()) for chunk in opened.chunks if len(chunk)), default=0)
+    opened = OpenShard(path, record=shard, dtype=np.dtype(index.dtype), chunk_tokens=index.chunk_tokens)
+    largest = max(int(opened.chunk(number).max()) for number in range(opened.num_chunks))
     if largest >= index.tokenizer.vocab_size:
         return [f"{path}: token {largest} is outside the vocabulary of {index.tokenizer.vocab_size}"]
-    documents = sum(len(opened.document_ends(chunk)) for chunk in range(len(opened.chunks)))
+    documents = sum(len(opened.document_ends(chunk)) for chunk in range(opened.num_chunks))
     if documents != shard.documents:
         return [f"{path}: {documents} documents, dataset.json says {shard.documents}"]
     return []

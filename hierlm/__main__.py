@@ -1,5 +1,6 @@
-"""`python -m hierlm RUN_DIR`: what every process of a job executes."""
+"""`python -m hierlm RUN_DIR [--until PHASE]`: what every process of a job executes."""
 
+import argparse
 import os
 import sys
 import traceback
@@ -12,10 +13,15 @@ from hierlm.train.console import Console, redirect_output
 
 def main() -> int:
     """Exit codes: 0 finished, 1 failed, 2 the user's input is wrong, 85 stopped early and resumable."""
-    if len(sys.argv) != 2:
-        print("usage: python -m hierlm RUN_DIR", file=sys.stderr)
-        return 2
-    run_dir = RunDir(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m hierlm", allow_abbrev=False)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("--until", metavar="PHASE", help="stop at the end of this phase; a later job goes on")
+    parser.add_argument("--data-parallel-degree", metavar="N", type=int, help="of this attempt: nodes were lost")
+    arguments = parser.parse_args()
+    overrides = [f"parallel.data_parallel_degree={arguments.data_parallel_degree}"] * bool(
+        arguments.data_parallel_degree
+    )
+    run_dir = RunDir(arguments.run_dir)
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     run_dir.logs.mkdir(parents=True, exist_ok=True)
     stream = redirect_output(run_dir.rank_log(rank))
@@ -26,7 +32,7 @@ def main() -> int:
             console.say("starting: importing torch and DeepSpeed")
         from hierlm.train.run import run
 
-        return run(run_dir, console=console)
+        return run(run_dir, console=console, until_phase=arguments.until, overrides=overrides)
     except UserError as error:
         for problem in error.problems:
             console.say(f"error: {problem}")

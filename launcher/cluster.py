@@ -35,6 +35,10 @@ class ClusterProfile(Strict):
     reservation: Word | None = None
     time_limit: str = Field(default="24:00:00", description="of one job: HH:MM:SS or D-HH:MM:SS, whole minutes")
     max_nodes: PositiveInt | None = Field(default=None, description="the largest job the site allows")
+    min_nodes: PositiveInt | None = Field(
+        default=None,
+        description="a job goes on with fewer nodes, down to this many, when some are lost; default: never",
+    )
     processes_per_node: PositiveInt = Field(default=8, description="most training processes on one node: one per GPU")
     gpus_per_process: NonNegativeInt = Field(default=1, description="0 on a CPU cluster")
     gres: Word | None = Field(default=None, description="e.g. gpu:h100; asks --gres instead of --gpus-per-node")

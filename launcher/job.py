@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from hierlm.config.rules import conflicts
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
@@ -23,6 +24,7 @@ class JobSpec:
     num_nodes: int
     tasks_per_node: int
     site: ClusterProfile
+    smaller: tuple[tuple[int, int], ...] = ()  # (nodes, data-parallel degree) it may shrink to, largest first
 
     @property
     def num_tasks(self) -> int:
@@ -59,7 +61,19 @@ def cluster_job(config: RunConfig[ModelConfig], *, run_dir: RunDir, site: Cluste
         num_nodes=num_nodes,
         tasks_per_node=config.parallel.world_size // num_nodes,
         site=site,
+        smaller=_smaller(config, num_nodes=num_nodes, min_nodes=site.min_nodes or num_nodes),
     )
+
+
+def _smaller(config: RunConfig[ModelConfig], *, num_nodes: int, min_nodes: int) -> tuple[tuple[int, int], ...]:
+    """Every smaller number of nodes on which the same run is possible: whole models, whole batches."""
+    found = []
+    for fewer in range(num_nodes - 1, min_nodes - 1, -1):
+        degree, rest = divmod(config.parallel.data_parallel_degree * fewer, num_nodes)
+        parallel = config.parallel.model_copy(update={"data_parallel_degree": degree})
+        if rest == 0 and degree > 0 and not conflicts(config.model_copy(update={"parallel": parallel})):
+            found.append((fewer, degree))
+    return tuple(found)
 
 
 def _num_nodes(config: RunConfig[ModelConfig], site: ClusterProfile) -> int:

@@ -17,6 +17,7 @@ from hierlm.run_dir import RunDir
 from hierlm.tracking import names
 from hierlm.tracking.jsonl import read_new_records, read_records
 from launcher import slurm
+from launcher.array import SWEEP_SUFFIX, sweep_runs
 from launcher.job_history import read_history
 from launcher.run_state import Evidence, State, count_attempts, judge
 
@@ -78,6 +79,18 @@ def find_run(word: str | Path) -> RunDir:
     near = difflib.get_close_matches(Path(word).name, there, n=1, cutoff=0.4)
     hint = f"; nearest: {near[0]}" if near else f"; {RUN_ROOT}/ holds {len(there)} runs"
     raise UserError(f"{word}: neither a run directory nor a run under {RUN_ROOT}/{hint}")
+
+
+def find_runs(word: str | Path) -> list[RunDir]:
+    """The one run of a directory or name, or all members of a sweep (`NAME` or `NAME.sweep`)."""
+    try:
+        return [find_run(word)]
+    except UserError:
+        for path in (Path(word), RUN_ROOT / word, Path(f"{word}{SWEEP_SUFFIX}"), RUN_ROOT / f"{word}{SWEEP_SUFFIX}"):
+            members = sweep_runs(path)
+            if members is not None:
+                return members
+        raise
 
 
 def all_runs(root: Path) -> list[RunDir]:

@@ -18,7 +18,7 @@ def render(job: JobSpec, *, train_script: Path = TRAIN_SCRIPT) -> str:
     """The whole script, which may be submitted again by plain `sbatch`."""
     log = job.run_dir.logs / "job-%j.log"
     blocks = [  # no `set -u`: `module` and conda's scripts read unset variables
-        ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in _options(job, log))],
+        ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in (*_name_and_log(job, log), *header_options(job)))],
         ["set -eo pipefail", *_log_redirection(log), f"cd {shlex.quote(str(job.working_dir))}"],
         [f"export {name}={shlex.quote(value)}" for name, value in sorted(_environment(job).items())],
         _software(job.site),
@@ -28,15 +28,20 @@ def render(job: JobSpec, *, train_script: Path = TRAIN_SCRIPT) -> str:
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _options(job: JobSpec, log: Path) -> Iterator[str]:
-    site = job.site
+def _name_and_log(job: JobSpec, log: Path) -> Iterator[str]:
     yield f"--job-name={job.name}"
+    if not NOT_IN_A_HEADER.search(str(log)):
+        yield f"--output={header_word(_without_patterns(log))}"
+
+
+def header_options(job: JobSpec) -> Iterator[str]:
+    """What the job asks of the site; the site's own lines come last and so have the last word."""
+    site = job.site
     for name in ("partition", "account", "qos", "constraint", "reservation"):
         value = getattr(site, name)
         if value is not None:
             yield f"--{name}={header_word(value)}"
-    yield f"--nodes={job.num_nodes}"
-    yield f"--ntasks-per-node={job.tasks_per_node}"
+    yield from _shape(job)
     yield f"--cpus-per-task={site.cpus_per_task}"
     if job.gpus_per_node:
         yield f"--gres={site.gres}:{job.gpus_per_node}" if site.gres else f"--gpus-per-node={job.gpus_per_node}"
@@ -46,9 +51,17 @@ def _options(job: JobSpec, log: Path) -> Iterator[str]:
     yield f"--signal=B:USR1@{site.signal_margin_seconds}"  # to the batch shell, which passes it on to all tasks
     yield "--requeue" if site.requeue else "--no-requeue"
     yield "--open-mode=append"  # a requeued job writes the same log
-    if not NOT_IN_A_HEADER.search(str(log)):
-        yield f"--output={header_word(_without_patterns(log))}"
     yield from site.sbatch_lines
+
+
+def _shape(job: JobSpec) -> Iterator[str]:
+    """A job that may shrink does not say its tasks: Slurm would give it as few nodes as hold them."""
+    if not job.smaller:
+        yield f"--nodes={job.num_nodes}"
+        yield f"--ntasks-per-node={job.tasks_per_node}"
+        return
+    yield f"--nodes={job.smaller[-1][0]}-{job.num_nodes}"
+    yield f"--mincpus={job.tasks_per_node * job.site.cpus_per_task}"
 
 
 def header_word(text: str) -> str:
@@ -69,9 +82,12 @@ def _log_redirection(log: Path) -> Iterator[str]:
 
 
 def _environment(job: JobSpec) -> dict[str, str]:
-    """What the site wants, and what train.sh must know to count the run's starts."""
+    """What the site wants, and what train.sh must know to count the run's starts and to shrink it."""
+    smaller = " ".join(f"{num_nodes}:{degree}" for num_nodes, degree in job.smaller)
+    shapes = {"HIERLM_TASKS_PER_NODE": str(job.tasks_per_node), "HIERLM_NUM_NODES": str(job.num_nodes)}
     return {
         **job.site.environment,
+        **({**shapes, "HIERLM_SMALLER": smaller} if smaller else {}),
         "HIERLM_RUN_DIR": str(job.run_dir.path),
         "HIERLM_MAX_STARTS": str(job.site.max_starts),
         "HIERLM_MAX_STARTS_WITHOUT_PROGRESS": str(job.site.max_starts_without_progress),
@@ -91,12 +107,12 @@ def _software(site: ClusterProfile) -> list[str]:
 
 
 def _exec_line(job: JobSpec, train_script: Path) -> str:
-    """`exec train.sh [SRUN OPTIONS] -- COMMAND`, one argument group a line."""
+    """`exec train.sh [SRUN OPTIONS] -- COMMAND "$@"`; the links of a chain differ in what they are given."""
     srun_options, prefix = _container(job)
     parts = [
         shlex.join(["exec", str(train_script)]),
         *(shlex.quote(option) for option in srun_options),
-        shlex.join(["--", *prefix, *job.command]),
+        shlex.join(["--", *prefix, *job.command]) + ' "$@"',
     ]
     return " \\\n    ".join(parts)
 

@@ -60,9 +60,15 @@ def is_installed() -> bool:
     return shutil.which("squeue") is not None
 
 
-def submit(script: Path, *, options: Sequence[str] = (), run_command: RunCommand = run_command) -> str:
-    """Put a job script into the queue; the job id."""
-    answer = run_command(["sbatch", "--parsable", *options, str(script)])
+def submit(
+    script: Path,
+    *,
+    options: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    run_command: RunCommand = run_command,
+) -> str:
+    """Put a job script with its arguments into the queue; the job id."""
+    answer = run_command(["sbatch", "--parsable", *options, str(script), *arguments])
     return answer.strip().partition(";")[0]  # `;CLUSTER` follows on a multi-cluster site
 
 
@@ -84,7 +90,7 @@ def queue(*, run_command: RunCommand = run_command) -> list[QueuedJob]:
 def final_state(job_id: str, *, run_command: RunCommand = run_command) -> str | None:
     """COMPLETED, FAILED, CANCELLED, TIMEOUT, ... of a job that has left the queue; None when Slurm has forgotten it."""
     asked = (
-        (["scontrol", "--oneliner", "show", "job", job_id], r"\bJobState=(\w+)"),
+        (["scontrol", "--oneliner", "show", "job", job_id], r"(?:^|\s)JobState=(\w+)"),
         (["sacct", "-j", job_id, "--allocations", "--noheader", "--parsable2", "--format=State"], r"^(\w+)"),
     )
     for command, pattern in asked:

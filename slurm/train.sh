@@ -43,6 +43,24 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export PYTHONUNBUFFERED=1
 export SLURM_EXPORT_ENV=ALL # under `sbatch --export=NONE` the tasks would have no PATH
 
+# A job that may shrink runs on all its nodes, or on the most of them that HIERLM_SMALLER (NODES:DATA_PARALLEL_DEGREE,
+# largest first) names
+shape_arguments=()
+num_tasks=
+if [[ -n ${HIERLM_SMALLER:-} ]]; then
+    num_nodes=$SLURM_JOB_NUM_NODES
+    if ((num_nodes < HIERLM_NUM_NODES)); then
+        for shape in $HIERLM_SMALLER; do
+            ((${shape%:*} > num_nodes)) || break
+        done
+        num_nodes=${shape%:*}
+        shape_arguments=(--data-parallel-degree "${shape#*:}")
+        echo "job ${SLURM_JOB_ID}: $SLURM_JOB_NUM_NODES of $HIERLM_NUM_NODES nodes, going on with data_parallel_degree ${shape#*:}"
+    fi
+    num_tasks=$((num_nodes * HIERLM_TASKS_PER_NODE))
+    srun_options+=("--nodes=$num_nodes" --relative=0 "--ntasks=$num_tasks" "--ntasks-per-node=$HIERLM_TASKS_PER_NODE")
+fi
+
 who_ends_the_job() { # prints slurm (puts it back itself), limit, person, or nobody
     local state
     state=" $(scontrol --oneliner show job "$SLURM_JOB_ID") "
@@ -93,12 +111,12 @@ trap 'on_warning' USR1
 trap 'on_end' TERM
 
 begin_start
-echo "job $job_name, start $((${SLURM_RESTART_COUNT:-0} + 1)): ${SLURM_NTASKS:-1} processes on $SLURM_JOB_NODELIST"
+echo "job $job_name, start $((${SLURM_RESTART_COUNT:-0} + 1)): ${num_tasks:-${SLURM_NTASKS:-1}} processes on $SLURM_JOB_NODELIST"
 
 # The first process that ends by itself must not take the others' checkpoint away: no --kill-on-bad-exit.
 # sbatch's --cpus-per-task is not inherited by srun since Slurm 22.05
 srun --kill-on-bad-exit=0 --wait="$SECONDS_FOR_THE_OTHERS" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    ${srun_options[@]+"${srun_options[@]}"} "$@" &
+    ${srun_options[@]+"${srun_options[@]}"} "$@" ${shape_arguments[@]+"${shape_arguments[@]}"} &
 srun_pid=$!
 [[ -z $warned ]] || kill -s USR1 "$srun_pid"
 

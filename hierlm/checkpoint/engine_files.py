@@ -6,7 +6,7 @@ the flat fp32 state of a slice into one fragment per data-parallel rank, which l
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Sl
     tp_degree = int(model["checkpoint_parallel_dimensions"]["tp_degree"])
     pp_rank, tp_rank = divmod(index, tp_degree)
     if not optimizers:
-        pieces = _whole_pieces(model_file.parent, model, tp_rank=tp_rank)
+        pieces = _whole_pieces(model)
     elif "fp32_flat_groups" in optimizers[0]:
         pieces = _stage_3_pieces(model["param_shapes"], optimizers)
     else:
@@ -92,25 +92,16 @@ def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Sl
     return Slice(pp_rank, tp_rank, pieces, model.get(INFO) or {}, model)
 
 
-def _whole_pieces(engine_dir: Path, model: Mapping[str, Any], *, tp_rank: int) -> dict[str, Piece]:
+def _whole_pieces(model: Mapping[str, Any]) -> dict[str, Piece]:
     """ZeRO 0: weights by name, moments by their number in the optimizer."""
     names = [name for group in model[INFO][OPTIMIZER_NAMES] for name in group]
-    weights = model["module"] or _weights_of_layers(engine_dir, names, tp_rank=tp_rank)
+    weights = model["module"]
     pieces = {}
     for number, name in enumerate(names):
         moments = model["optimizer"]["state"].get(number, {})
         pieces[name] = piece = Piece(tuple(weights[name].shape), _step(moments))
         _append(piece, weights[name], moments, slice(None))
     return pieces
-
-
-def _weights_of_layers(engine_dir: Path, names: Sequence[str], *, tp_rank: int) -> dict[str, Tensor]:
-    """A pipeline keeps its weights in one file a layer."""
-    weights: dict[str, Tensor] = {}
-    for index in {int(name.split(".")[1]) for name in names}:
-        layer = read_tensors(engine_dir / f"layer_{index:02d}-model_{tp_rank:02d}-model_states.pt")
-        weights.update((f"layers.{index}.{name}", tensor) for name, tensor in layer.items())
-    return weights
 
 
 def _stage_1_and_2_pieces(shapes: list[Any], optimizers: list[Any]) -> dict[str, Piece]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+from hierlm import models
 from hierlm.config.problem import Problem
 from hierlm.config.run_config import RunConfig
 from hierlm.models.config import ModelConfig
@@ -101,6 +102,20 @@ def zero_allows_pipeline(config: Config) -> Iterator[Problem]:
         )
 
 
+def architecture_allows_layout(config: Config) -> Iterator[Problem]:
+    """What an architecture says it cannot do on several ranks (`refusals` in its file)."""
+    if config.model.arch not in models.names():
+        return
+    refusals = getattr(models.architecture(config.model.arch), "refusals", lambda model: {})
+    in_phases = [config.model.model_copy(update=phase.model) for phase in config.phases]
+    reasons = {field: reason for model in in_phases for field, reason in refusals(model).items()}
+    for field, reason in reasons.items():
+        degree = getattr(config.parallel, field)
+        if degree > 1:
+            text = f"given {degree} with model.arch {config.model.arch}, allowed: 1, because {reason}"
+            yield Problem(f"parallel.{field}", text, involves=("model",))
+
+
 def bf16_keeps_fp32_gradients(config: Config) -> Iterator[Problem]:
     """DeepSpeed sums bf16 gradients in fp32 only where ZeRO partitions the optimizer."""
     layout = config.parallel
@@ -164,6 +179,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     pipeline_has_enough_layers,
     stage_cut_fits,
     zero_allows_pipeline,
+    architecture_allows_layout,
     bf16_keeps_fp32_gradients,
     something_to_do,
     warmup_fits_its_span,

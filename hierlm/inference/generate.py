@@ -9,6 +9,8 @@ from torch import Tensor
 from data_pipeline.loader import open_split
 from hierlm.errors import UserError
 from hierlm.inference.load_run import LoadedRun, load_run
+from hierlm.models.assembly import is_recurrent
+from hierlm.models.decoding import Decoder
 
 
 def generate_text(
@@ -34,14 +36,24 @@ def generate_text(
 
 @torch.no_grad()
 def sample(loaded: LoadedRun, tokens: Tensor, *, max_tokens: int, temperature: float, seed: int) -> Iterator[int]:
-    """Tokens drawn one after another from the model's distribution over the last `sequence_length` tokens."""
+    """Tokens drawn one after another; each costs one position, not the whole text.
+
+    A model without recurrent memory sees at most the `sequence_length` it was trained on: when the text outgrows that,
+    it is read again from half of it back.
+    """
     generator = torch.Generator().manual_seed(seed)
-    window = loaded.phase.sequence_length
+    window = None if is_recurrent(loaded.config.model) else loaded.phase.sequence_length
+    tokens = tokens if window is None else tokens[-window:]
+    decoder, new = Decoder(loaded.model), tokens
     for _ in range(max_tokens):
-        logits, _ = loaded.model(tokens[None, -window:].to(loaded.device))
+        logits = decoder.extend(new[None].to(loaded.device))
         token = _draw(logits[0, -1].float().cpu(), temperature=temperature, generator=generator)
-        tokens = torch.cat([tokens, torch.tensor([token])])
         yield token
+        new = torch.tensor([token])
+        tokens = torch.cat([tokens, new])
+        if window is not None and len(tokens) > window:
+            tokens = tokens[-max(window // 2, 1) :]
+            decoder, new = Decoder(loaded.model), tokens
 
 
 def _draw(logits: Tensor, *, temperature: float, generator: torch.Generator) -> int:

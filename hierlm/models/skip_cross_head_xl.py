@@ -10,6 +10,7 @@ Departures:
   code counts executed layers, and its gap drifts.
 - the relative shift is applied; the code leaves it out, which `relative_shift: false` reproduces.
 - empty memory slots are masked; the code attends to zeros.
+- a skipped layer's weights get gradients of zero, not none: the same update at every ZeRO stage.
 - draws are keyed by (seed, layer, step), not broadcast from one rank.
 - initial weights are Transformer-XL's N(0, 0.02); the code keeps its framework's defaults.
 """

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, H heads. One draw per layer and step, the same for ev
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from hierlm.models.contract import Cache, Memory, StepContext, Stream
 from hierlm.nn.memory_block import SegmentBlock
 from hierlm.nn.memory_slots import SegmentMemory
-from hierlm.nn.relative_attention import Sight, gapped_sight
+from hierlm.nn.relative_attention import Sight, consecutive_sight, gapped_sight
 
 LayerSkip = Literal["ramp", "uniform", "off"]
 
@@ -38,6 +38,19 @@ class Place:
     layer: int
     num_layers: int
     num_heads: int
+
+
+class PassWithZeroGradient(torch.autograd.Function):
+    """Its first argument, bit for bit; what the second one depends on gets a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, unused: Tensor) -> Tensor:
+        ctx.unused_shape = unused.shape
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        return gradients[0], gradients[0].new_zeros(ctx.unused_shape)
 
 
 class CrossHeadBlock(SegmentBlock):
@@ -71,10 +84,19 @@ class CrossHeadBlock(SegmentBlock):
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         past, x = self._past(memory, like=stream.hidden), stream.hidden
         if self.training and self.is_skipped:
-            return stream, past.resized(self.memory_length).after(x.shape[1])
+            return stream.with_hidden(self._passed(x)), past.resized(self.memory_length).after(x.shape[1])
         order = self.head_order.to(x.device) if self.training and self.head_order is not None else None
         hidden = self.block(x, past.hidden, self._sight(past, x.shape[1]), head_order=order)
         return stream.with_hidden(hidden), past.with_segment(x, length=self.memory_length)
+
+    def _passed(self, x: Tensor) -> Tensor:
+        """x as it is. The weights get gradients of zero, from a run over a single token.
+
+        Without one, ZeRO-3 would use the gradient of an earlier step and a plain optimizer would leave out the step.
+        """
+        filled = torch.ones(1, 0, dtype=torch.bool, device=x.device)
+        unused = self.block(x[:1, :1].detach(), x[:1, :0], consecutive_sight(filled, 1))
+        return PassWithZeroGradient.apply(x, unused.sum())
 
     def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
         """Without the relative shift a position means something else in every call: then from the inputs."""

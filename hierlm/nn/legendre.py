@@ -57,7 +57,8 @@ def impulse_response(*, order: int, window_length: int, length: int) -> Array:
 
 def window_readout(delays: Array, *, order: int) -> Array:
     """Delays [R] as fractions of the window, 0 = now -> [R, q]: row r dotted with m is about x(t - r * window)."""
-    return np.polynomial.legendre.legvander(2 * delays - 1, order - 1)
+    values: Array = np.polynomial.legendre.legvander(2 * delays - 1, order - 1).astype(np.float64)
+    return values
 
 
 @lru_cache(maxsize=64)

@@ -90,7 +90,7 @@ def direct_convolution(x: Tensor, filters: Tensor) -> Tensor:
 def fft_convolution(x: Tensor, filters: Tensor) -> Tensor:
     """O(n log n). Padded to 2n: without, the end of the sequence would wrap round into its beginning."""
     num_steps = x.shape[1]
-    spectrum = torch.fft.rfft(x, n=2 * num_steps, dim=1)
-    filter_spectrum = torch.fft.rfft(filters, n=2 * num_steps, dim=-1)
-    product = torch.einsum("rf,bfd->bfrd", filter_spectrum, spectrum)
-    return torch.fft.irfft(product, n=2 * num_steps, dim=1)[:, :num_steps]
+    spectrum = torch.fft.rfft(x.transpose(1, 2).contiguous(), n=2 * num_steps)
+    product = spectrum[:, None] * torch.fft.rfft(filters, n=2 * num_steps)[:, None]
+    convolved = torch.fft.irfft(product, n=2 * num_steps)[..., :num_steps]
+    return convolved.permute(0, 3, 1, 2).contiguous()

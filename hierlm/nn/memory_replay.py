@@ -31,8 +31,10 @@ class ReplayMemory(NamedTuple):
         """The newest `depth` segments, with unknown ones before them where there are fewer."""
         segment_length = self.tokens.shape[1] // (self.depth + 1)
         missing = (depth - self.depth) * segment_length  # a negative padding removes
+        age = torch.arange(self.tokens.shape[1], 0, -1, device=self.tokens.device)
+        has_start = age <= self.depth * segment_length + self.num_unfinished[:, None]
         return ReplayMemory(
-            tokens=F.pad(self.tokens, (missing, 0), value=NO_TOKEN),
+            tokens=F.pad(torch.where(has_start, self.tokens, NO_TOKEN), (missing, 0), value=NO_TOKEN),
             starts=F.pad(self.starts, (0, 0, 0, 0, depth - self.depth, 0)),
             known=F.pad(self.known, (depth - self.depth, 0)),
             num_unfinished=self.num_unfinished,

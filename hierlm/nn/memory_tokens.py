@@ -57,8 +57,8 @@ class MemoryTokenCell(Layer):
         if share_position_biases:
             first = self.blocks[0].attention
             for block in self.blocks[1:]:
-                block.attention.content_bias = first.content_bias
-                block.attention.position_bias = first.position_bias
+                block.attention.content_bias.weight = first.content_bias.weight
+                block.attention.position_bias.weight = first.position_bias.weight
 
     def initial_memory(self, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Memory:
         return empty_replay(

@@ -8,7 +8,7 @@ from hierlm.strict import Strict
 
 
 class OptimConfig(Strict):
-    """AdamW (Loshchilov & Hutter, 1711.05101); weight decay leaves out vectors: biases, norms, embeddings of one row."""
+    """AdamW (Loshchilov & Hutter, 1711.05101); weight decay leaves out vectors: biases and norm gains."""
 
     name: Literal["adamw"] = "adamw"
     weight_decay: NonNegativeFloat = 0.1

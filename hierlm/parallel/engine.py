@@ -18,7 +18,7 @@ from hierlm.models.contract import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
 from hierlm.parallel.cut import stage_cut
 from hierlm.parallel.degrees import Degrees
-from hierlm.parallel.gradient_norm import clip_gradients
+from hierlm.parallel.gradient_norm import clip_gradients, partitioned_norm
 from hierlm.parallel.groups import Groups, start_groups
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
@@ -89,9 +89,9 @@ class Engine:
 
         `starts` bool [rows], for recurrent models: the row begins a new stream, its memory is forgotten.
         """
-        self._begin_step(moment)
-        if starts is not None:
+        if starts is not None:  # before the switches: a new memory length must not meet an old one
             self._passes.training_lanes.forget(starts)
+        self._begin_step(moment)
         loss = self._passes.train(self._micro_batches(tokens, targets), step=moment.step)
         return StepResult(loss=loss, grad_norm=self._engine.get_global_grad_norm())
 
@@ -201,6 +201,9 @@ def _wrap(module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseCon
         engine.optimizer._global_grad_norm = clip_gradients(parameters, max_norm=clip_norm(config), groups=groups)
 
     engine.clip_fp32_gradients = clip_and_keep_norm
-    # PipelineEngine would write weights layer by layer, without names: keep to one form of checkpoint
+    if isinstance(module, Pipeline) and engine.zero_optimization() and hasattr(engine.optimizer, "averaged_gradients"):
+        engine.optimizer.scaled_global_norm = partial(partitioned_norm, engine.optimizer, groups)
+    # PipelineEngine would write and read weights layer by layer, without names: keep to one form of checkpoint
     engine.module_state_dict = partial(deepspeed.DeepSpeedEngine.module_state_dict, engine)
+    engine.load_module_state_dict = partial(deepspeed.DeepSpeedEngine.load_module_state_dict, engine)
     return engine

@@ -1,6 +1,7 @@
-"""The global norm of the gradient where DeepSpeed keeps none: fp32 without ZeRO."""
+"""The global norm of the gradient where DeepSpeed's own will not do."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,8 @@ from hierlm.parallel.groups import Groups
 
 def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float, groups: Groups) -> Tensor:
     """Scale gradients in place so that the norm of the whole model's is at most `max_norm`; the norm before that.
+
+    For fp32 without ZeRO, where DeepSpeed clips without keeping the norm and takes later stages for replicas.
 
     Weights that several ranks hold are counted once: replicated ones on tp_rank 0, tied ones where their owner lives.
     """
@@ -23,6 +26,23 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float, group
     for parameter in with_gradient:
         parameter.grad.mul_(factor.to(parameter.grad.dtype))
     return norm
+
+
+def partitioned_norm(optimizer: Any, groups: Groups) -> Tensor:
+    """The norm of gradients that a ZeRO 1 optimizer holds partitioned; -1 if not finite, as DeepSpeed has it.
+
+    DeepSpeed reduces over the whole model once per parameter group, and hangs when a stage has fewer groups than
+    another (one that holds only an embedding has no vectors); this reduces once.
+    """
+    total = torch.zeros((), device=optimizer.device)
+    for index, parameters in enumerate(optimizer.params_in_partition):
+        gradients = (g for g in optimizer.averaged_gradients[index] if not getattr(g, "_zero_padding", False))
+        for gradient, parameter in zip(gradients, parameters, strict=False):  # padding may be left at the end
+            if _counts_here(parameter, groups):
+                total += gradient.detach().float().square().sum()
+    for group in (groups.data, groups.model):
+        dist.all_reduce(total, group=group)
+    return torch.where(torch.isfinite(total), total.sqrt(), -1.0)
 
 
 def _counts_here(parameter: nn.Parameter, groups: Groups) -> bool:

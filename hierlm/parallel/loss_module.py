@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from hierlm.models.contract import Layer, Stream
@@ -23,9 +24,14 @@ class LossModule(nn.Module):
     def forward(
         self, tokens: Tensor, targets: Tensor, memories: Memories, draw_key: DrawKey | None
     ) -> tuple[Tensor, Memories]:
-        """tokens, targets int64 [B, T] -> (nats fp32 [B, T], 0 where the target is negative; updated memories)."""
+        """tokens, targets int64 [B, T] -> (nats fp32 [B, T], 0 where the target is negative; updated memories).
+
+        In training the nats include what the model asks to be added to them (the loss of predicted boundaries).
+        """
         stream, updated = run_layers(
             self.local_layers, Stream((tokens,)), memories, draw_key=draw_key, recompute=self.recompute
         )
         detached = tuple(None if m is None else tuple(t.detach() for t in m) for m in updated)
-        return token_losses(stream.hidden, targets, are_sliced=self._are_sliced), detached
+        nats = token_losses(stream.hidden, targets, are_sliced=self._are_sliced)
+        penalty = stream.penalty
+        return (nats if penalty is None else nats + torch.where(targets >= 0, penalty, 0.0)), detached

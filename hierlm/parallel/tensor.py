@@ -14,7 +14,7 @@ Initial values are those of the single-device model at every degree: a slice is 
 
 import re
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -33,6 +33,7 @@ from hierlm.parallel.recompute import unkept_products
 
 Rule = Literal["column", "row", "vocabulary", "replicate", "partial"]
 TensorPlan = Mapping[str, Rule]
+Sliced = TypeVar("Sliced", bound=nn.Module)
 
 
 class _WithoutExtraState:
@@ -222,7 +223,7 @@ def _no_init(weight: Tensor) -> None:
     raise AssertionError("megatron-core initialises nothing: slices are cut from weights already built")
 
 
-def _without_hooks(module: nn.Module) -> nn.Module:
+def _without_hooks(module: Sliced) -> Sliced:
     """megatron-core adds an `_extra_state` to every state dict it loads, which a strict load then refuses."""
     module._load_state_dict_pre_hooks.clear()
     return module

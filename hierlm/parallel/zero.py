@@ -20,7 +20,7 @@ def deepspeed_config(config: RunConfig[Any], phase: PhaseConfig, *, num_paramete
     `num_parameters` is this rank's: DeepSpeed allocates whole buckets, so one larger than the model is waste.
     """
     layout = config.parallel
-    bucket = min(LARGEST_BUCKET, num_parameters)
+    bucket = min(LARGEST_BUCKET, num_parameters + num_parameters % 2)  # it must be even
     return {
         "train_micro_batch_size_per_gpu": layout.micro_batch(global_batch_size=phase.global_batch_size),
         "gradient_accumulation_steps": layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size),

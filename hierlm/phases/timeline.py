@@ -55,6 +55,13 @@ class Timeline:
         """The steps at which a phase other than the first begins."""
         return tuple(self._starts[1:-1])
 
+    def end_of(self, phase: str) -> int:
+        """Completed steps at the end of the phase of this name; ValueError names those there are."""
+        names = [each.name for each in self.phases]
+        if phase not in names:
+            raise ValueError(f"no phase {phase!r}, there are: {', '.join(names)}")
+        return self._starts[names.index(phase) + 1]
+
     def at(self, step: int) -> Moment:
         """The moment of the update after `step` completed ones; 0 <= step < num_steps."""
         if not 0 <= step < self.num_steps:

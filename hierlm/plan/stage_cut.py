@@ -44,6 +44,7 @@ def cut_by_cost(costs: Sequence[Cost], *, num_stages: int, flops_per_byte: float
     _check_stages(len(costs), num_stages)
     stage_cost = _StageCost(costs, flops_per_byte=flops_per_byte)
     # best[n] = (cost of the costliest stage, boundaries) over all cuts of the first n layers into s stages
+    best: dict[int, tuple[float, tuple[int, ...]]]
     best = {n: (stage_cost(0, n), (0, n)) for n in range(1, len(costs) + 1)}
     for stages in range(2, num_stages + 1):
         best = {

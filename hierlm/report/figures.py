@@ -37,8 +37,8 @@ def layout(*, x: str, y: str, **more: Any) -> dict[str, Any]:
     """The common look: white, thin grid, titles of the axes; `more` overrides."""
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#c5ccd6", "ticks": "outside", "tickcolor": "#c5ccd6"}
     base = {
-        "xaxis": {**axis, "title": {"text": x}, "automargin": True},
-        "yaxis": {**axis, "title": {"text": y}, "automargin": True},
+        "xaxis": {**axis, "title": {"text": x, "standoff": 12}, "automargin": True},
+        "yaxis": {**axis, "title": {"text": y, "standoff": 12}, "automargin": True},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13, "color": INK},

@@ -127,7 +127,9 @@ def _bar(split: TimeSplit) -> Figure:
     traces = [_part(part, seconds, split=split) for part, seconds in split.seconds.items() if seconds > 0]
     legend = {"orientation": "h", "y": -0.75, "yanchor": "top", "traceorder": "normal"}
     scale, unit = next(
-        (s, u) for s, u in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds")) if split.total_seconds >= 3 * s or s == 1
+        (s, u)
+        for s, u in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+        if split.total_seconds >= 3 * s or s == 1
     )
     figure_layout = layout(x=unit, y="", barmode="stack", showlegend=True, legend=legend)
     figure_layout["yaxis"]["visible"] = False

@@ -36,7 +36,7 @@ class TimeSplit:
 
 def time_split(run: RunRecord) -> TimeSplit | None:
     """None without attempts: a run read from a tracker does not say when they began."""
-    spans = _spans(run)
+    spans = attempt_spans(run.attempts, run.records)
     if not spans:
         return None
     total = spans[-1].end - spans[0].start
@@ -56,27 +56,32 @@ def time_split(run: RunRecord) -> TimeSplit | None:
 
 
 @dataclass(frozen=True)
-class _Span:
+class Span:
     """One attempt in unix seconds; without an end record it ends with the last record that was kept."""
 
     start: float
     end: float
     has_end: bool
 
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
 
-def _spans(run: RunRecord) -> list[_Span]:
-    starts = [index for index, record in enumerate(run.attempts) if record.get("event") == "start"]
-    kept = sorted(numbers(run.records, names.TIME))
+
+def attempt_spans(attempts: Sequence[Record], records: Sequence[Record]) -> list[Span]:
+    """From the lines of attempts.jsonl and metrics.jsonl; a killed attempt left no end, but records."""
+    starts = [index for index, record in enumerate(attempts) if record.get("event") == "start"]
+    kept = sorted(numbers(records, names.TIME))
     spans = []
     for index in starts:
-        start = _unix(run.attempts[index])
-        following = run.attempts[index + 1] if index + 1 < len(run.attempts) else None
+        start = _unix(attempts[index])
+        following = attempts[index + 1] if index + 1 < len(attempts) else None
         if following is not None and following.get("event") == "end":
-            spans.append(_Span(start, _unix(following), has_end=True))
+            spans.append(Span(start, _unix(following), has_end=True))
             continue
         latest = _unix(following) if following is not None else float("inf")
         last_sign = max((time for time in kept if start <= time <= latest), default=start)
-        spans.append(_Span(start, last_sign, has_end=False))
+        spans.append(Span(start, last_sign, has_end=False))
     return spans
 
 
@@ -89,7 +94,7 @@ def _step_seconds(train: Sequence[Record]) -> list[tuple[Record, float]]:
     ]
 
 
-def _start_up(span: _Span, steps: Sequence[tuple[Record, float]]) -> float:
+def _start_up(span: Span, steps: Sequence[tuple[Record, float]]) -> float:
     """Until the first logged interval of the attempt began; all of it when it logged nothing."""
     inside = [
         (float(r[names.TIME]), seconds) for r, seconds in steps if span.start <= r.get(names.TIME, 0.0) <= span.end

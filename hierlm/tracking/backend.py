@@ -38,6 +38,9 @@ class TrackedRun(NamedTuple):
 class Backend(Protocol):
     """Runs with parameters, points, tags, files and a status."""
 
+    def address(self, run_id: str) -> str:
+        """Where people look at the run; empty where there is no page."""
+
     def find_or_create_run(self, *, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         """The id of the one live run that carries all `tags`; made under `parent` when there is none."""
 

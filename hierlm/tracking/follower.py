@@ -29,6 +29,7 @@ class FollowingTracker:
         self._interval, self._longest_pause = interval_seconds, longest_pause_seconds
         self._wake, self._closing, self._flushed = threading.Event(), threading.Event(), threading.Event()
         self._failures, self._unsent_since, self._artifact_problem = 0, 0.0, ""
+        self._address = ""
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
         self._thread.start()
 
@@ -78,6 +79,10 @@ class FollowingTracker:
                 self._unsent_since = time.monotonic()
                 self._report(f"tracker: away ({reason(error)}); training goes on, metrics.jsonl keeps everything")
             return False
+        if not self._address:
+            self._address = self._replay.address
+            if self._address:
+                self._report(f"tracker: {self._address}")
         self._report_artifacts()
         if self._failures:
             away = time.monotonic() - self._unsent_since

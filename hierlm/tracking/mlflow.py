@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the follower tries again itself
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -41,6 +42,7 @@ from hierlm.tracking.file_lock import locked
 
 _KEY_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _MODEL_PARAM_LENGTH, _BATCH = 250, 6000, 5000, 250, 100
 _PARENT_TAG = "mlflow.parentRunId"
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its UI shows training, not chat, then
 _MODEL_NAME_REFUSED = re.compile(r"[^A-Za-z0-9_-]")
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
@@ -51,12 +53,16 @@ class MlflowBackend:
     def __init__(self, uri: str, *, experiment: str, artifact_root: Path) -> None:
         """Connect, and make the database and the experiment where they are missing. `artifact_root` is for databases:
         a server keeps artifacts where it was told to."""
+        self._uri = uri.rstrip("/")
         self._is_server = uri.startswith(("http://", "https://"))
         self._artifact_root = artifact_root.absolute()
         self._lock_file = _lock_file(uri)
         with self._one_process():
             self.client = _connected(uri, artifact_root=None if self._is_server else self._artifact_root)
             self.experiment_id = self._find_or_create_experiment(experiment)
+
+    def address(self, run_id: str) -> str:
+        return f"{self._uri}/#/experiments/{self.experiment_id}/runs/{run_id}" if self._is_server else ""
 
     def find_or_create_run(self, *, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         """The oldest run with all `tags`, so that processes that race for a shared parent agree on one."""
@@ -149,7 +155,7 @@ class MlflowBackend:
         if found is None:
             try:
                 location = None if self._is_server else self._artifact_root.as_uri()
-                return str(self.client.create_experiment(name, artifact_location=location))
+                return str(self.client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
             except MlflowException:  # another process was faster, or the name cannot be used
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
@@ -180,7 +186,7 @@ class MlflowBackend:
 
 def _connected(uri: str, *, artifact_root: Path | None) -> MlflowClient:
     for name in ("mlflow", "alembic", "sqlalchemy"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is raised too, and said in one line
     if artifact_root is not None:  # else MLflow's own default experiment would point to ./mlruns
         os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = artifact_root.as_uri()
     return MlflowClient(tracking_uri=uri)

@@ -15,7 +15,7 @@ def _leaves(value: Any, *, path: str) -> Iterator[tuple[str, str]]:
         items = list(value.items())
     elif isinstance(value, list | tuple):
         items = list(enumerate(value))
-    if not items:
+    if not items and path:
         yield path, text(value)
     for key, inner in items:
         yield from _leaves(inner, path=f"{path}.{key}" if path else str(key))

@@ -51,6 +51,11 @@ class Replay:
         """The tracker's; empty before the first push."""
         return self._file.state.run_id
 
+    @property
+    def address(self) -> str:
+        """Where people look at the run; empty before the first push or where there is no page."""
+        return self._backend.address(self.run_id) if self._backend is not None and self.run_id else ""
+
     def want_status(self, status: Status) -> None:
         """To be told after the last record, by this process or a later one."""
         with self._file.change() as state:

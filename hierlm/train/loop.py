@@ -9,7 +9,7 @@ from hierlm.parallel.engine import Engine, StepResult
 from hierlm.phases.timeline import Moment, Timeline
 from hierlm.train.signals import StopRequest
 
-Outcome = Literal["finished", "stopped"]
+Outcome = Literal["finished", "paused", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ def train(
     timeline: Timeline,
     batches: Iterator[Batch],
     first_step: int,
+    until_step: int,
     hooks: Sequence[Hook],
     stop: StopRequest,
 ) -> Outcome:
-    """Steps first_step..num_steps-1, unless every rank agrees to stop before."""
-    for step in range(first_step, timeline.num_steps):
+    """Steps first_step..until_step-1, unless every rank agrees to stop before; paused when later steps remain."""
+    for step in range(first_step, until_step):
         if stop.agreed(engine.process.device):
             for hook in hooks:
                 hook.on_stop(step=step)
@@ -58,4 +59,4 @@ def train(
         completed = Completed(step + 1, moment, result, is_last=step + 1 == timeline.num_steps)
         for hook in hooks:
             hook.after_step(completed)
-    return "finished"
+    return "finished" if until_step == timeline.num_steps else "paused"

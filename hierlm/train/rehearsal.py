@@ -20,9 +20,7 @@ def rehearse(engine: Engine, timeline: Timeline, *, console: Console) -> None:
         return
     for moment in moments:
         phase = moment.phase
-        console.say(
-            f"rehearsing phase {phase.name}: {phase.global_batch_size} rows of {phase.sequence_length} tokens"
-        )
+        console.say(f"rehearsing phase {phase.name}: {phase.global_batch_size} rows of {phase.sequence_length} tokens")
         rows = torch.randint(
             engine.config.model.vocab_size,
             (len(engine.local_rows(phase.global_batch_size)), phase.sequence_length + 1),

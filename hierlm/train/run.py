@@ -1,6 +1,7 @@
 """One attempt at a run on this process, from joining the group to the exit code."""
 
 import traceback
+from collections.abc import Sequence
 from time import perf_counter
 
 from hierlm.parallel.process import start_processes, stop_processes
@@ -14,16 +15,20 @@ from hierlm.train.setup import Attempt, set_up
 from hierlm.train.signals import STOPPED_EXIT_CODE, StopRequest
 
 
-def run(run_dir: RunDir, *, console: Console) -> int:
-    """Train to the end or to the first agreed stop request; 0 or 85."""
+def run(run_dir: RunDir, *, console: Console, until_phase: str | None = None, overrides: Sequence[str] = ()) -> int:
+    """Train to the end, the end of a phase, or the first agreed stop request; 0, 0 or 85.
+
+    `overrides` change the run's config for this attempt only.
+    """
     stop = StopRequest()
-    stop.install()
     started = perf_counter()
     keep_freed_blocks()
     process = start_processes()
-    attempt = set_up(run_dir, process=process, console=console, stop=stop, started=started)
+    # not before: a signal then ends every process at once, whereas one that merely noted it would wait for the others
+    stop.install()
+    attempt = set_up(run_dir, overrides=overrides, process=process, console=console, stop=stop, started=started)
     try:
-        return _train_and_finish(attempt)
+        return _train_and_finish(attempt, until_phase=until_phase)
     except BaseException as error:
         _end(attempt, why=f"failed ({type(error).__name__}: {error})")
         attempt.tracker_finish("FAILED")
@@ -33,7 +38,7 @@ def run(run_dir: RunDir, *, console: Console) -> int:
         stop_processes()
 
 
-def _train_and_finish(attempt: Attempt) -> int:
+def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
     attempt.catch_up()
     attempt.console.start_bar(total_steps=attempt.timeline.num_steps, completed=attempt.first_step)
     outcome = train(
@@ -41,10 +46,16 @@ def _train_and_finish(attempt: Attempt) -> int:
         timeline=attempt.timeline,
         batches=attempt.batches,
         first_step=attempt.first_step,
+        until_step=attempt.timeline.end_of(until_phase) if until_phase else attempt.timeline.num_steps,
         hooks=attempt.hooks,
         stop=attempt.stop,
     )
     attempt.console.close()
+    if outcome == "paused":
+        _end(attempt, why=f"finished phase {until_phase}")
+        attempt.console.say(f"phase {until_phase} is finished (step {attempt.step}): the next job goes on from there")
+        attempt.tracker_finish(None)
+        return 0
     if outcome == "finished" and not attempt.stop.agreed(attempt.engine.process.device):
         write_run_summary(attempt, status="finished")
         mark_finished(attempt)

@@ -59,15 +59,23 @@ class Attempt:
         """Completed optimizer steps in the newest checkpoint: what a next attempt starts from."""
         return self.checkpointer.last_saved_step
 
-    def tracker_finish(self, state: FinalState) -> None:
-        """Flush the tracker and set the run's state there."""
+    def tracker_finish(self, state: FinalState | None) -> None:
+        """Flush the tracker and set the run's state there; None: the next attempt goes on."""
         for tracker in self.trackers:
             tracker.finish(state)
 
 
-def set_up(run_dir: RunDir, *, process: ProcessInfo, console: Console, stop: StopRequest, started: float) -> Attempt:
+def set_up(
+    run_dir: RunDir,
+    *,
+    overrides: Sequence[str],
+    process: ProcessInfo,
+    console: Console,
+    stop: StopRequest,
+    started: float,
+) -> Attempt:
     """Build the model, load the newest checkpoint, open data, metrics and tracker."""
-    config = load_config(run_dir.config, [])
+    config = load_config(run_dir.config, overrides)
     set_determinism(config.train.deterministic)
     timeline = Timeline(config.phases, contiguous_lanes=is_recurrent(config.model))
     rows = TrainRows(config.data.weighted_sources, seed=config.seed)

@@ -18,6 +18,7 @@ from launcher.verb import FAILED, json_on_stdout
 if TYPE_CHECKING:
     from data_pipeline.progress import Progress
     from data_pipeline.request import Request
+    from launcher.verb import JsonPrinter
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__)
 
@@ -50,6 +51,9 @@ def prepare(
     workers: WorkersOption = None,
     shard_tokens: ShardTokensOption = 1 << 24,
     resume: ResumeOption = False,
+    parts: Annotated[int, typer.Option(min=1, max=1000, help="parts of whole files, to be prepared apart")] = 1,
+    part: Annotated[int | None, typer.Option(min=0, help="prepare only this part, e.g. $SLURM_ARRAY_TASK_ID")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="only settle splits and tokenizer, before the parts")] = False,
     documents: Annotated[DocumentMode, typer.Option(help="what a document is; ends are kept beside the tokens")] = (
         "auto"
     ),
@@ -105,6 +109,9 @@ def prepare(
         shard_tokens=shard_tokens,
         workers=workers,
         resume=resume,
+        parts=parts,
+        part=part,
+        plan=plan,
     )
     _prepare(request, as_json=as_json)
 
@@ -196,6 +203,9 @@ def _prepare(request: "Request", *, as_json: bool) -> None:
     with json_on_stdout(as_json) as print_json:
         with _progress() as progress:
             made = prepare_dataset(request, progress=progress)
+        if made.dataset is None:
+            _say_what_is_left(request, print_json if as_json else None)
+            return
         summary = summary_of(request.output, samples=0) | {"reused": made.reused}
         if as_json:
             print_json(summary)
@@ -203,6 +213,14 @@ def _prepare(request: "Request", *, as_json: bool) -> None:
     said = "is there already, made of the same inputs with the same options" if made.reused else "written"
     print(f"{request.output}: {said}")
     _print_counts(summary)
+
+
+def _say_what_is_left(request: "Request", print_json: "JsonPrinter | None") -> None:
+    what = "planned" if request.plan else f"part {request.part} of {request.parts} is prepared"
+    if print_json:
+        print_json({"path": str(request.output), "plan": request.plan, "part": request.part, "parts": request.parts})
+        return
+    print(f"{request.output}: {what}; when all parts are, run the same command with --resume and without --part")
 
 
 def _print_inspection(summary: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = "hierlm status --watch 5"
 
-RunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="directory or name; default: all of runs/")]
+RunArgument = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="a run or sweep, by directory or name; default: all")
+]
 RootOption = Annotated[Path, typer.Option("--run-root", help="where to look for runs")]
 WatchOption = Annotated[float | None, typer.Option("--watch", metavar="SECONDS", min=0.5, help="refresh until Ctrl-C")]
 
@@ -31,17 +33,17 @@ def command(
 
     Everything comes from the run directories and Slurm's queue; without a Slurm it works too.
     """
-    from launcher.runs import Cluster, all_runs, find_run, statuses
+    from launcher.runs import Cluster, all_runs, find_runs, statuses
     from launcher.verb import print_json
 
     cluster = Cluster()
 
     def look() -> "list[RunStatus]":
-        return statuses([find_run(run)] if run else all_runs(run_root), cluster)
+        return statuses(find_runs(run) if run else all_runs(run_root), cluster)
 
     if as_json:
         documents = [status.document() for status in look()]
-        print_json(documents[0] if run else documents)
+        print_json(documents[0] if run and len(documents) == 1 else documents)
     elif watch is not None and sys.stdout.isatty():
         _watch(look, every=watch)
     else:

@@ -44,7 +44,7 @@ def train_and_save(arch: str, settings: list[str], folder: str) -> dict[str, Any
     files = FileWriter(Path(folder))
     state = {"iteration": SAVED_AFTER, **_universal_info(engine)}
     save_engine(engine._engine, Path(folder), tag="engine", client_state=state, open_file=files.open)
-    weights = {name: p.detach().clone().numpy() for name, p in engine._engine.module.named_parameters()}
+    weights = {name: p.detach().float().clone().numpy() for name, p in engine._engine.module.named_parameters()}
     return {
         "begun": begun,
         "losses": _losses(engine, range(SAVED_AFTER, SAVED_AFTER + GOES_ON_FOR)),

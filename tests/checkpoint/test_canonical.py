@@ -32,6 +32,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, lis
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["one rank", "zero 0", "zero 1", "zero 2"])
 def test_weights_are_the_engines_own(layout: str, saved: dict[str, tuple[Path, list[Saved]]]) -> None:
     folder, ranks = saved[layout]
@@ -42,6 +43,7 @@ def test_weights_are_the_engines_own(layout: str, saved: dict[str, tuple[Path, l
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one rank"])
 def test_every_layout_reads_as_the_single_process(layout: str, saved: dict[str, tuple[Path, list[Saved]]]) -> None:
     """The layouts trained the same model on the same rows, so weights and moments agree to rounding."""
@@ -53,6 +55,7 @@ def test_every_layout_reads_as_the_single_process(layout: str, saved: dict[str, 
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_the_moments_of_zero_0_are_the_optimizers(saved: dict[str, tuple[Path, list[Saved]]]) -> None:
     folder, _ = saved["one rank"]
     raw = torch.load(folder / "engine" / "mp_rank_00_model_states.pt", weights_only=False)
@@ -64,6 +67,7 @@ def test_the_moments_of_zero_0_are_the_optimizers(saved: dict[str, tuple[Path, l
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_a_digest_moves_with_weights_and_optimizer_apart(saved: dict[str, tuple[Path, list[Saved]]]) -> None:
     folder, _ = saved["one rank"]
     file = folder / "engine" / "mp_rank_00_model_states.pt"
@@ -81,6 +85,7 @@ def test_a_digest_moves_with_weights_and_optimizer_apart(saved: dict[str, tuple[
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_every_file_was_recorded_by_the_rank_that_wrote_it(saved: dict[str, tuple[Path, list[Saved]]]) -> None:
     for folder, ranks in saved.values():
         records = {name: record for rank in ranks for name, record in rank["records"].items()}
@@ -90,6 +95,7 @@ def test_every_file_was_recorded_by_the_rank_that_wrote_it(saved: dict[str, tupl
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt"])
 def test_a_missing_part_is_an_error(gone: str, saved: dict[str, tuple[Path, list[Saved]]]) -> None:
     folder, _ = saved["zero 1"]

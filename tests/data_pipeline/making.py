@@ -28,7 +28,9 @@ def prepared(folder: Path, content: bytes | list[Path], *, splits: str = "none",
     request = Request(
         files=tuple(find_files(given)), given=given, output=folder, splits=parse_splits(splits), **options
     )
-    return prepare(request, progress=Silent()).dataset
+    made = prepare(request, progress=Silent()).dataset
+    assert (made is None) == (request.plan or request.part is not None)
+    return made
 
 
 def stream_text(folder: Path, split: str) -> bytes:

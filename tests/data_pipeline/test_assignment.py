@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.assignment import EvaluationLanes, Permutation, lane_rows, num_rows, round_keys, shuffled_rows
-from data_pipeline.rows import TrainOrder
+from data_pipeline.rows import Request, TrainOrder
 
 
 @given(size=st.integers(1, 5000), key=st.integers(0, 2**31))
@@ -62,13 +62,7 @@ def test_order_does_not_depend_on_world_size_or_interruption(
 
     def read(step: int, rows: range) -> list[int]:
         order = TrainOrder(weights=[1.0], num_tokens=[num_tokens], names=["d"], seed=3)  # fresh: nothing is carried
-        placed = order.rows(
-            sequence_length=sequence_length,
-            data_pass=0,
-            first_sample=step * batch,
-            rows=rows,
-            lanes=batch if lanes else None,
-        )
+        placed = order.rows(Request(sequence_length, 0, step * batch, rows, batch if lanes else None))
         return placed.rows.tolist()
 
     whole = [read(step, range(batch)) for step in range(steps)]

@@ -73,8 +73,7 @@ def test_weights_that_change_go_on_where_each_source_was(ends, weights):
     whole = MixtureSchedule(changes, key=(1,))(np.arange(total))
     for source in (0, 1):
         numbers = whole.numbers[whole.sources == source]
-        if ends[-1] < BLOCK_ROWS:  # within blocks the order is mixed, the set is complete over whole ones
-            assert len(np.unique(numbers)) == len(numbers)
+        assert np.array_equal(numbers, np.arange(len(numbers)))
     for begin, pair in changes:
         if pair[0] == 0:
             following = [change.first_sample for change in changes if change.first_sample > begin]

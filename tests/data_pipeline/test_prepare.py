@@ -138,7 +138,7 @@ from tests.conftest import corpus
 from tests.data_pipeline.making import prepared
 from pathlib import Path
 for owner, name in ((shard_writer.ShardWriter, "finish"), (shard_writer.ShardWriter, "_flush_chunk"),
-                    (journal.Journal, "_append"), (shard_writer, "write_atomically")):
+                    (journal, "_append"), (shard_writer, "write_atomically")):
     def slowed(*arguments, original=getattr(owner, name), **options):
         time.sleep(0.01)
         result = original(*arguments, **options)
@@ -213,3 +213,39 @@ def test_real_text_comes_back(tmp_path, tokenizer):
     source = corpus("wikitext-2/valid.txt.gz")
     prepared(tmp_path / "d", [source], tokenizer=tokenizer, vocab_size=1000)
     assert stream_text(tmp_path / "d", "train") == gzip.decompress(source.read_bytes())
+
+
+def test_parts_prepared_apart_give_the_bytes_of_one_call(tmp_path):
+    sources = []
+    for number in range(9):
+        sources.append(tmp_path / f"{number}.txt")
+        sources[-1].write_bytes(TEXT[: 3000 + 7000 * number])
+    options = {
+        "splits": "valid=0.2", "tokenizer": "sentencepiece", "vocab_size": 300, "shard_tokens": 10_000, "parts": 4,
+        "workers": 1,
+    }  # fmt: skip
+    prepared(tmp_path / "whole", sources, **options)
+    apart = tmp_path / "apart"
+    with pytest.raises(DataError, match="run with --plan first"):
+        prepared(apart, sources, part=0, **options)
+    prepared(apart, sources, plan=True, **options)
+    with pytest.raises(DataError, match="parts 0 to 3"):
+        prepared(apart, sources, part=4, **options)
+    for part in (2, 0, 3):
+        prepared(apart, sources, part=part, **options)
+    prepared(apart, sources, part=0, **options)  # a task that is started again
+    index = prepared(apart, sources, resume=True, **options)  # the missing part and the index
+    assert folder_content(apart) == folder_content(tmp_path / "whole")
+    assert b"".join(stream_text(apart, split) for split in index.splits) == b"".join(p.read_bytes() for p in sources)
+
+
+def test_more_parts_than_files_leave_some_empty(tmp_path):
+    prepared(tmp_path / "d", TEXT, parts=5, splits="valid=0.1")
+    assert b"".join(stream_text(tmp_path / "d", split) for split in ("train", "valid")) == TEXT
+
+
+def test_two_writers_at_once_are_refused(tmp_path):
+    from data_pipeline.output_folder import locked
+
+    with locked(tmp_path / "d", shared=False), pytest.raises(DataError, match="another preparation is writing"):
+        prepared(tmp_path / "d", TEXT)

@@ -168,9 +168,12 @@ def test_the_cache_stays_within_its_bound_and_the_last_used_shard_stays(server, 
     bound = 3 * shards[0].bytes
     found = ShardCache(f"{server.address}/d", shards, max_bytes=bound)
     for number in range(len(shards)):
-        path = found.path(number)
-        assert path.stat().st_size == shards[number].bytes
-        assert sum(path.stat().st_size for path in cache.glob("*.tar")) <= bound
+        assert found.opened(number, lambda path: path.stat().st_size) == shards[number].bytes
+        if found._ahead:
+            found._ahead.join()
+        there = [path for path in cache.iterdir() if path.suffix != ".lock"]
+        assert sum(path.stat().st_size for path in there) <= bound
+        assert f"{shards[number].sha256}.tar" in {path.name for path in there}
     with pytest.raises(DataError, match="HIERLM_DATA_CACHE_BYTES=100"):
         ShardCache(f"{server.address}/d", shards, max_bytes=100)
 

@@ -107,7 +107,7 @@ def test_selection_is_the_same_for_any_number_of_workers_and_after_resume(tmp_pa
     options = {
         "documents": DocumentOptions("blank-line"),
         "filters": Filters(deduplicate="exact"),
-        "shard_tokens": 10_000,
+        "shard_tokens": 3_000,
         "tokenizer": "sentencepiece",
         "vocab_size": 400,
     }
@@ -122,7 +122,7 @@ def test_selection_is_the_same_for_any_number_of_workers_and_after_resume(tmp_pa
         patch.setattr("data_pipeline.prepare.build_index", dies)
         with pytest.raises(KeyboardInterrupt):
             prepared(tmp_path / "broken", [tmp_path / "broken.txt"], workers=1, **options)
-    journal = tmp_path / "broken" / "prepare.journal"
+    journal = tmp_path / "broken" / "prepare.part-000.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-2]) + b'{"torn')
     resumed = prepared(tmp_path / "broken", [tmp_path / "broken.txt"], workers=2, resume=True, **options)

@@ -15,7 +15,7 @@ from typing import Any
 _PRELOAD = ["torch", "deepspeed", "deepspeed.pipe", "megatron.core.tensor_parallel", "hierlm.models.assembly"]
 
 
-class RankFailed(AssertionError):
+class RankFailedError(AssertionError):
     """A rank raised or died; the message holds its traceback."""
 
 
@@ -82,9 +82,9 @@ def _collect(ranks: list[Any], results: Any, *, deadline: float) -> list[Any]:
             dead = [r for r, p in enumerate(ranks) if p.exitcode not in (None, 0) and r not in values]
             if dead or monotonic() > deadline:
                 what = f"ranks {dead} died" if dead else "timed out"
-                raise RankFailed(f"{what}; finished ranks: {sorted(values)}") from None
+                raise RankFailedError(f"{what}; finished ranks: {sorted(values)}") from None
             continue
         if not ok:
-            raise RankFailed(f"rank {rank}:\n{value}")
+            raise RankFailedError(f"rank {rank}:\n{value}")
         values[rank] = value
     return [values[rank] for rank in range(len(ranks))]

@@ -7,7 +7,7 @@ import torch
 
 from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
-from tests.distributed.spawn import RankFailed, run_ranks
+from tests.distributed.spawn import RankFailedError, run_ranks
 
 STEPS = 10
 RELATIVE = 1e-5
@@ -153,7 +153,7 @@ def test_a_broken_tensor_plan_is_noticed(broken_plan: dict[str, str], single: An
     expected = torch.tensor(single("transformer")["steps"])
     try:
         found = run("transformer", (1, 2, 1), 1, broken_plan=broken_plan)
-    except RankFailed:
+    except RankFailedError:
         return  # shapes no longer fit
     for rank in found:
         with pytest.raises(AssertionError):

@@ -24,10 +24,17 @@ class Sbatch:
 
     def __init__(self, answer: str = "4711;cluster\n") -> None:
         self.answer = answer
+        self.queue = ""
+        self.refusal: str | None = None
         self.commands: list[list[str]] = []
 
     def __call__(self, command: Sequence[str]) -> str:
-        self.commands.append(list(command))
+        if command[0] == "squeue":
+            return self.queue
+        if "--test-only" in command and self.refusal:
+            raise UserError(self.refusal)
+        if "--test-only" not in command:
+            self.commands.append(list(command))
         return self.answer
 
 
@@ -36,8 +43,9 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(tmp_path: Path, capsys: 
     site = ROOT / "configs" / "clusters" / "cpu.yaml"
     code = run(["submit", str(write(tmp_path)), f"run_root={root}", "--cluster", str(site), "--dry-run"])
     out = capsys.readouterr().out
-    assert code == 0 and out.startswith("#!/usr/bin/env bash\n#SBATCH --job-name=run\n#SBATCH --partition=cpu\n")
-    assert out.rstrip().endswith(f"-m hierlm {root}/run")
+    assert code == 0 and out.startswith("#!/usr/bin/env bash\n#SBATCH --job-name=run\n#SBATCH --output=")
+    assert "\n#SBATCH --partition=cpu\n" in out
+    assert out.rstrip().endswith(f'-m hierlm {root}/run "$@"')
     assert not root.exists()
 
 
@@ -74,6 +82,28 @@ def test_nothing_is_written_when_something_speaks_against_it(tmp_path: Path) -> 
     with pytest.raises(Exception, match="nothing"):
         submit_run(run_config, site=ClusterProfile(), command_line=[], run_command=Sbatch())
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("data_is_there")
+def test_what_slurm_would_refuse_is_not_written(tmp_path: Path) -> None:
+    sbatch = Sbatch()
+    sbatch.refusal = "sbatch: Requested node configuration is not available"
+    with pytest.raises(UserError, match="node configuration"):
+        submit_run(
+            config(tmp_path, f"run_root={tmp_path}/runs"), site=ClusterProfile(), command_line=[], run_command=sbatch
+        )
+    assert not (tmp_path / "runs").exists() and not sbatch.commands
+
+
+@pytest.mark.usefixtures("data_is_there")
+def test_a_run_has_one_job_at_a_time(tmp_path: Path) -> None:
+    sbatch = Sbatch()
+    run_config = config(tmp_path, f"run_root={tmp_path}/runs")
+    submit_run(run_config, site=ClusterProfile(), command_line=[], run_command=sbatch)
+    sbatch.queue = "4711|RUNNING|None|1:00|2:00|N/A|2|node[1-2]|/elsewhere/job.sbatch\n"
+    with pytest.raises(UserError, match="job 4711 of this run is in the queue; `hierlm cancel"):
+        submit_run(run_config, site=ClusterProfile(), command_line=[], run_command=sbatch)
+    assert len(sbatch.commands) == 1
 
 
 def test_where_there_is_no_slurm_it_says_so() -> None:

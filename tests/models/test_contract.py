@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hierlm import models
+from hierlm.config.load import load_config
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.contract import Stream, build_layer, fold
 from hierlm.models.decoding import Decoder
@@ -29,9 +30,27 @@ def test_has_a_tiny_config_and_says_where_it_comes_from(name):
 
 
 @every_architecture
-def test_its_config_is_checked_without_torch(name):
-    code = f"import hierlm.models.{name}, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_its_tiny_config_is_a_complete_run(name):
+    config = load_config(TINY / f"{name}.yaml")
+    assert config.name.replace("-", "_") == f"tiny_{name}"
+    assert config.model.arch == name
+    assert config.parallel.world_size == 1
+
+
+@every_case
+def test_runs_forwards_and_backwards_in_bf16(name, index):
+    model = models.from_config({"model": tiny_part(name, index)}, seed=1).bfloat16().train()
+    logits, _ = model(tokens(12))
+    assert logits.dtype == torch.bfloat16
+    logits.float().logsumexp(dim=-1).mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_configs_are_checked_without_torch():
+    imports = "; ".join(f"import hierlm.models.{name}; torchless('{name}')" for name in models.names())
+    code = "import sys\ndef torchless(name): assert 'torch' not in sys.modules, name\n" + imports
+    ran = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 @every_case
@@ -136,7 +155,13 @@ def test_every_weight_gets_a_gradient(name, index):
     assert not [path for path, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
 
 
-@every_case
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        pytest.param(*case, id=label, marks=[pytest.mark.slow] * (case[1] > 0))
+        for case, label in zip(CASES, IDS, strict=True)
+    ],
+)
 def test_learns_64_tokens_by_heart(name, index):
     model = models.from_config({"model": tiny_part(name, index)}, seed=1).train()
     text = tokens(17, batch=4)

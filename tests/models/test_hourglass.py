@@ -5,10 +5,12 @@ from functools import partial
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.utils.flop_counter import FlopCounterMode
 
 from hierlm import models
 from hierlm.models.assembly import LanguageModel
 from hierlm.models.contract import StepContext, Stream, fold
+from hierlm.models.decoding import Decoder
 from hierlm.models.hourglass import Config, parse_hierarchy
 from hierlm.nn.shortening import Shorten
 from tests.models.zoo import tokens
@@ -149,3 +151,22 @@ def test_drawn_factors_are_refused_where_weights_belong_to_one_factor():
         config(shortening="linear")
     with pytest.raises(ValidationError, match="one valley"):
         config(upsampling_query="linear")
+
+
+def flops_of_each_token(model: LanguageModel, num_tokens: int) -> list[int]:
+    decoder, costs = Decoder(model), []
+    for token in tokens(num_tokens, batch=1).split(1, dim=1):
+        with FlopCounterMode(display=False) as counter:
+            decoder.extend(token)
+        costs.append(counter.get_flop_counts()["Global"][torch.ops.aten.addmm])  # projections: no growth with the text
+    return costs
+
+
+def test_in_generation_a_level_advances_only_when_a_group_of_it_completes():
+    costs = flops_of_each_token(build("1@1 1@2 2@6 1@2 1@1", shortening="average", upsampling="repeat"), 18)
+    only_tokens, with_pairs, with_all = sorted(set(costs))
+    assert costs == [
+        with_all if position % 6 == 0 else with_pairs if position % 2 == 0 else only_tokens for position in range(18)
+    ]
+    block = 2 * (4 * 16 * 16 + 2 * 16 * 32)
+    assert (with_pairs - only_tokens, with_all - with_pairs) == (2 * block, 2 * block)

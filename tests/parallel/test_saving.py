@@ -46,6 +46,7 @@ class _Nowhere:
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 @pytest.mark.parametrize("full_rank", [0, 1])
 @pytest.mark.parametrize("layout", [{"dp": 2, "zero": 1}, {"pp": 2, "zero": 1}], ids=["data", "pipeline"])
 def test_a_full_disk_on_one_rank(full_rank: int, layout: dict[str, int], tmp_path: Path) -> None:

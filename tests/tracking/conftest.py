@@ -44,7 +44,11 @@ class MemoryBackend:
         self.fail_after_calls: int | None = None
         self.lose_answers = False
         self.artifacts_fail = False
+        self.has_pages = False
         self._ids = count(1)
+
+    def address(self, run_id: str) -> str:
+        return f"memory://{run_id}" if self.has_pages else ""
 
     def find_or_create_run(self, *, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         self._call()

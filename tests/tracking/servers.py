@@ -7,11 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,36 +65,37 @@ class MlflowServer:
 
 
 class Postgres:
-    """A database server of its own in a folder. PostgreSQL refuses to run as root: then another user runs it."""
+    """A database server of its own. PostgreSQL refuses to run as root: then another user runs it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
-        self._as_user = ["runuser", "-u", _other_user(), "--"] if os.geteuid() == 0 else []
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="hierlm-postgres-"))  # pytest's own folders are closed to others
+        self._port = free_port()
+        self._user = _other_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        shutil.chown(self._folder, self._user)
 
     @property
     def uri(self) -> str:
-        user = _other_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-        return f"postgresql://{user}@127.0.0.1:{self._port}/postgres"
+        return f"postgresql+{_driver()}://{self._user}@127.0.0.1:{self._port}/postgres"
 
     def start(self) -> None:
-        data = self._folder / "data"
-        data.mkdir()
-        if os.geteuid() == 0:
-            shutil.chown(data, _other_user())
-            for folder in (self._folder, *self._folder.parents):
-                with suppress(OSError):
-                    folder.chmod(folder.stat().st_mode | 0o011)
-        self._run("initdb", "--pgdata", data, "--auth", "trust", "--no-sync")
-        options = f"-p {self._port} -k {data} -c listen_addresses=127.0.0.1 -c fsync=off"
-        self._run("pg_ctl", "start", "--pgdata", data, "--wait", "--log", data / "log", "--options", options)
+        self._run("initdb", "--pgdata", self._data, "--auth", "trust", "--no-sync")
+        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        log = self._folder / "log"
+        self._run("pg_ctl", "start", "--pgdata", self._data, "--wait", "--log", log, "--options", options)
 
     def stop(self) -> None:
-        self._run("pg_ctl", "stop", "--pgdata", self._folder / "data", "--mode", "immediate")
+        self._run("pg_ctl", "stop", "--pgdata", self._data, "--mode", "immediate")
+        shutil.rmtree(self._folder)
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
 
     def _run(self, program: str, *arguments: object) -> None:
         path = postgres_program(program)
         assert path is not None
-        command = [*self._as_user, path, *map(str, arguments)]
+        as_user = ["runuser", "-u", self._user, "--"] if os.geteuid() == 0 else []
+        command = [*as_user, path, *map(str, arguments)]
         subprocess.run(command, cwd="/", check=True, stdout=subprocess.DEVNULL, timeout=120)
 
 
@@ -102,9 +103,13 @@ def why_no_postgres() -> str:
     """Empty when PostgreSQL can be used here."""
     if postgres_program("initdb") is None:
         return "no PostgreSQL server here; Debian: apt-get install postgresql"
-    if find_spec("psycopg2") is None:
+    if not _driver():
         return "no driver for PostgreSQL; pip install psycopg2-binary"
     return ""
+
+
+def _driver() -> str:
+    return next((name for name in ("psycopg", "psycopg2") if find_spec(name) is not None), "")
 
 
 def postgres_program(name: str) -> str | None:

@@ -52,6 +52,16 @@ def test_a_tracker_that_goes_and_comes_back_is_reported_once_each_and_misses_not
     assert backend.only(part="run").steps("train/loss") == list(range(1, 41))
 
 
+def test_the_page_of_the_run_is_told_once(run_dir: RunDir, backend: MemoryBackend) -> None:
+    backend.has_pages = True
+    said: list[str] = []
+    tracker = _follow(run_dir, backend, said)
+    write_steps(run_dir, 1, 5)
+    time.sleep(0.2)
+    tracker.finish("FINISHED")
+    assert said == ["tracker: memory://run1"]
+
+
 def test_a_run_left_for_the_next_attempt_is_scheduled(run_dir: RunDir, backend: MemoryBackend) -> None:
     write_steps(run_dir, 1, 5)
     _follow(run_dir, backend, []).finish(None)

@@ -10,3 +10,7 @@ def test_nested_values_become_dotted_keys_and_yaml_words() -> None:
 
 def test_flat_input_stays_as_it_is() -> None:
     assert flatten({"model.arch": "lmu"}) == {"model.arch": "lmu"}
+
+
+def test_nothing_has_no_parameters() -> None:
+    assert flatten({}) == {}

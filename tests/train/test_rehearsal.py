@@ -10,8 +10,8 @@ from hierlm.phases.timeline import Timeline
 from tests.distributed.spawn import run_ranks
 
 TWO_PHASES = [
-    "phases=[{name: short, duration: {steps: 2}, sequence_length: 16, global_batch_size: 4, learning_rate: {peak: 0.01}},"
-    " {name: long, duration: {steps: 2}, sequence_length: 32, global_batch_size: 2}]",
+    "phases=[{name: short, duration: {steps: 2}, sequence_length: 16, global_batch_size: 4,"
+    " learning_rate: {peak: 0.01}}, {name: long, duration: {steps: 2}, sequence_length: 32, global_batch_size: 2}]",
     "parallel.data_parallel_degree=2",
     "tracking.uri=none",
 ]

@@ -1,0 +1,217 @@
+"""The data pipeline measured beside its neighbours on the same tokens, in one run: reading, seeking, preparing, memory.
+
+    python -m tests.benchmarks.bench_data [work folder]
+
+mosaicml-streaming is measured when it is installed (it is no dependency of the project). The corpus is
+enwiki2014-plain-100M from HIERLM_TEST_DATA where it is there, else random words of the same size.
+"""
+
+import json
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.config import SourceConfig
+from data_pipeline.loader import TrainRows
+from data_pipeline.prepare import prepare
+from data_pipeline.progress import Silent
+from data_pipeline.request import Request
+from data_pipeline.sources import find_files
+from data_pipeline.split import open_split
+from data_pipeline.tokenizer import Tokenizer
+from tests.conftest import CORPORA
+
+SEQUENCE_LENGTH, BATCH = 1024, 16
+NUM_ROWS = 20_000
+ENCODED_BYTES = 20_000_000  # of the corpus, for what depends on sentencepiece
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp(prefix="bench-data-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    text = corpus(folder)
+    results = reading(folder, text) | preparing(folder, text) | memory(folder, text)
+    print(json.dumps(results, indent=1))
+    if len(sys.argv) == 1:
+        shutil.rmtree(folder)
+
+
+def corpus(folder: Path) -> Path:
+    """100 MB of plain text."""
+    path = folder / "text.txt"
+    packed = CORPORA / "enwiki2014-plain-100M" / "enwiki2014_plain_100000000.xz"
+    if not path.exists() and packed.exists():
+        with lzma.open(packed) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    elif not path.exists():
+        words = np.array([f"word{number} " for number in range(20_000)])
+        path.write_text("".join(np.random.default_rng(0).choice(words, 12_000_000))[:100_000_000])
+    return path
+
+
+def made(folder: Path, source: Path, **options: object) -> float:
+    """Seconds to prepare `source` into `folder`, anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    request = Request(files=tuple(find_files([str(source)])), given=("text",), output=folder, **options)  # type: ignore[arg-type]
+    began = time.perf_counter()
+    prepare(request, progress=Silent())
+    return time.perf_counter() - began
+
+
+# Reading rows
+
+
+def reading(folder: Path, text: Path) -> dict[str, float]:
+    """Rows of 1024 tokens per second, ours shuffled, and the time to the first batch at any position."""
+    made(folder / "bytes", text)
+    path = str(folder / "bytes")
+    rows = TrainRows([SourceConfig(path=path)], seed=1)
+    ours = best(lambda: rows_per_second(our_rows(rows)))
+    plain = best(lambda: rows_per_second(webdataset_rows(folder / "bytes")))
+    results = {"rows_per_second": ours, "webdataset_rows_per_second": plain, "times_webdataset": ours / plain}
+    try:
+        import streaming  # noqa: F401
+    except Exception as error:  # its own imports fail in several ways
+        print(f"mosaicml-streaming is not measured: {error}", file=sys.stderr)
+    else:
+        write_streaming(folder / "streaming", path)
+        theirs = best(lambda: rows_per_second(streaming_rows(folder / "streaming")))
+        results |= {"streaming_rows_per_second": theirs, "times_streaming": ours / theirs}
+    return results | {"worst_seek_milliseconds": 1000 * max(seek_seconds(path, share) for share in (0.01, 0.5, 0.99))}
+
+
+def best(measured: Callable[[], float]) -> float:
+    """Of three: other work on the machine only makes it slower."""
+    return max(measured() for _ in range(3))
+
+
+def rows_per_second(rows: Iterator[object]) -> float:
+    next(rows)  # opening is not reading
+    began = time.perf_counter()
+    count = sum(1 for _ in islice(rows, NUM_ROWS))
+    return count / (time.perf_counter() - began)
+
+
+def our_rows(rows: TrainRows) -> Iterator[object]:
+    for step in range(1 + NUM_ROWS // BATCH):
+        batch = rows.read(sequence_length=SEQUENCE_LENGTH, data_pass=0, first_sample=step * BATCH, rows=range(BATCH))
+        yield from batch.tokens
+
+
+def webdataset_rows(folder: Path) -> Iterator[object]:
+    """The same tars decoded by plain webdataset, cut into the same rows."""
+    import torch
+    import webdataset
+
+    urls = sorted(str(path) for path in folder.glob("train/*.tar"))
+    for sample in webdataset.WebDataset(urls, shardshuffle=False).decode():
+        tokens = sample["tokens.npy"]
+        for start in range(0, len(tokens) - SEQUENCE_LENGTH, SEQUENCE_LENGTH):
+            yield torch.from_numpy(tokens[start : start + SEQUENCE_LENGTH + 1].astype(np.int64))
+
+
+def write_streaming(folder: Path, dataset: str) -> None:
+    from streaming import MDSWriter
+
+    shutil.rmtree(folder, ignore_errors=True)
+    split = open_split(dataset, "train")
+    with MDSWriter(out=str(folder), columns={"tokens": f"ndarray:uint8:{SEQUENCE_LENGTH + 1}"}) as writer:
+        for row in range(2 * NUM_ROWS):
+            start = row * SEQUENCE_LENGTH
+            writer.write({"tokens": split.read(start, start + SEQUENCE_LENGTH + 1).astype(np.uint8)})
+
+
+def streaming_rows(folder: Path) -> Iterator[object]:
+    import torch
+    from streaming import StreamingDataset
+
+    dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
+    for sample in dataset:
+        yield torch.from_numpy(sample["tokens"].astype(np.int64))
+
+
+def seek_seconds(path: str, share: float) -> float:
+    """From nothing open to the first batch at a share of the epoch, as after a resume."""
+    began = time.perf_counter()
+    rows = TrainRows([SourceConfig(path=path)], seed=1)
+    first = int(share * rows.splits[0].num_tokens / SEQUENCE_LENGTH)
+    rows.read(sequence_length=SEQUENCE_LENGTH, data_pass=0, first_sample=first, rows=range(BATCH))
+    return time.perf_counter() - began
+
+
+# Preparing
+
+
+def preparing(folder: Path, text: Path) -> dict[str, float]:
+    """Sentencepiece preparation by one and two workers, beside sentencepiece alone on the same text."""
+    part = folder / "part.txt"
+    part.write_bytes(first_bytes(text, ENCODED_BYTES))
+    made(folder / "trained", part, tokenizer="sentencepiece")
+    options = {"tokenizer": "sentencepiece", "tokenizer_model": folder / "trained" / "tokenizer.model"}
+    one, two = (min(made(folder / f"w{n}", part, workers=n, **options) for _ in range(2)) for n in (1, 2))
+    raw = raw_seconds(open_split(folder / "trained", "train").tokenizer(), part)
+    return {
+        "prepare_megabytes_per_second_one_worker": ENCODED_BYTES / 1e6 / one,
+        "two_workers_times_one": one / two,
+        "sentencepiece_alone_megabytes_per_second": ENCODED_BYTES / 1e6 / raw,
+        "share_of_sentencepiece_per_core": raw / one,
+        "usable_cores": float(len(os.sched_getaffinity(0))),
+    }
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+def raw_seconds(tokenizer: Tokenizer, path: Path) -> float:
+    """Sentencepiece's own encoding, line by line, and nothing else."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+    lines = path.read_bytes().decode(errors="ignore").splitlines(keepends=True)
+    began = time.perf_counter()
+    for line in lines:
+        processor.encode(line)
+    return time.perf_counter() - began
+
+
+# Memory
+
+
+def memory(folder: Path, text: Path) -> dict[str, float]:
+    """Peak memory of preparing 10 MB and 100 MB with given sentencepiece model, each in its own process."""
+    small = folder / "small.txt"
+    small.write_bytes(first_bytes(text, 10_000_000))
+    peaks = [peak_megabytes(folder, source) for source in (small, text)]
+    return {"peak_megabytes_10": peaks[0], "peak_megabytes_100": peaks[1], "memory_growth": peaks[1] / peaks[0]}
+
+
+MEASURED = """
+import resource, sys
+from launcher.cli import run
+code = run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def peak_megabytes(folder: Path, source: Path) -> float:
+    output = folder / "memory"
+    shutil.rmtree(output, ignore_errors=True)
+    arguments = ["data", "prepare", "--input", str(source), "--output", str(output), "--workers", "2"]
+    done = subprocess.run([sys.executable, "-c", MEASURED, *arguments], stderr=subprocess.PIPE, text=True, check=True)
+    return float(done.stderr.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
