@@ -40,11 +40,18 @@ def main() -> int:
         return 2
     except Exception as error:
         traceback.print_exc()
-        everyone.say(f"rank {rank} failed: {type(error).__name__}: {error} (traceback in {run_dir.rank_log(rank)})")
+        if not _is_echo(error):
+            what = f"{type(error).__name__}: {error}".partition("\n")[0]
+            everyone.say(f"rank {rank} failed: {what} (traceback in {run_dir.rank_log(rank)})")
         return 1
     finally:
         console.close()
         stream.flush()
+
+
+def _is_echo(error: Exception) -> bool:
+    """Whether a rank failed only because another one, which says why, has gone."""
+    return any(text in str(error) for text in ("Connection closed by peer", "Connection reset by peer"))
 
 
 if __name__ == "__main__":

@@ -43,13 +43,13 @@ class FollowingTracker:
         self._quietly(lambda: self._replay.want_tags(values))
 
     def finish(self, state: FinalState | None) -> None:
-        """Waits a minute at the end of a run, and only seconds when the process was told to stop; what could not be
+        """Waits two minutes at the end of a run, and only seconds when the process was told to stop; what could not be
         sent by then stays in the run directory for the next attempt, or for `hierlm track sync`."""
         status: Status = state or "SCHEDULED"
         self._quietly(lambda: self._replay.want_status(status))
         self._closing.set()
         self._wake.set()
-        self._thread.join(timeout=60.0 if state == "FINISHED" else 10.0)
+        self._thread.join(timeout=120.0 if state == "FINISHED" else 10.0)
         if not self._flushed.is_set():
             self._report("tracker: not everything could be sent; `hierlm track sync` sends the rest from metrics.jsonl")
 

@@ -17,8 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from data_pipeline.config import SourceConfig
 from data_pipeline.loader import TrainRows
@@ -32,7 +35,8 @@ from tests.conftest import CORPORA
 
 SEQUENCE_LENGTH, BATCH = 1024, 16
 NUM_ROWS = 20_000
-ENCODED_BYTES = 20_000_000  # of the corpus, for what depends on sentencepiece
+ENCODED_BYTES = 10_000_000  # of the corpus, for what depends on sentencepiece
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def main() -> None:
@@ -58,13 +62,13 @@ def corpus(folder: Path) -> Path:
     return path
 
 
-def made(folder: Path, source: Path, **options: object) -> float:
-    """Seconds to prepare `source` into `folder`, anew."""
+def made(folder: Path, source: Path, *, clock: Callable[[], float] = time.perf_counter, **options: object) -> float:
+    """Seconds by `clock` to prepare `source` into `folder`, anew."""
     shutil.rmtree(folder, ignore_errors=True)
     request = Request(files=tuple(find_files([str(source)])), given=("text",), output=folder, **options)  # type: ignore[arg-type]
-    began = time.perf_counter()
+    began = clock()
     prepare(request, progress=Silent())
-    return time.perf_counter() - began
+    return clock() - began
 
 
 # Reading rows
@@ -75,8 +79,8 @@ def reading(folder: Path, text: Path) -> dict[str, float]:
     made(folder / "bytes", text)
     path = str(folder / "bytes")
     rows = TrainRows([SourceConfig(path=path)], seed=1)
-    ours = best(lambda: rows_per_second(our_rows(rows)))
-    plain = best(lambda: rows_per_second(webdataset_rows(folder / "bytes")))
+    ours = best(lambda: rows_per_second(our_batches(rows)))
+    plain = best(lambda: rows_per_second(batches_of(webdataset_rows(folder / "bytes"))))
     results = {"rows_per_second": ours, "webdataset_rows_per_second": plain, "times_webdataset": ours / plain}
     try:
         import streaming  # noqa: F401
@@ -84,7 +88,7 @@ def reading(folder: Path, text: Path) -> dict[str, float]:
         print(f"mosaicml-streaming is not measured: {error}", file=sys.stderr)
     else:
         write_streaming(folder / "streaming", path)
-        theirs = best(lambda: rows_per_second(streaming_rows(folder / "streaming")))
+        theirs = best(lambda: rows_per_second(batches_of(streaming_rows(folder / "streaming"))))
         results |= {"streaming_rows_per_second": theirs, "times_streaming": ours / theirs}
     return results | {"worst_seek_milliseconds": 1000 * max(seek_seconds(path, share) for share in (0.01, 0.5, 0.99))}
 
@@ -94,29 +98,36 @@ def best(measured: Callable[[], float]) -> float:
     return max(measured() for _ in range(3))
 
 
-def rows_per_second(rows: Iterator[object]) -> float:
-    next(rows)  # opening is not reading
-    began = time.perf_counter()
-    count = sum(1 for _ in islice(rows, NUM_ROWS))
-    return count / (time.perf_counter() - began)
+def rows_per_second(batches: Iterator[Batch]) -> float:
+    """By processor time of this process, so that other work on the machine matters little; all read on one thread."""
+    next(batches)  # opening is not reading
+    began = time.process_time()
+    count = sum(len(tokens) for tokens, _ in islice(batches, NUM_ROWS // BATCH))
+    return count / (time.process_time() - began)
 
 
-def our_rows(rows: TrainRows) -> Iterator[object]:
-    for step in range(1 + NUM_ROWS // BATCH):
-        batch = rows.read(sequence_length=SEQUENCE_LENGTH, data_pass=0, first_sample=step * BATCH, rows=range(BATCH))
-        yield from batch.tokens
+def our_batches(rows: TrainRows) -> Iterator[Batch]:
+    for first in range(0, 2 * NUM_ROWS, BATCH):
+        batch = rows.read(sequence_length=SEQUENCE_LENGTH, data_pass=0, first_sample=first, rows=range(BATCH))
+        yield batch.tokens, batch.targets
 
 
-def webdataset_rows(folder: Path) -> Iterator[object]:
-    """The same tars decoded by plain webdataset, cut into the same rows."""
-    import torch
+def batches_of(rows: Iterator[NDArray[np.int64]]) -> Iterator[Batch]:
+    """What a training step needs of rows [T + 1]: inputs and targets [BATCH, T]."""
+    while taken := list(islice(rows, BATCH)):
+        whole = torch.from_numpy(np.stack(taken))
+        yield whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
+
+
+def webdataset_rows(folder: Path) -> Iterator[NDArray[np.int64]]:
+    """The same tars decoded by plain webdataset, cut into rows (those across two chunks are left out)."""
     import webdataset
 
     urls = sorted(str(path) for path in folder.glob("train/*.tar"))
     for sample in webdataset.WebDataset(urls, shardshuffle=False).decode():
         tokens = sample["tokens.npy"]
         for start in range(0, len(tokens) - SEQUENCE_LENGTH, SEQUENCE_LENGTH):
-            yield torch.from_numpy(tokens[start : start + SEQUENCE_LENGTH + 1].astype(np.int64))
+            yield tokens[start : start + SEQUENCE_LENGTH + 1].astype(np.int64)
 
 
 def write_streaming(folder: Path, dataset: str) -> None:
@@ -130,13 +141,12 @@ def write_streaming(folder: Path, dataset: str) -> None:
             writer.write({"tokens": split.read(start, start + SEQUENCE_LENGTH + 1).astype(np.uint8)})
 
 
-def streaming_rows(folder: Path) -> Iterator[object]:
-    import torch
+def streaming_rows(folder: Path) -> Iterator[NDArray[np.int64]]:
+    """mosaicml-streaming, shuffled, on the same tokens cut to rows beforehand."""
     from streaming import StreamingDataset
 
-    dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
-    for sample in dataset:
-        yield torch.from_numpy(sample["tokens"].astype(np.int64))
+    for sample in StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH):
+        yield sample["tokens"].astype(np.int64)
 
 
 def seek_seconds(path: str, share: float) -> float:
@@ -156,14 +166,17 @@ def preparing(folder: Path, text: Path) -> dict[str, float]:
     part = folder / "part.txt"
     part.write_bytes(first_bytes(text, ENCODED_BYTES))
     made(folder / "trained", part, tokenizer="sentencepiece")
-    options = {"tokenizer": "sentencepiece", "tokenizer_model": folder / "trained" / "tokenizer.model"}
-    one, two = (min(made(folder / f"w{n}", part, workers=n, **options) for _ in range(2)) for n in (1, 2))
+    model = folder / "trained" / "tokenizer.model"
+    options = {"tokenizer": "sentencepiece", "tokenizer_model": model, "workers": 1}
+    alone = made(folder / "alone", part, clock=time.process_time, **options)  # type: ignore[arg-type]
     raw = raw_seconds(open_split(folder / "trained", "train").tokenizer(), part)
+    verb = ("--tokenizer", "sentencepiece", "--tokenizer-model", str(model), "--workers")
+    one, two = (min(run_verb(folder, part, *verb, str(n)).seconds for _ in range(2)) for n in (1, 2))
     return {
         "prepare_megabytes_per_second_one_worker": ENCODED_BYTES / 1e6 / one,
         "two_workers_times_one": one / two,
-        "sentencepiece_alone_megabytes_per_second": ENCODED_BYTES / 1e6 / raw,
-        "share_of_sentencepiece_per_core": raw / one,
+        "sentencepiece_alone_megabytes_per_processor_second": ENCODED_BYTES / 1e6 / raw,
+        "share_of_sentencepiece_per_core": raw / alone,
         "usable_cores": float(len(os.sched_getaffinity(0))),
     }
 
@@ -174,43 +187,58 @@ def first_bytes(path: Path, count: int) -> bytes:
 
 
 def raw_seconds(tokenizer: Tokenizer, path: Path) -> float:
-    """Sentencepiece's own encoding, line by line, and nothing else."""
+    """Processor seconds of sentencepiece's own encoding, line by line, and nothing else."""
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
     lines = path.read_bytes().decode(errors="ignore").splitlines(keepends=True)
-    began = time.perf_counter()
+    began = time.process_time()
     for line in lines:
         processor.encode(line)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 # Memory
 
 
 def memory(folder: Path, text: Path) -> dict[str, float]:
-    """Peak memory of preparing 10 MB and 100 MB with given sentencepiece model, each in its own process."""
+    """Peak memory of preparing 10 MB and 100 MB, each in its own process."""
     small = folder / "small.txt"
     small.write_bytes(first_bytes(text, 10_000_000))
-    peaks = [peak_megabytes(folder, source) for source in (small, text)]
+    peaks = [run_verb(folder, source).peak_megabytes for source in (small, text)]
     return {"peak_megabytes_10": peaks[0], "peak_megabytes_100": peaks[1], "memory_growth": peaks[1] / peaks[0]}
 
 
+class Cost(NamedTuple):
+    """Of one run of the verb; processor seconds are (this process, its workers)."""
+
+    seconds: float
+    peak_megabytes: float
+    processor_seconds: tuple[float, float]
+
+
 MEASURED = """
-import resource, sys
+import os, re, sys
 from launcher.cli import run
-code = run(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)
-sys.exit(code)
+if __name__ == "__main__":
+    code = run(sys.argv[1:])
+    peak = re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())
+    used = os.times()
+    print(int(peak[1]) / 1024, used.user + used.system, used.children_user + used.children_system, file=sys.stderr)
+    sys.exit(code)
 """
 
 
-def peak_megabytes(folder: Path, source: Path) -> float:
-    output = folder / "memory"
+def run_verb(folder: Path, source: Path, *options: str) -> Cost:
+    """`hierlm data prepare` in a process of its own."""
+    output, script = folder / "verb", folder / "measured.py"
     shutil.rmtree(output, ignore_errors=True)
-    arguments = ["data", "prepare", "--input", str(source), "--output", str(output), "--workers", "2"]
-    done = subprocess.run([sys.executable, "-c", MEASURED, *arguments], stderr=subprocess.PIPE, text=True, check=True)
-    return float(done.stderr.splitlines()[-1])
+    script.write_text(MEASURED)
+    arguments = ["data", "prepare", "--input", str(source), "--output", str(output), *options]
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=True)
+    peak, own, children = map(float, done.stderr.splitlines()[-1].split())
+    return Cost(time.perf_counter() - began, peak, (own, children))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import time
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.assignment import EvaluationLanes, Permutation, lane_rows, num_rows, round_keys, shuffled_rows
@@ -45,6 +45,7 @@ def test_epochs_data_passes_and_seeds_have_different_orders():
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
 
 
+@settings(max_examples=25)
 @given(
     num_tokens=st.integers(200, 3000),
     sequence_length=st.integers(1, 40),

@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def place(cluster: TestCluster, tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Place:
-    return Place(cluster, tmp_path_factory.mktemp("runs"), tiny_dataset)
+    folder = tmp_path_factory.mktemp("runs") / 'it\'s a "folder" of $HOME, 50%j'
+    folder.mkdir()
+    return Place(cluster, folder, tiny_dataset)
 
 
 def two_phases(place: Place) -> Path:
@@ -45,6 +47,7 @@ def test_each_phase_is_a_job_of_the_chain(place: Place) -> None:
     assert place.cluster.job(second)["Dependency"].startswith(f"afterok:{first}")
     assert run.wait_for_end() == "COMPLETED"
     assert run.status()["state"] == "finished" and run.status()["attempts"] == 2
+    assert "phase short is finished (step 10)" in run.log() and "finished: " in run.log()
     ends = [record for record in run.records("attempts") if record["event"] == "end"]
     assert [(end["job_id"], end["last_step"], end["why"]) for end in ends] == [
         (first, 10, "finished phase short"),
