@@ -25,7 +25,9 @@ from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.process import ProcessInfo
-from hierlm.parallel.stage_model import build_stage
+from hierlm.parallel.saving import OpenFile, save_engine
+from hierlm.parallel.stage_model import build_stage, tensor_plan
+from hierlm.parallel.universal import INFO, load_universal, universal_info
 from hierlm.parallel.zero import clip_norm, deepspeed_config
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Moment
@@ -51,7 +53,7 @@ class Engine:
         self.groups = start_groups(Degrees.of(config.parallel))
         self._phase = config.phases[0]
         module = _build_module(config, self.groups).to(process.device)
-        self._engine = _wrap(module, config, self._phase, groups=self.groups)
+        self._engine, self._universal_info = _wrap(module, config, self._phase, groups=self.groups)
         self.module: LossModule | Pipeline = self._engine.module
         passes = PipelinePasses if isinstance(self.module, Pipeline) else WholeModelPasses
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
@@ -139,9 +141,13 @@ class Engine:
             states, first_row=rows.start, num_rows=len(rows), micro_batch_size=self._micro_batch_size
         )
 
-    def save(self, directory: Path, *, client_state: dict[str, Any]) -> None:
-        """Write this process's part of weights and optimizer under `directory`; every rank calls it."""
-        self._engine.save_checkpoint(str(directory), tag=TAG, client_state=client_state, save_latest=False)
+    def save(self, directory: Path, *, client_state: dict[str, Any], open_file: OpenFile) -> None:
+        """Write this process's part of weights and optimizer under `directory`; every rank calls it.
+
+        Raises the first error of this rank's files, after all ranks are through.
+        """
+        state = {**client_state, INFO: self._universal_info}
+        save_engine(self._engine, directory, tag=TAG, client_state=state, open_file=open_file)
 
     def load(self, directory: Path) -> dict[str, Any]:
         """Read what `save` wrote on the same layout; the client state. Nothing found is an error: no fresh start."""
@@ -151,6 +157,10 @@ class Engine:
         if path is None:
             raise RuntimeError(f"{directory}: DeepSpeed loaded nothing")
         return dict(client_state)
+
+    def load_converted(self, directory: Path) -> dict[str, Any]:
+        """Read a checkpoint of another layout, converted by `hierlm.checkpoint.universal`; the client state."""
+        return load_universal(self._engine, directory / TAG)
 
     @property
     def _micro_batch_size(self) -> int:
@@ -188,8 +198,15 @@ def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeli
     return LossModule(built.layers, recompute=recompute)
 
 
-def _wrap(module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseConfig, *, groups: Groups) -> Any:
+def _wrap(
+    module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseConfig, *, groups: Groups
+) -> tuple[Any, dict[str, Any]]:
+    """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
     optimizer = build_optimizer(config.optim, module)
+    model = config.model
+    info = universal_info(
+        module, optimizer, plan=tensor_plan(model), vocab_size=model.vocab_size, pipeline=groups.pipeline
+    )
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     settings = deepspeed_config(config, phase, num_parameters=num_parameters)
     mpu = None if isinstance(module, Pipeline) else groups  # a pipeline brings its own
@@ -206,4 +223,4 @@ def _wrap(module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseCon
     # PipelineEngine would write and read weights layer by layer, without names: keep to one form of checkpoint
     engine.module_state_dict = partial(deepspeed.DeepSpeedEngine.module_state_dict, engine)
     engine.load_module_state_dict = partial(deepspeed.DeepSpeedEngine.load_module_state_dict, engine)
-    return engine
+    return engine, info

@@ -7,10 +7,12 @@ from typing import Any
 import torch.distributed as dist
 
 from hierlm.checkpoint.commit import SaveError, save_checkpoint
+from hierlm.checkpoint.files import FileRecord, FileWriter
 from hierlm.checkpoint.find import CheckpointRef, newest_good
 from hierlm.checkpoint.manifest import Facts, Layout, Why
 from hierlm.checkpoint.recurrent import read_recurrent_states, write_recurrent_state
 from hierlm.checkpoint.team import Team
+from hierlm.checkpoint.universal import universal_of
 from hierlm.config.run_config import RunConfig
 from hierlm.config.structure import fingerprint
 from hierlm.parallel.engine import Engine
@@ -62,17 +64,23 @@ class Checkpointer:
         self._console.say(f"checkpoint step {step} | {why} | {size:,.1f} MiB | {saved.seconds:.2f} s | {saved.path}")
 
     def _load(self, found: CheckpointRef) -> None:
-        self._engine.load(found.path)
+        wanted = Layout.of(self._config.parallel)
+        if found.manifest.layout == wanted:
+            self._engine.load(found.path)
+        else:
+            self._console.say(f"converting step {found.step} from {found.manifest.layout} to {wanted}")
+            self._engine.load_converted(universal_of(found, progress=_no_progress, team=self._team))
         states = [LaneState(*state) for state in read_recurrent_states(found.path)]
         if states:
             self._engine.restore_recurrent_state(states, phase=self._timeline.at(found.step - 1).phase)
 
-    def _write(self, partial: Path, *, step: int) -> dict[str, Any]:
-        self._engine.save(partial, client_state={"iteration": step})
+    def _write(self, partial: Path, *, step: int) -> dict[str, FileRecord]:
+        files = FileWriter(partial)
+        self._engine.save(partial, client_state={"iteration": step}, open_file=files.open)
         state = self._engine.recurrent_state()
         if state is not None:
             write_recurrent_state(partial, state, rank=self._engine.process.rank)
-        return {}
+        return files.records
 
     def _facts(self, step: int, *, why: Why) -> Facts:
         last = self._timeline.at(step - 1)
@@ -86,6 +94,10 @@ class Checkpointer:
             config_fingerprint=fingerprint(self._config),
             why=why,
         )
+
+
+def _no_progress(done: int, of: int) -> None:
+    """Too quick to tell."""
 
 
 def _exchange(value: Any) -> list[Any]:

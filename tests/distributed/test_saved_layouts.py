@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from hierlm.checkpoint.files import FileWriter
 from hierlm.config.load import load_config
 from hierlm.models.assembly import LanguageModel
 from hierlm.parallel.engine import TAG
@@ -39,7 +40,7 @@ def train(overrides: list[str], first: int, last: int, save: str | None, load: s
         result = engine.train_step(mine[:, :-1], mine[:, 1:], moment=timeline.at(step))
         found.append((engine.global_mean(result.loss), float(result.grad_norm)))
     if save:
-        engine.save(Path(save), client_state={})
+        engine.save(Path(save), client_state={}, open_file=FileWriter(Path(save)).open)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from hierlm.checkpoint.files import FileWriter
 from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
 from tests.distributed.spawn import run_ranks
@@ -33,7 +34,7 @@ def losses(overrides: list[str], *, first: int = 0, last: int = STEPS, save: str
         result = engine.train_step(mine[:, :-1], mine[:, 1:], moment=moment)
         found.append((engine.global_mean(result.loss), float(result.grad_norm)))
     if save:
-        engine.save(Path(save), client_state={"iteration": last})
+        engine.save(Path(save), client_state={"iteration": last}, open_file=FileWriter(Path(save)).open)
     return found
 
 
