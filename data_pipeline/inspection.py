@@ -9,7 +9,7 @@ from data_pipeline.shard_index import load_index
 SAMPLE_TOKENS = 200
 
 
-def inspect(directory: Path, *, samples: int = 1) -> dict[str, Any]:
+def inspect(directory: str | Path, *, samples: int = 1) -> dict[str, Any]:
     """Counts per split and `samples` stretches of text of each, evenly spaced. DataError when it is no dataset."""
     index = load_index(directory)
     return {

@@ -18,8 +18,8 @@ from launcher.verb import WRONG_INPUT, exit_code_of
 COMMANDS = Path(__file__).parent / "commands"
 
 ORDER = (
-    "data", "train", "submit", "status", "logs", "cancel", "plan", "eval", "generate", "compare", "checkpoint",
-    "models", "doctor",
+    "data", "train", "submit", "status", "logs", "cancel", "plan", "eval", "generate", "compare", "report", "track",
+    "checkpoint", "models", "doctor",
 )  # fmt: skip
 """Of the help text; a verb that is not named comes last."""
 

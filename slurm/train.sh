@@ -129,6 +129,10 @@ while true; do
     ((code == 127)) || status=$code
     [[ -n $interrupted ]] || break
 done
+# bash loses the status (and says 255) of a process that ends while a trap runs: it was asked to stop, take it as done
+if [[ -n $warned$ended_by ]] && ((status == 255)); then
+    status=$STOPPED
+fi
 
 # 128 + USR1: the request came before the processes could listen, nothing is lost
 if [[ -n $warned ]] && ((status == 128 + $(kill -l USR1))); then

@@ -106,6 +106,7 @@ def architecture_allows_layout(config: Config) -> Iterator[Problem]:
     """What an architecture says it cannot do on several ranks (`refusals` in its file)."""
     if config.model.arch not in models.names():
         return
+    refusals: Callable[[ModelConfig], dict[str, str]]
     refusals = getattr(models.architecture(config.model.arch), "refusals", lambda model: {})
     in_phases = [config.model.model_copy(update=phase.model) for phase in config.phases]
     reasons = {field: reason for model in in_phases for field, reason in refusals(model).items()}

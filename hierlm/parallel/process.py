@@ -19,6 +19,7 @@ class ProcessInfo:
 
     rank: int
     local_rank: int
+    node: int  # counted from 0
     world_size: int
     device: torch.device
 
@@ -35,6 +36,7 @@ def read_environment() -> ProcessInfo:
     return ProcessInfo(
         rank=read("RANK", slurm[0], default=0),
         local_rank=local_rank,
+        node=read("SLURM_NODEID", "GROUP_RANK", default=0),
         world_size=read("WORLD_SIZE", slurm[2], default=1),
         device=_device(local_rank),
     )

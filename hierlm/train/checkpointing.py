@@ -1,7 +1,7 @@
 """Between the loop and the checkpoint room: what is saved, and where a run goes on."""
 
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 import torch.distributed as dist
@@ -20,16 +20,24 @@ from hierlm.parallel.memory_lanes import LaneState
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.train.console import Console
+from hierlm.train.recorder import Recorder
 
 
 class Checkpointer:
     """Saves and resumes one run on all ranks together."""
 
     def __init__(
-        self, run_dir: RunDir, *, config: RunConfig[Any], timeline: Timeline, engine: Engine, console: Console
+        self,
+        run_dir: RunDir,
+        *,
+        config: RunConfig[Any],
+        timeline: Timeline,
+        engine: Engine,
+        recorder: Recorder,
+        console: Console,
     ) -> None:
         self._run_dir, self._config, self._timeline = run_dir, config, timeline
-        self._engine, self._console = engine, console
+        self._engine, self._recorder, self._console = engine, recorder, console
         self._team = Team(engine.process.rank, engine.process.world_size, _exchange)
         self.last_saved_step = 0
 
@@ -60,6 +68,7 @@ class Checkpointer:
             self._console.say(f"warning: {error}")
             return
         self.last_saved_step = step
+        self._recorder.record({"kind": "save", "step": step, "save_seconds": saved.seconds, "time": time()})
         size = saved.size_bytes / 2**20
         self._console.say(f"checkpoint step {step} | {why} | {size:,.1f} MiB | {saved.seconds:.2f} s | {saved.path}")
 

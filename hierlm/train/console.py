@@ -77,9 +77,9 @@ def step_line(record: dict[str, Any], *, num_steps: int, eta_seconds: float) -> 
     return " | ".join(parts)
 
 
-def evaluation_line(record: dict[str, Any], *, seconds: float) -> str:
+def evaluation_line(record: dict[str, Any]) -> str:
     """One evaluation in one line."""
     return (
-        f"eval step {record['step']} | {record['split']} | loss {record['loss']:.4f} | "
-        f"perplexity {record['perplexity']:.4g} | bits/byte {record['bits_per_byte']:.4f} | {seconds:.1f} s"
+        f"eval step {record['step']} | {record['split']} | loss {record['loss']:.4f} | perplexity "
+        f"{record['perplexity']:.4g} | bits/byte {record['bits_per_byte']:.4f} | {record['eval_seconds']:.1f} s"
     )

@@ -126,9 +126,10 @@ class EvaluationHook:
         sums = self._evaluation.run(sequence_length=phase.sequence_length, max_rows=self._config.train.eval_rows)
         if sums is None:
             return
-        record = {"kind": "eval", "step": step, "phase": phase.name, "split": "valid", **sums.metrics(), "time": time()}
+        took = {"eval_seconds": perf_counter() - started, "time": time()}
+        record = {"kind": "eval", "step": step, "phase": phase.name, "split": "valid", **sums.metrics(), **took}
         self._recorder.record(record)
-        self._console.say(evaluation_line(record, seconds=perf_counter() - started))
+        self._console.say(evaluation_line(record))
 
 
 class CheckpointHook:

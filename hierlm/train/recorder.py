@@ -4,14 +4,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from hierlm.tracking.jsonl import MetricsFile
-from hierlm.tracking.tracker import Tracker
+from hierlm.tracking.tracker import FinalState, Tracker
 
 
 class Recorder:
-    """One on every rank; without files (`None`) it records nothing."""
+    """One on every rank; it records nothing until `open`, which only the writer rank calls."""
 
-    def __init__(self, *, metrics: MetricsFile | None, tracker: Tracker | None) -> None:
+    def __init__(self) -> None:
+        self._metrics: MetricsFile | None = None
+        self._tracker: Tracker | None = None
+
+    def open(self, metrics: MetricsFile, tracker: Tracker) -> None:
+        """Take the files of this attempt, records to be made again already removed."""
         self._metrics, self._tracker = metrics, tracker
+
+    def finish(self, state: FinalState | None) -> None:
+        """Flush everything and set the run's state at the tracker."""
+        if self._tracker is not None:
+            self._tracker.finish(state)
+        if self._metrics is not None:
+            self._metrics.close()
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Append one record, durable before the tracker hears of it."""

@@ -31,7 +31,7 @@ def run(run_dir: RunDir, *, console: Console, until_phase: str | None = None, ov
         return _train_and_finish(attempt, until_phase=until_phase)
     except BaseException as error:
         _end(attempt, why=f"failed ({type(error).__name__}: {error})")
-        attempt.tracker_finish("FAILED")
+        attempt.close("FAILED")
         raise
     finally:
         attempt.batches.close()
@@ -54,19 +54,20 @@ def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
     if outcome == "paused":
         _end(attempt, why=f"finished phase {until_phase}")
         attempt.console.say(f"phase {until_phase} is finished (step {attempt.step}): the next job goes on from there")
-        attempt.tracker_finish(None)
+        attempt.close(None)
         return 0
     if outcome == "finished" and not attempt.stop.agreed(attempt.engine.process.device):
         write_run_summary(attempt, status="finished")
         mark_finished(attempt)
         _end(attempt, why="finished")
-        attempt.tracker_finish("FINISHED")
+        attempt.close("FINISHED")
         return 0
+    write_run_summary(attempt, status="stopped")
     _end(attempt, why=f"stopped ({attempt.stop.signal_name})")
     attempt.console.say(
         f"stopped by {attempt.stop.signal_name} after step {attempt.step}: run it again to go on from there"
     )
-    attempt.tracker_finish("KILLED")
+    attempt.close("KILLED")
     return STOPPED_EXIT_CODE
 
 

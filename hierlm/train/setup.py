@@ -1,7 +1,7 @@
 """The only wiring: from a run directory to everything one attempt needs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
 from typing import Any
@@ -19,7 +19,8 @@ from hierlm.plan.flops import flops_per_token
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import MetricsFile, read_records
 from hierlm.tracking.open import open_tracker
-from hierlm.tracking.tracker import FinalState, Tracker
+from hierlm.tracking.system import SystemSampler
+from hierlm.tracking.tracker import FinalState
 from hierlm.train.attempts import record_start
 from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.console import Console
@@ -52,17 +53,19 @@ class Attempt:
     peak: Peak
     number: int | None
     catch_up: Callable[[], None]
-    trackers: list[Tracker] = field(default_factory=list)
+    recorder: Recorder
+    sampler: SystemSampler | None  # on the first process of each node
 
     @property
     def step(self) -> int:
         """Completed optimizer steps in the newest checkpoint: what a next attempt starts from."""
         return self.checkpointer.last_saved_step
 
-    def tracker_finish(self, state: FinalState | None) -> None:
-        """Flush the tracker and set the run's state there; None: the next attempt goes on."""
-        for tracker in self.trackers:
-            tracker.finish(state)
+    def close(self, state: FinalState | None) -> None:
+        """Flush what is recorded and set the run's state at the tracker; None: it goes on in another attempt."""
+        if self.sampler is not None:
+            self.sampler.stop()
+        self.recorder.finish(state)
 
 
 def set_up(
@@ -83,10 +86,12 @@ def set_up(
     console.say(_opening(config, timeline, rows.splits))
     engine = Engine(config, process=process)
     rehearse(engine, timeline, console=console)
-    checkpointer = Checkpointer(run_dir, config=config, timeline=timeline, engine=engine, console=console)
+    recorder = Recorder()
+    checkpointer = Checkpointer(
+        run_dir, config=config, timeline=timeline, engine=engine, recorder=recorder, console=console
+    )
     first_step = checkpointer.resume()
-    number, metrics, tracker = _open_records(run_dir, config, first_step=first_step, process=process, console=console)
-    recorder = Recorder(metrics=metrics, tracker=tracker)
+    number = _open_records(recorder, run_dir, config, first_step=first_step, process=process, console=console)
     batches = _batches(rows, config, timeline, engine, first_step=first_step)
     tokens_per_byte = rows.splits[0].num_tokens / rows.splits[0].source_bytes
     evaluation = EvaluationHook(
@@ -125,7 +130,8 @@ def set_up(
         peak=peak,
         number=number,
         catch_up=lambda: _catch_up(run_dir, evaluation, step=first_step),
-        trackers=[] if tracker is None else [tracker],
+        recorder=recorder,
+        sampler=SystemSampler(run_dir, node=process.node) if process.local_rank == 0 else None,
     )
 
 
@@ -140,11 +146,17 @@ def _opening(config: RunConfig[Any], timeline: Timeline, splits: Sequence[Split]
 
 
 def _open_records(
-    run_dir: RunDir, config: RunConfig[Any], *, first_step: int, process: ProcessInfo, console: Console
-) -> tuple[int | None, MetricsFile | None, Tracker | None]:
-    """(attempt number, metrics, tracker) on the writer rank, nothing on the others."""
+    recorder: Recorder,
+    run_dir: RunDir,
+    config: RunConfig[Any],
+    *,
+    first_step: int,
+    process: ProcessInfo,
+    console: Console,
+) -> int | None:
+    """Open metrics and tracker on the writer rank; the attempt's number there, None on the others."""
     if process.rank != 0:
-        return None, None, None
+        return None
     layout = config.parallel.model_dump()
     number = record_start(run_dir, layout=layout, first_step=first_step)
     metrics = MetricsFile(run_dir.metrics)
@@ -156,7 +168,8 @@ def _open_records(
         attempt=number,
         report=console.say,
     )
-    return number, metrics, tracker
+    recorder.open(metrics, tracker)
+    return number
 
 
 def _evaluation(config: RunConfig[Any], engine: Engine, stop: StopRequest) -> Evaluation:

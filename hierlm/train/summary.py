@@ -1,9 +1,6 @@
 """The numbers of a run that a comparison shows, gathered when it ends."""
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
 from statistics import median
-from time import time
 from typing import Any
 
 from hierlm import models
@@ -14,6 +11,7 @@ from hierlm.parallel.tensor import rule_for
 from hierlm.phases.timeline import Timeline
 from hierlm.plan.flops import flops_per_token
 from hierlm.report.summary import RunStatus, RunSummary, SplitResult
+from hierlm.report.time_split import attempt_spans
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import read_records
 from hierlm.train.attempts import read_attempts
@@ -27,7 +25,7 @@ def summarise(
     steps = [record for record in records if record["kind"] == "train"]
     total, non_embedding = count_parameters(config.model)
     layout = config.parallel
-    wall = wall_seconds(read_attempts(run_dir), now=time())
+    wall = sum(span.seconds for span in attempt_spans(read_attempts(run_dir), records))
     length = timeline.at(max(step - 1, 0)).phase.sequence_length
     return RunSummary(
         name=config.name,
@@ -67,17 +65,6 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
     vocabulary = sum(size for name, size in sizes.items() if rule_for(plan, name) == "vocabulary")
     total = sum(sizes.values())
     return total, total - vocabulary
-
-
-def wall_seconds(attempts: Iterable[Mapping[str, Any]], *, now: float) -> float:
-    """Seconds between start and end of every attempt; the last one is still going, a killed one left no end."""
-    total, start = 0.0, None
-    for record in attempts:
-        moment = datetime.fromisoformat(str(record["time"])).timestamp()
-        if record["event"] == "end" and start is not None:
-            total += moment - start
-        start = moment if record["event"] == "start" else None
-    return total if start is None else total + now - start
 
 
 def _median(records: list[dict[str, Any]], name: str) -> float | None:

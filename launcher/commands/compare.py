@@ -12,7 +12,7 @@ from launcher.verb import json_on_stdout
 EXAMPLE = "hierlm compare demo --sort memory --html runs/demo-report.html"
 
 
-def command(  # noqa: PLR0917 - typer reads options from the signature
+def command(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="tracking.experiment of the runs")],
     run_root: Annotated[Path, typer.Option(help="where the run directories are")] = Path("runs"),
     uri: Annotated[str | None, typer.Option(help="read from this MLflow instead of run directories")] = None,

@@ -170,7 +170,7 @@ def verify(directory: DatasetArgument, as_json: JsonOption = False) -> int:
 
 @app.command(epilog="Example: hierlm data inspect data/demo --samples 3")
 def inspect(
-    directory: DatasetArgument,
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="a prepared dataset, or its address")],
     samples: Annotated[int, typer.Option(min=0, help="stretches of text shown per split")] = 1,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,7 +12,7 @@ from launcher.verb import json_on_stdout
 EXAMPLE = 'hierlm generate runs/demo-hourglass --prompt "def main(" --max-tokens 100 --temperature 0.8'
 
 
-def command(  # noqa: PLR0917 - typer reads options from the signature
+def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
     prompt: Annotated[str, typer.Option(help="text to continue")],
     max_tokens: Annotated[int, typer.Option(min=1, help="tokens to add")] = 200,

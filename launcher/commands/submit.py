@@ -26,7 +26,7 @@ ChainOption = Annotated[bool, typer.Option("--chain", help="a job per phase, eac
 SlicesOption = Annotated[int | None, typer.Option(min=2, help="so many jobs in a row, where a site does not requeue")]
 
 
-def command(  # noqa: PLR0917
+def command(
     config: ConfigArgument,
     overrides: OverridesArgument = None,
     cluster: ClusterOption = None,

@@ -35,7 +35,7 @@ from tests.conftest import CORPORA
 
 SEQUENCE_LENGTH, BATCH = 1024, 16
 NUM_ROWS = 20_000
-ENCODED_BYTES = 10_000_000  # of the corpus, for what depends on sentencepiece
+ENCODED_BYTES = 40_000_000  # of the corpus, for what depends on sentencepiece
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 

@@ -1,6 +1,7 @@
 """From text to a dataset: exact splits, lossless, byte-identical for any number of workers and after any kill."""
 
 import gzip
+import hashlib
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import webdataset
 from data_pipeline.errors import DataError
 from data_pipeline.progress import Silent
 from data_pipeline.shard_index import load_index
+from data_pipeline.sources import SourceFile, text_blocks
 from data_pipeline.split import open_split
 from data_pipeline.verify import verify
 from tests.conftest import corpus
@@ -249,3 +251,31 @@ def test_two_writers_at_once_are_refused(tmp_path):
 
     with locked(tmp_path / "d", shared=False), pytest.raises(DataError, match="another preparation is writing"):
         prepared(tmp_path / "d", TEXT)
+
+
+WHOLE_CORPORA = (
+    "enwik8-prefix/enwik8_first4000000.gz",
+    "eltec-eng/train.txt.xz",
+    "wikitext-2/train.txt.gz",
+    "enwiki2014-plain-100M/enwiki2014_plain_100000000.xz",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.corpora
+@pytest.mark.parametrize("name", WHOLE_CORPORA)
+@pytest.mark.parametrize("tokenizer", ["bytes", "sentencepiece"])
+def test_whole_corpora_come_back(tmp_path, name, tokenizer):
+    source = corpus(name)
+    index = prepared(tmp_path / "d", [source], tokenizer=tokenizer, vocab_size=4000, splits="valid=0.05,test=0.05")
+    original = (block for block in text_blocks(SourceFile(str(source), source.name)))
+    whole, decoded = hashlib.sha256(), hashlib.sha256()
+    for block in original:
+        whole.update(block)
+    for split in index.splits:
+        opened = open_split(tmp_path / "d", split)
+        tokenizer_used = opened.tokenizer()
+        for start in range(0, opened.num_tokens, 1 << 20):
+            tokens = opened.read(start, min(start + (1 << 20), opened.num_tokens))
+            decoded.update(tokenizer_used.decode(tokens.tolist()))
+    assert decoded.hexdigest() == whole.hexdigest()
