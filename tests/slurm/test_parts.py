@@ -65,7 +65,7 @@ def test_cancelling_a_chain_takes_all_its_jobs_out_of_the_queue(place: Place) ->
     assert refused.returncode == 2 and f"job {', '.join(jobs)} of this run is in the queue" in refused.stderr
     cancelled = json.loads(place.hierlm("cancel", "unwanted", "--json").stdout)["cancelled_jobs"]
     assert sorted(cancelled) == sorted(jobs)
-    assert place.cluster.run("squeue", "-h") == ""
+    assert place.cluster.run("squeue", "-h", "--name=unwanted") == ""
 
 
 def test_every_member_of_a_sweep_is_a_run_of_its_own(place: Place) -> None:
@@ -74,8 +74,7 @@ def test_every_member_of_a_sweep_is_a_run_of_its_own(place: Place) -> None:
     config = ROOT / "configs" / "tiny" / "transformer.yaml"
     done = json.loads(place.hierlm("submit", config, *overrides, *axes, "--cluster", place.site(), "--json").stdout)
     assert done["runs"] == [f"sweep-peak{peak}-num_layers{n}" for peak in ("0.001", "0.01") for n in (1, 2)]
-    waiting = [status for status in sweep(place) if status["state"] == "waiting"]
-    assert len(waiting) >= 2 and {"JobArrayTaskLimit"} >= {status["reason"] for status in waiting}
+    wait_until(lambda: {"JobArrayTaskLimit"} == why_waiting(place), seconds=20, what=lambda: str(sweep(place)))
     wait_until(lambda: {status["state"] for status in sweep(place)} == {"finished"}, seconds=240, every=1)
     losses = {status["loss"] for status in sweep(place)}
     assert len(losses) == 4
@@ -93,9 +92,13 @@ def test_cancelling_a_sweep_cancels_every_member(place: Place) -> None:
     config = ROOT / "configs" / "tiny" / "transformer.yaml"
     place.hierlm("submit", config, *words, "--cluster", site)
     assert place.hierlm("cancel", "dropped").stdout.count(" cancelled") == 3
-    assert place.cluster.run("squeue", "-h") == ""
+    assert place.cluster.run("squeue", "-h", "--name=dropped") == ""
     assert {status["state"] for status in sweep(place, "dropped")} == {"cancelled"}
 
 
 def sweep(place: Place, name: str = "sweep") -> list[dict]:
     return json.loads(place.hierlm("status", name, "--json").stdout)
+
+
+def why_waiting(place: Place) -> set[str]:
+    return {status["reason"] for status in sweep(place) if status["state"] == "waiting"}
