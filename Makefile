@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# two workers: most tests wait for their own processes now and then; a file's tests stay together
+IN_PARALLEL := --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-fast lint bench clean install
 .DEFAULT_GOAL := help
@@ -30,10 +32,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@bash slurm/test-cluster.sh install || echo "no Slurm can be installed here: its tests will be skipped"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not slurm"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

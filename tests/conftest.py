@@ -19,6 +19,7 @@ def hierlm(*arguments: object, cwd: Path, check: bool = True, timeout: float = 3
         env=quiet_environment(),
         capture_output=True,
         text=True,
+        errors="replace",  # an untrained byte model writes no UTF-8
         timeout=timeout,
         check=False,
     )

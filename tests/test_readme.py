@@ -13,7 +13,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return [text for named, text in found if named == language]
 
 
 def commands(program: str) -> list[list[str]]:
@@ -51,7 +52,7 @@ def test_the_python_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_file_tree_names_what_is_there() -> None:
-    (tree,) = [block for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL) if "launcher/" in block]
+    (tree,) = blocks("")
     top = [line.split()[0] for line in tree.splitlines() if not line.startswith(" ")]
     rooms = [
         f"hierlm/{line.split()[0]}"

@@ -33,6 +33,8 @@ class StopRequest:
         """Whether any rank has been asked: every rank calls it at the same point and gets the same answer."""
         flag = torch.tensor([int(self.seen_here)], device=device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        if bool(flag.item()) and self.signal_name is None:
+        # what was reduced decides, never `signal_name`: a signal may have come here since, which nobody else knows
+        agreed = bool(flag.item())
+        if agreed and self.signal_name is None:
             self.signal_name = "another rank's signal"
-        return self.signal_name is not None
+        return agreed

@@ -27,9 +27,12 @@ def main() -> None:
 
 def machine() -> str:
     """Date and hardware in one line: figures of another machine are others."""
-    models = [line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     when = datetime.now(UTC).strftime("%Y-%m-%d")
-    return f"{when}, {os.cpu_count()} x {models[0] if models else platform.machine()}, Python {platform.python_version()}"
+    return (
+        f"{when}, {os.cpu_count()} x {models[0] if models else platform.machine()}, Python {platform.python_version()}"
+    )
 
 
 if __name__ == "__main__":

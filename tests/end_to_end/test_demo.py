@@ -11,11 +11,18 @@ import pytest
 from tests.conftest import ROOT, hierlm, quiet_environment
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_the_demo_trains_both_models_and_writes_the_report(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     environment = {**quiet_environment(), "BIN": str(Path(sys.executable).parent)}
-    short = ["phases.0.duration.steps=12", "phases.0.sequence_length=128", "train.eval_rows=16", "model.hidden_dim=48", "phases.0.learning_rate.warmup.steps=2"]
+    short = [
+        "phases.0.duration.steps=12",
+        "phases.0.sequence_length=128",
+        "train.eval_rows=16",
+        "model.hidden_dim=48",
+        "phases.0.learning_rate.warmup.steps=2",
+    ]
     command = ["bash", "configs/demo/demo.sh", *short, "checkpoint.every.steps=6", "train.log_every.steps=4"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=500

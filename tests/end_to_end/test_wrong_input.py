@@ -86,7 +86,7 @@ def test_a_missing_text_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_changed_structure_is_refused_with_the_difference(tiny_dataset: Path, tmp_path: Path) -> None:
-    short = [f"data.path={tiny_dataset}", "tracking.uri=none", "phases.0.duration.steps=2", "train.eval_rows=1"]
+    short = [f"data.path={tiny_dataset}", "tracking.uri=none", "phases.0.duration.steps=5", "train.eval_rows=1"]
     hierlm("train", TINY, *short, cwd=tmp_path)
     lines = refused("train", TINY, *short, "model.hidden_dim=32", cwd=tmp_path)
     assert any("model.hidden_dim" in line and "32" in line for line in lines)

@@ -1,0 +1,39 @@
+"""A stop request is agreed by all ranks or by none, whenever the signal comes."""
+
+import signal
+from typing import Any
+
+import pytest
+
+from tests.distributed.spawn import run_ranks
+
+
+def answers_with_a_signal_during_the_agreement(signalled_rank: int) -> list[bool]:
+    """Three agreements; the signal comes on one rank just after it has told the others that it knows of none."""
+    import torch
+    import torch.distributed as dist
+
+    from hierlm.parallel.process import start_processes
+    from hierlm.train.signals import StopRequest
+
+    process = start_processes()
+    stop, really_all_reduce = StopRequest(), dist.all_reduce
+    stop.install()
+    calls = 0
+
+    def all_reduce(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2 and process.rank == signalled_rank:
+            signal.raise_signal(signal.SIGUSR1)
+        return really_all_reduce(*arguments, **options)
+
+    dist.all_reduce = all_reduce
+    return [stop.agreed(torch.device("cpu")) for _ in range(3)]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("signalled_rank", [0, 1])
+def test_all_ranks_agree_whenever_the_signal_comes(signalled_rank: int) -> None:
+    first, second = run_ranks(answers_with_a_signal_during_the_agreement, 2, signalled_rank)
+    assert first == second == [False, False, True]
