@@ -30,6 +30,7 @@ def test_every_make_target_exists() -> None:
         subprocess.run(["make", "--dry-run", *target], cwd=ROOT, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_the_commands_run_in_order(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")

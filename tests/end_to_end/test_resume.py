@@ -81,7 +81,11 @@ def worker_ids(run: Path) -> list[int]:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)],
+    ids=lambda number: signal.Signals(number).name,
+)
 def test_a_stop_request_saves_and_the_same_command_goes_on(
     number: int, tiny_dataset: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_ending_while_the_tracker_is_down_is_quick_and_says_how_to_go_on(
     assert backend.only(part="run").status == "FAILED"
 
 
+@pytest.mark.slow
 def test_a_tracker_that_hangs_holds_up_neither_steps_nor_the_end(
     run_dir: RunDir, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

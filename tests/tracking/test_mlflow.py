@@ -169,6 +169,7 @@ def test_a_run_interrupted_three_times_is_one_run_on_a_server_with_postgresql(
         server.kill()
 
 
+@pytest.mark.slow
 def test_what_never_reached_a_tracker_is_sent_by_track_sync_once(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path / "runs" / "demo")
     run_dir.path.mkdir(parents=True)
