@@ -1,10 +1,12 @@
 """From what the user wrote to the layers of every stage."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
-from hierlm.plan.flops import layer_costs
+from hierlm.parallel.config import ParallelConfig
+from hierlm.plan.flops import LayerCost, layer_costs
 from hierlm.plan.stage_cut import StageCut, cut_by_cost, cut_by_hand, cut_uniformly
 
 
@@ -13,13 +15,21 @@ def stage_cut(config: RunConfig[Any]) -> StageCut:
 
     A pure function of the config: every rank finds the same cut by itself.
     """
-    layout, wanted = config.parallel, config.parallel.stage_cut
-    num_stages = layout.pipeline_parallel_degree
-    costs = layer_costs(
+    return cut_for(config.parallel, costs=cut_costs(config))
+
+
+def cut_costs(config: RunConfig[Any]) -> list[LayerCost]:
+    """What the cut goes by."""
+    return layer_costs(
         config.model,
         sequence_length=config.phases[0].sequence_length,
         bytes_per_value=2 if config.train.precision == "bf16" else 4,
     )
+
+
+def cut_for(layout: ParallelConfig, *, costs: Sequence[LayerCost]) -> StageCut:
+    """The cut a layout asks for; UserError when there is none."""
+    wanted, num_stages = layout.stage_cut, layout.pipeline_parallel_degree
     try:
         if wanted == "cost":
             return cut_by_cost(costs, num_stages=num_stages)

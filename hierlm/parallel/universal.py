@@ -24,7 +24,8 @@ from deepspeed.checkpoint.constants import (
 )
 from torch import Tensor, nn
 
-from hierlm.parallel.tensor import SlicedRow, TensorPlan, rule_for
+from hierlm.parallel.tensor import SlicedRow
+from hierlm.parallel.tensor_plan import TensorPlan, rule_for
 
 INFO = UNIVERSAL_CHECKPOINT_INFO
 """Key of `universal_info` in the client state."""
@@ -94,6 +95,8 @@ def load_universal(engine: Any, directory: Path) -> dict[str, Any]:
         moments = {moment: torch.zeros_like(owner) for moment in ("exp_avg", "exp_avg_sq")}
         optimizer.state[owner] = {"step": step.to(owner.device, copy=True), **moments}
     for home in _homes(engine):
+        # one count for all that an owner holds: they were trained in the same phases
+        optimizer.state[home.owner]["step"].copy_(torch.load(zero / home.name / "step.pt", weights_only=True))
         state = {"fp32": home.owner.data, **optimizer.state[home.owner]}
         for kind in ("fp32", "exp_avg", "exp_avg_sq"):
             full = _own_slice(engine, zero / home.name / f"{kind}.pt", home.parameter)

@@ -53,8 +53,8 @@ def layer_costs(config: ModelConfig, *, sequence_length: int, bytes_per_value: i
     tokens = torch.randint(config.vocab_size, (1, sequence_length), generator=torch.Generator().manual_seed(0))
     try:
         return _costs(specs, tokens.to("meta"), shared=shared, bytes_per_value=bytes_per_value)
-    except RuntimeError as error:
-        if "meta tensor" not in str(error).lower():
+    except RuntimeError as error:  # torch has two ways to say it: a value is asked for, a shape hangs on values
+        if not (isinstance(error, NotImplementedError) or "meta tensor" in str(error).lower()):
             raise
         return _costs(specs, tokens, shared=shared, bytes_per_value=bytes_per_value)
 

@@ -11,7 +11,8 @@ from torch import nn
 from hierlm import models
 from hierlm.models.contract import Layer, Stream, build_layer
 from hierlm.parallel.degrees import Degrees
-from hierlm.parallel.tensor import rule_for, slice_model
+from hierlm.parallel.tensor import slice_model
+from hierlm.parallel.tensor_plan import rule_for
 from tests.distributed.spawn import run_ranks
 
 WIDTH, HIDDEN, VOCAB = 8, 12, 7

@@ -42,15 +42,19 @@ class Attend(Layer):
 
 
 class Shorten(Layer):
-    """Keeps every k-th position; `reads_data` makes the shape depend on values, as dynamic pooling does."""
+    """Keeps every k-th position; `reads_data` makes the shape depend on values, or on where they are not zero."""
 
-    def __init__(self, k, *, reads_data=False):
+    def __init__(self, k, *, reads_data=None):
         super().__init__()
         self.k, self.reads_data = k, reads_data
 
     def forward(self, stream, memory=None):
-        k = self.k + int(stream.hidden.sum().item() * 0) if self.reads_data else self.k
-        return stream.push(stream.hidden[:, ::k]), None
+        places = torch.arange(0, stream.hidden.shape[1], self.k, device=stream.hidden.device)
+        if self.reads_data == "values":
+            places = places + int(stream.hidden.sum().item() * 0)
+        if self.reads_data == "places":
+            places = (torch.ones_like(places) > 0).nonzero().flatten() * self.k
+        return stream.push(stream.hidden[:, places]), None
 
 
 class Fourier(Layer):
@@ -95,9 +99,10 @@ def test_a_memory_without_end_is_refused(monkeypatch):
         costs_of(monkeypatch, Embed, partial(Attend, memory_length=10**9))
 
 
-def test_shapes_that_depend_on_data_are_counted_on_real_tokens(monkeypatch):
+@pytest.mark.parametrize("what", ["values", "places"])
+def test_shapes_that_depend_on_data_are_counted_on_real_tokens(monkeypatch, what):
     plain = costs_of(monkeypatch, Embed, partial(Shorten, 3), partial(Attend, memory_length=0))
-    reading = costs_of(monkeypatch, Embed, partial(Shorten, 3, reads_data=True), partial(Attend, memory_length=0))
+    reading = costs_of(monkeypatch, Embed, partial(Shorten, 3, reads_data=what), partial(Attend, memory_length=0))
     assert [c.forward_flops for c in reading] == [c.forward_flops for c in plain]
 
 

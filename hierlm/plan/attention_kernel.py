@@ -1,0 +1,66 @@
+"""Attention on the meta device as a device computes it: with a fused kernel, without the scores of all pairs.
+
+Left alone, the meta device lays attention out as products that keep every score.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+@contextmanager
+def fused_attention(*, on_gpu: bool) -> Iterator[None]:
+    """Inside, attention on meta tensors takes the kernel of a GPU or of a CPU.
+
+    A change of the function itself, because a mode would not reach the recomputation inside a backward pass.
+    """
+    original = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = partial(_attend, original, on_gpu)
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = original
+
+
+def _attend(  # noqa: PLR0917 - torch's own signature
+    original: Callable[..., Tensor],
+    on_gpu: bool,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if not query.is_meta:
+        return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    mask = _additive(attn_mask, like=query)
+    if on_gpu:  # the memory-efficient kernel: it keeps what the flash kernel keeps, and takes any mask
+        bias = None if mask is None else mask.expand(*query.shape[:-1], key.shape[-2])
+        output: Any = aten._scaled_dot_product_efficient_attention(
+            query, key, value, bias, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
+        )
+    elif dropout_p > 0 or (mask is not None and mask.requires_grad):  # what the CPU's flash kernel refuses
+        return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    else:
+        output = aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale
+        )
+    return output[0]
+
+
+def _additive(mask: Tensor | None, *, like: Tensor) -> Tensor | None:
+    """A boolean mask as what is added to the scores: the kernels read nothing else."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask, float("-inf"))

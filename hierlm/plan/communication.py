@@ -1,0 +1,58 @@
+"""Bytes one rank sends in one optimizer step, by the ring algorithms of NCCL and gloo.
+
+An all-reduce of n bytes over g ranks sends 2 n (g - 1) / g, a reduce-scatter or all-gather n (g - 1) / g
+(Patarasuk & Yuan 2009).
+"""
+
+from dataclasses import asdict, dataclass
+
+from hierlm.plan.footprint import Profile
+from hierlm.plan.zero_memory import MOST_GATHERED, Kind
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes sent by one rank of a stage per optimizer step."""
+
+    gradients: int  # summed over data-parallel ranks
+    weights: int  # gathered from data-parallel ranks
+    tensor: int  # summed over tensor-parallel ranks, forward, backward and recomputed
+    boundary: int  # to the next stage and back to the one before
+
+    @property
+    def data(self) -> int:
+        return self.gradients + self.weights
+
+    def document(self) -> dict[str, int]:
+        """As plain data."""
+        return asdict(self)
+
+
+def traffic(kind: Kind, *, profile: Profile, layers: range, values: int, tp_degree: int, recompute: str) -> Traffic:
+    """Of a stage that holds `layers` with `values` weights on a rank; `profile` is of one micro-batch."""
+    ring = (kind.dp_degree - 1) / kind.dp_degree
+    reductions = kind.micro_batches if kind.stage >= 2 else 1  # stages 2 and 3 reduce after every backward pass
+    per_reduction = ring * values * kind.working * (1 if kind.stage == 3 else 2)  # stage 2 sums whole buckets
+    summed = sum(_summed(profile, index, recompute) for index in layers)
+    first, last = layers.start > 0, layers.stop < len(profile.layers)
+    boundary = first * profile.layers[layers.start - 1].output + last * profile.layers[layers.stop - 1].output
+    return Traffic(
+        gradients=int(reductions * per_reduction),
+        weights=int(ring * values * kind.working * _gathers(kind, values)) if kind.stage >= 1 else 0,
+        tensor=int(2 * (tp_degree - 1) / tp_degree * kind.micro_batches * summed * kind.working),
+        boundary=kind.micro_batches * boundary if kind.pipeline else 0,
+    )
+
+
+def _gathers(kind: Kind, values: int) -> int:
+    """How often the weights are gathered in a step."""
+    if kind.stage < 3:
+        return 1
+    passes = 2 if values > MOST_GATHERED else 1  # few enough stay gathered from the forward pass on
+    return passes * kind.micro_batches
+
+
+def _summed(profile: Profile, index: int, recompute: str) -> int:
+    summed = profile.traffic[index]
+    forwards = 1 if recompute == "none" else 2  # row slices are made again by either kind of recompute
+    return forwards * summed.summed_forward + summed.summed_backward

@@ -1,0 +1,127 @@
+"""Named devices: what their makers' data sheets say, and what of it training has been seen to reach."""
+
+import os
+from dataclasses import dataclass
+from time import perf_counter
+
+import psutil
+import torch
+
+GIB = 2**30
+
+ACHIEVABLE = 0.5
+"""Share of the peak that matrix products reach between the element-wise work of a training step; well-tuned
+transformers report 0.4 to 0.6 of MFU on A100 and H100 (Narayanan et al. 2021, 2104.04473; MosaicML's and NVIDIA's
+published Megatron runs)."""
+
+USABLE_MEMORY = 0.92
+"""Share of the memory left for tensors: the rest goes to the context, NCCL's buffers and the allocator's gaps."""
+
+LINK_SHARE = 0.75
+"""Share of a link's data-sheet rate that collectives reach on large messages."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One rank's device. Rates are per second and one way."""
+
+    name: str
+    bf16_flops: float  # of dense products
+    fp32_flops: float  # of products in full fp32, torch's default: without TF32
+    memory_bytes: int
+    memory_bandwidth: float  # bytes
+    node_link: float  # bytes, to a peer in the same node
+    fabric_link: float  # bytes, to another node
+    per_node: int
+    is_gpu: bool
+    source: str
+
+    def peak_flops(self, *, bf16: bool) -> float:
+        """FLOP/s of products in a run's precision."""
+        return self.bf16_flops if bf16 else self.fp32_flops
+
+
+H100 = Device(
+    name="h100",
+    bf16_flops=989.4e12,
+    fp32_flops=67e12,
+    memory_bytes=80 * 10**9,
+    memory_bandwidth=3.35e12,
+    node_link=450e9,
+    fabric_link=50e9,
+    per_node=8,
+    is_gpu=True,
+    source="NVIDIA H100 SXM5 data sheet (NVLink 900 GB/s both ways); one 400 Gb/s port a GPU as in DGX H100",
+)
+H200 = Device(
+    name="h200",
+    bf16_flops=989.4e12,
+    fp32_flops=67e12,
+    memory_bytes=141 * 10**9,
+    memory_bandwidth=4.8e12,
+    node_link=450e9,
+    fabric_link=50e9,
+    per_node=8,
+    is_gpu=True,
+    source="NVIDIA H200 SXM data sheet (NVLink 900 GB/s both ways); one 400 Gb/s port a GPU as in DGX H200",
+)
+A100 = Device(
+    name="a100",
+    bf16_flops=312e12,
+    fp32_flops=19.5e12,
+    memory_bytes=80 * 10**9,
+    memory_bandwidth=2.039e12,
+    node_link=300e9,
+    fabric_link=25e9,
+    per_node=8,
+    is_gpu=True,
+    source="NVIDIA A100 80GB SXM data sheet (NVLink 600 GB/s both ways); one 200 Gb/s port a GPU as in DGX A100",
+)
+
+_GPUS = {device.name: device for device in (H100, H200, A100)}
+
+NAMES = (*_GPUS, "cpu")
+
+BF16_PEAK_FLOPS = {  # dense, without sparsity; the makers' data sheets
+    "H200": H200.bf16_flops,
+    "H100": H100.bf16_flops,
+    "A100": A100.bf16_flops,
+    "L40S": 362e12,
+    "V100": 125e12,
+}
+"""By a part of the name a GPU tells."""
+
+
+def device(name: str, *, processes: int) -> Device:
+    """A named device; `cpu` is a share of this machine, measured now, among so many processes of a run."""
+    return _GPUS[name] if name in _GPUS else _this_machine(processes)
+
+
+def _this_machine(processes: int) -> Device:
+    here = min(processes, os.cpu_count() or 1)  # more processes would run on more machines like this one
+    return Device(
+        name="cpu",
+        bf16_flops=measured_matmul_flops(torch.device("cpu"), precision="bf16") / here,
+        fp32_flops=measured_matmul_flops(torch.device("cpu"), precision="fp32") / here,
+        memory_bytes=psutil.virtual_memory().total // here,
+        memory_bandwidth=10e9,
+        node_link=1e9,
+        fabric_link=1e9,
+        per_node=here,
+        is_gpu=False,
+        source="products measured here; links and memory bandwidth are assumed (gloo over loopback: 1 GB/s)",
+    )
+
+
+def measured_matmul_flops(on: torch.device, *, precision: str, size: int = 1024, repeats: int = 4) -> float:
+    """FLOP/s of the best of a few square products in the training precision, with the threads of this process."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left = torch.randn(size, size, device=on, dtype=dtype)
+    best = float("inf")
+    for _ in range(repeats):
+        start = perf_counter()
+        product = left @ left
+        if product.is_cuda:
+            torch.cuda.synchronize(product.device)
+        best = min(best, perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,79 @@
+"""How long a step should take: products at the achievable share of the peak, messages, the pipeline's bubble.
+
+Nothing overlaps with anything: DeepSpeed's `overlap_comm` is off (`hierlm.parallel.zero`), and messages between
+tensor-parallel ranks and stages wait for what they carry.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from hierlm.parallel.degrees import Degrees
+from hierlm.plan.communication import Traffic
+from hierlm.plan.devices import ACHIEVABLE, LINK_SHARE, Device
+from hierlm.plan.zero_memory import FULL, MOMENTS
+
+UPDATE_BYTES = FULL * (2 * (1 + MOMENTS) + 1)
+"""AdamW reads and writes weight and moments of a value, and reads its gradient."""
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What a rank of one stage does in a step."""
+
+    flops_per_micro_batch: float  # recompute included
+    traffic: Traffic
+    num_values: int
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one optimizer step, by cause; the slowest stage decides."""
+
+    compute: float
+    tensor_messages: float
+    boundary_messages: float
+    data_messages: float
+    update: float
+    bubble: float  # waiting for the pipeline to fill and drain
+
+    @property
+    def total(self) -> float:
+        return sum(asdict(self).values())
+
+    def document(self) -> dict[str, float]:
+        """As plain data."""
+        return {**{f"{name}_seconds": seconds for name, seconds in asdict(self).items()}, "step_seconds": self.total}
+
+
+def step_time(
+    stages: Sequence[StageWork], *, micro_batches: int, degrees: Degrees, device: Device, bf16: bool
+) -> StepTime:
+    """Of a layout on a device."""
+    rate = device.peak_flops(bf16=bf16) * ACHIEVABLE
+    within = _Links(degrees, device)
+    slowest = max(stages, key=lambda stage: stage.flops_per_micro_batch)
+    compute = micro_batches * slowest.flops_per_micro_batch / rate
+    tensor = max(stage.traffic.tensor for stage in stages) / within.tensor
+    boundary = max(stage.traffic.boundary for stage in stages) / within.pipeline
+    return StepTime(
+        compute=compute,
+        tensor_messages=tensor,
+        boundary_messages=boundary,
+        data_messages=max(stage.traffic.data for stage in stages) / within.data,
+        update=max(stage.num_values for stage in stages) * UPDATE_BYTES / device.memory_bandwidth,
+        bubble=(degrees.pipeline - 1) / micro_batches * (compute + tensor + boundary),
+    )
+
+
+class _Links:
+    """Bytes per second between the peers of each axis; neighbours on the tensor axis are next to each other."""
+
+    def __init__(self, degrees: Degrees, device: Device) -> None:
+        self._device = device
+        self.tensor = self._link(span=degrees.tensor)
+        self.data = self._link(span=degrees.tensor * degrees.data)
+        self.pipeline = self._link(span=degrees.world_size)
+
+    def _link(self, *, span: int) -> float:
+        device = self._device
+        return LINK_SHARE * (device.node_link if span <= device.per_node else device.fabric_link)

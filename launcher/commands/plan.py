@@ -1,0 +1,38 @@
+"""memory, FLOPs, communication and speed of a run before it starts; does it fit"""
+
+from typing import Annotated, Literal
+
+import typer
+
+from launcher.options import ConfigArgument, JsonOption, OverridesArgument
+from launcher.verb import json_on_stdout
+
+EXAMPLE = "hierlm plan configs/papers/hourglass/enwik8-main.yaml parallel.data_parallel_degree=4 --device h100"
+
+DeviceOption = Annotated[Literal["h100", "h200", "a100", "cpu"], typer.Option(help="cpu: a share of this machine")]
+SearchOption = Annotated[
+    int | None, typer.Option(metavar="N", min=1, max=4096, help="also find the fastest layouts of N devices that fit")
+]
+
+
+def command(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    device: DeviceOption = "h100",
+    search: SearchOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict what a run needs and how fast it should be; nothing is started, no dataset is read.
+
+    When the layout does not fit the device, the nearest layouts that do are listed, fastest first.
+    """
+    with json_on_stdout(as_json) as print_document:
+        from hierlm.config.load import load_config
+        from hierlm.plan.plan import make_plan
+        from hierlm.plan.text import show
+
+        plan = make_plan(load_config(config, overrides or []), device_name=device, search=search)
+        if as_json:
+            print_document(plan.document())
+        else:
+            show(plan)

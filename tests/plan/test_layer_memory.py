@@ -1,0 +1,93 @@
+"""What layers keep is seen, not guessed, and seen on the meta device as it is on real tensors."""
+
+from dataclasses import astuple, replace
+from functools import partial
+
+import pytest
+import torch
+
+from hierlm.models.assembly import layer_specs
+from hierlm.plan import layer_memory
+from hierlm.plan.layer_memory import profile, representatives
+from tests.plan.making import setting
+
+SEEN_ON_META = ("transformer", "hourglass", "transformer_xl", "bottom_up", "top_down", "retina", "lmu")
+
+
+def kept(found) -> list[int]:
+    return [layer.kept for layer in found.layers]
+
+
+@pytest.mark.parametrize("arch", SEEN_ON_META)
+def test_the_meta_device_sees_what_real_tensors_do(arch):
+    wanted = setting(arch)
+    real = layer_memory._run(wanted, device=torch.device("cpu"), rows=wanted.rows)
+    for seen, true in zip(profile(wanted).layers, real.layers, strict=True):
+        assert seen.kept == pytest.approx(true.kept, rel=0.02)
+        assert (seen.memory, seen.output) == (true.memory, true.output)
+
+
+@pytest.mark.parametrize("arch", ["dynamic_pooling", "skip_cross_head_xl"])
+def test_a_model_whose_shapes_depend_on_data_is_run_and_said_to_be(arch):
+    found = profile(setting(arch))
+    assert found.is_extrapolated and sum(kept(found)) > 0
+
+
+def test_recompute_keeps_less_the_more_it_recomputes():
+    none, selective, full = (
+        sum(kept(profile(setting("hourglass", recompute=r)))) for r in ("none", "selective", "full")
+    )
+    assert full < selective < none
+
+
+def test_rows_follow_from_one_and_two():
+    one, two, five = (profile(setting("transformer_xl", rows=rows)) for rows in (1, 2, 5))
+    found = one.extrapolated(two, at=(1, 2), rows=5)
+    assert kept(found) == kept(five)
+    for guess, true in zip(found.layers, five.layers, strict=True):  # a peak may lie elsewhere with more rows
+        assert astuple(guess) == pytest.approx(astuple(true), rel=0.1)
+
+
+@pytest.mark.parametrize("arch", ["transformer", "transformer_xl"])
+def test_of_equal_layers_one_stands_for_many(arch, monkeypatch):
+    wanted = setting(arch, "model.num_layers=7")
+    short = profile(wanted)
+    monkeypatch.setattr(layer_memory, "MOST_ALIKE", 100)
+    assert representatives(layer_specs(wanted.model)) == list(range(len(short.layers)))
+    assert profile(wanted) == short
+
+
+def test_layers_that_differ_stand_for_themselves():
+    a, b = partial(dict, x=1), partial(dict, x=2)
+    assert representatives([a, a, a, a, a, b, a]) == [0, 1, 1, 1, 4, 5, 6]
+
+
+def test_two_tensor_parallel_ranks_hold_half_of_what_is_sliced():
+    one, two = (profile(setting("transformer", tp_degree=tp)) for tp in (1, 2))
+    whole, half = (sum(layer.own for layer in found.weights) for found in (one, two))
+    assert whole / 2 < half < whole * 0.55
+    assert two.logits == one.logits / 2
+    assert all(layer.summed_forward > 0 for layer in two.traffic[:-2])  # not the norm, not the head
+    assert all(layer.summed_forward == 0 for layer in one.traffic)
+
+
+def test_a_width_that_the_degree_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="does not divide the 64"):
+        profile(setting("transformer", tp_degree=3))
+
+
+def test_bf16_halves_what_is_kept():
+    full, half = (sum(kept(profile(setting("transformer", bf16=bf16)))) for bf16 in (False, True))
+    assert half == pytest.approx(full / 2, rel=0.1)
+
+
+def test_tied_weights_are_borrowed():
+    found = profile(setting("transformer", "model.tie_embeddings=true"))
+    assert [b.owner for b in found.weights[-1].borrowed] == [0]
+    assert found.weights[-1].own == 0
+
+
+def test_train_switches_of_the_phase_count():
+    short = setting("transformer_xl")
+    longer = replace(short, phase=short.phase.model_copy(update={"model": {"memory_length": 200}}))
+    assert sum(layer.memory for layer in profile(longer).layers) > sum(layer.memory for layer in profile(short).layers)

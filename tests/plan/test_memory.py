@@ -1,0 +1,76 @@
+"""Bytes of a rank: partitions, micro-batches in flight, and the worst moment."""
+
+import pytest
+
+from hierlm.plan.zero_memory import Kind, holdings
+from tests.plan.making import estimator
+
+VALUES = 1000
+
+
+def held(**changes):
+    kind = {"stage": 1, "bf16": True, "dp_degree": 4, "pipeline": False, "micro_batches": 1, **changes}
+    return holdings(Kind(**kind), values=VALUES, largest=100)
+
+
+@pytest.mark.parametrize(("stage", "weights", "gradients", "optimizer"), [
+    (1, 2 * VALUES, 4 * VALUES, 3 * VALUES),  # 12 bytes over 4 ranks
+    (2, 2 * VALUES, 0, 3 * VALUES),
+    (3, 2 * VALUES // 4, VALUES + 2 * VALUES, 3 * VALUES),  # a share in fp32, a bucket in bf16
+])  # fmt: skip
+def test_bf16_partitions_what_its_stage_says(stage, weights, gradients, optimizer):
+    found = held(stage=stage)
+    assert (found.weights, found.gradients_always, found.optimizer) == (weights, gradients, optimizer)
+
+
+def test_fp32_without_zero_holds_sixteen_bytes_a_value():
+    found = held(stage=0, bf16=False)
+    assert found.weights + found.optimizer + found.gradients_per_value * VALUES == 16 * VALUES
+
+
+def test_fp32_with_zero_1_holds_a_second_copy():
+    assert held(bf16=False, dp_degree=1).optimizer == 12 * VALUES
+
+
+def test_what_is_offloaded_is_not_on_the_device():
+    assert held(stage=3, offload="optimizer").optimizer == 0
+    assert held(stage=3, offload="parameters").weights == 0
+
+
+def pipeline(*overrides):
+    words = ("parallel.pipeline_parallel_degree=3", "model.num_layers=4", *overrides)
+    found = estimator("transformer", *words)
+    return found.estimate(found.config.parallel).phases[0]
+
+
+@pytest.mark.parametrize(("micro_batch_size", "in_flight"), [(1, [3, 2, 1]), (4, [2, 2, 1]), (8, [1, 1, 1])])
+def test_a_stage_has_as_many_micro_batches_in_flight_as_stages_follow(micro_batch_size, in_flight):
+    phase = pipeline(f"parallel.micro_batch_size={micro_batch_size}")
+    assert [stage.in_flight for stage in phase.stages] == in_flight
+
+
+def test_parts_add_up_to_the_peak_and_every_layer_is_held_once():
+    phase = pipeline("parallel.micro_batch_size=2")
+    for stage in phase.stages:
+        parts = {k: v for k, v in stage.document()["peak_bytes"].items() if k not in ("moment", "total")}
+        assert sum(parts.values()) == stage.peak.total
+    assert [index for stage in phase.stages for index in stage.layers] == list(range(7))
+
+
+def test_a_tied_weight_is_held_at_both_ends_of_the_pipeline():
+    free, tied = (pipeline(f"model.tie_embeddings={tie}") for tie in ("false", "true"))
+    assert [stage.num_values for stage in tied.stages] == [stage.num_values for stage in free.stages]
+
+
+def test_a_tied_weight_is_held_once_on_one_stage():
+    def values(tie: str) -> int:
+        found = estimator("transformer", f"model.tie_embeddings={tie}")
+        return found.estimate(found.config.parallel).phases[0].stages[0].num_values
+
+    assert values("false") - values("true") == 256 * 64
+
+
+def test_more_micro_batches_keep_less_and_shrink_the_bubble():
+    few, many = pipeline("parallel.micro_batch_size=4"), pipeline("parallel.micro_batch_size=1")
+    assert many.fullest.peak.activations < few.fullest.peak.activations
+    assert many.time.bubble < few.time.bubble

@@ -1,0 +1,24 @@
+"""The planned peak is within a tenth of what torch's allocator holds in real steps; all sizes: `make bench`."""
+
+import pytest
+
+from tests.benchmarks.bench_plan import BOUND, overrides
+from tests.plan.measuring import measured_peaks, predicted_peaks
+
+CASES = [
+    ("transformer", "narrow", "pp2", ()),
+    ("hourglass", "narrow", "dp2 zero1", ()),
+    ("transformer_xl", "long", "tp2", ()),
+    ("transformer", "wide", "dp1", ("parallel.micro_batch_size=1",)),
+    ("hourglass", "long", "dp1", ("parallel.activation_recompute=selective",)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(("arch", "size", "layout", "more"), CASES)
+def test_the_plan_is_within_a_tenth_of_the_measured_peak(arch, size, layout, more):
+    path, words = f"configs/tiny/{arch}.yaml", [*overrides(size, layout), *more]
+    measured = measured_peaks(path, words)
+    print(arch, size, layout, more, predicted_peaks(path, words), measured)
+    assert predicted_peaks(path, words) == pytest.approx(measured, rel=BOUND)

@@ -1,0 +1,75 @@
+"""Time follows work, messages and the bubble."""
+
+from dataclasses import replace
+
+import pytest
+
+from hierlm.parallel.degrees import Degrees
+from hierlm.plan.communication import Traffic
+from hierlm.plan.devices import ACHIEVABLE, H100, LINK_SHARE, device, measured_matmul_flops
+from hierlm.plan.step_time import StageWork, step_time
+from tests.plan.making import estimator
+
+QUIET = Traffic(gradients=0, weights=0, tensor=0, boundary=0)
+
+
+def of(*flops: float, micro_batches: int = 4, traffic: Traffic = QUIET, degrees: Degrees | None = None):
+    works = [StageWork(each, traffic, 0) for each in flops]
+    layout = degrees or Degrees(pipeline=len(flops))
+    return step_time(works, micro_batches=micro_batches, degrees=layout, device=H100, bf16=True)
+
+
+def test_the_slowest_stage_decides_and_the_pipeline_fills_and_drains():
+    found = of(1e12, 2e12, 1e12)
+    assert found.compute == pytest.approx(4 * 2e12 / (H100.bf16_flops * ACHIEVABLE))
+    assert found.bubble == pytest.approx(found.compute * 2 / 4)
+    assert found.total == pytest.approx(found.compute + found.bubble)
+
+
+def test_one_stage_has_no_bubble():
+    assert of(1e12).bubble == 0
+
+
+@pytest.mark.parametrize(("degrees", "link"), [(Degrees(data=8), H100.node_link), (Degrees(data=16), H100.fabric_link)])
+def test_messages_between_nodes_take_the_fabric(degrees, link):
+    found = of(1e12, traffic=replace(QUIET, gradients=10**9), degrees=degrees)
+    assert found.data_messages == pytest.approx(1e9 / (link * LINK_SHARE))
+
+
+def phase(*overrides: str):
+    found = estimator("transformer", *overrides)
+    return found.estimate(found.config.parallel).phases[0]
+
+
+def test_flops_of_full_recompute_are_one_more_forward_pass():
+    flops = phase("parallel.activation_recompute=full").flops
+    assert flops.recompute == flops.forward == flops.backward / 2
+    assert phase().flops.recompute == 0
+
+
+def test_recompute_costs_time_but_no_mfu_credit():
+    plain, again = phase(), phase("parallel.activation_recompute=full")
+    assert again.time.compute == pytest.approx(plain.time.compute * 4 / 3)
+    assert again.mfu < plain.mfu < ACHIEVABLE
+
+
+def test_an_all_reduce_sends_nearly_twice_the_gradients():
+    found = phase("parallel.data_parallel_degree=4")
+    values = found.stages[0].num_values
+    assert found.traffic[0].gradients == int(2 * 3 / 4 * values * 4)
+
+
+def test_tensor_ranks_sum_after_attention_and_feed_forward():
+    found = phase("parallel.tensor_parallel_degree=2", "model.num_layers=1", "parallel.micro_batch_size=8")
+    tokens, width = 8 * 48, 64
+    forward = 3 * tokens * width  # embedding, attention, feed-forward
+    backward = (3 + 1 + 1) * tokens * width  # query, key, value; feed-forward; head: each sums its input's gradient
+    assert found.traffic[0].tensor == (forward + backward) * 4
+
+
+def test_this_machine_is_measured_and_shared():
+    one, two = device("cpu", processes=1), device("cpu", processes=2)
+    assert two.memory_bytes == one.memory_bytes // 2
+    import torch
+
+    assert measured_matmul_flops(torch.device("cpu"), precision="fp32", size=128) > 1e8
