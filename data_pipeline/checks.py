@@ -30,6 +30,7 @@ def check(
             problems += error.problems
     for path, index in opened:
         problems += _tokenizer_problems(path, index, vocab_size=vocab_size, expected=tokenizer)
+        problems += _image_problems(path, index, sequence_lengths=sequence_lengths)
         problems += _length_problems(path, index, sequence_lengths=sequence_lengths, splits=splits, lanes=lanes or 1)
     return problems + _mixture_problems(opened)
 
@@ -73,11 +74,35 @@ def _length_problems(
     return problems
 
 
+def _image_problems(path: str, index: DatasetIndex, *, sequence_lengths: Sequence[int]) -> list[str]:
+    """Rows that begin at another byte of every image: pooled groups would join other channels in each of them."""
+    if index.image_shape is None:
+        return []
+    size = index.image_shape.num_bytes
+    return [
+        f"{path}: sequence_length {length} cuts its images of {index.image_shape} pixels, {size} bytes, at another "
+        f"place each; allowed: a divisor or a multiple of {size}, nearest: {_nearest_aligned(length, size)}"
+        for length in dict.fromkeys(sequence_lengths)
+        if length % size and size % length
+    ]
+
+
+def _nearest_aligned(length: int, size: int) -> int:
+    aligned = [divisor for divisor in range(1, size + 1) if size % divisor == 0]
+    multiples = [length // size * size, -(-length // size) * size]
+    return min((a for a in (*aligned, *multiples) if a), key=lambda a: abs(a - length))
+
+
 def _mixture_problems(opened: Sequence[tuple[str, DatasetIndex]]) -> list[str]:
     if not opened:
         return []
     first_path, first = opened[0]
-    return [
+    kinds = [
+        f"{path}: made of {index.kind}, {first_path} of {first.kind}; all sources of a run must be of one kind"
+        for path, index in opened[1:]
+        if index.kind != first.kind
+    ]
+    return kinds + [
         f"{path}: another tokenizer ({index.tokenizer.kind} {index.tokenizer.fingerprint[:16]}) than {first_path} "
         f"({first.tokenizer.kind} {first.tokenizer.fingerprint[:16]}); all sources of a run must share one"
         for path, index in opened[1:]

@@ -26,7 +26,7 @@ class Reading:
         if dropped is None:
             return
         kept = _without(documents_of(file, options=self.documents, report=report or Report()), dropped)
-        if report is not None:
+        if report is not None and self.documents.kind == "text":
             kept = counted(kept, path=file.path, policy=self.policy, report=report)
         if self.policy.replaces:
             kept = replaced(kept)

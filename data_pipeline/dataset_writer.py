@@ -10,6 +10,7 @@ from data_pipeline.pieces import Position
 from data_pipeline.shard_index import Dtype, ShardRecord
 from data_pipeline.shard_writer import ShardWriter
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.words import count_words_of_tokens
 
 
 class DatasetWriter:
@@ -64,6 +65,7 @@ class DatasetWriter:
             piece.tokens[done:stop],
             piece.document_ends[inside] - done,
             source_bytes=self._source_bytes(piece, done, stop),
+            words=self._words_before(piece, stop) - self._words_before(piece, done),
         )
         if shard.tokens == self._shard_tokens:
             if stop == len(piece.tokens):
@@ -75,6 +77,13 @@ class DatasetWriter:
     def _source_bytes(self, piece: Encoded, start: int, stop: int) -> int:
         whole = start == 0 and stop == len(piece.tokens)
         return piece.source_bytes if whole else self._tokenizer.num_bytes(np.asarray(piece.tokens[start:stop]))
+
+    def _words_before(self, piece: Encoded, stop: int) -> int:
+        """Words that begin in the first `stop` tokens of a piece."""
+        if stop in (0, len(piece.tokens)):
+            return piece.words if stop else 0
+        ends = piece.document_ends.tolist()
+        return count_words_of_tokens(piece.tokens[:stop], document_ends=ends, tokenizer=self._tokenizer)
 
     def _new_shard(self) -> ShardWriter:
         number = self._first_number + len(self._shards.get(self._split, []))

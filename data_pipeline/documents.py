@@ -1,4 +1,4 @@
-"""Where documents begin and end in a file: by file, blank line, separator, JSON record or parquet row.
+"""Where documents begin and end in a file: by file, blank line, separator, JSON record, parquet row or image.
 
 Text that is not cut out of records is passed on whole: document ends are positions beside it.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from data_pipeline.errors import DataError
+from data_pipeline.image_shape import ImageShape, Kind
 from data_pipeline.report import Report
 from data_pipeline.sources import SourceFile, text_blocks
 
@@ -35,6 +36,17 @@ class DocumentOptions:
     field: str = "text"  # of a record; dots lead into nested ones
     record_end: str = ""  # appended to every record's text
     broken: Broken = "fail"  # records that cannot be read
+    image_shape: ImageShape | None = None  # the inputs are images, each a document of that shape; the rest is for text
+
+    @property
+    def kind(self) -> Kind:
+        """What the inputs are."""
+        return "text" if self.image_shape is None else "images"
+
+    @property
+    def unit_bytes(self) -> int:
+        """A split is cut at multiples of this: whole images, or anywhere in a text."""
+        return 1 if self.image_shape is None else self.image_shape.num_bytes
 
     def mode_of(self, file: SourceFile) -> DocumentMode:
         """The mode of one file."""
@@ -53,6 +65,8 @@ def documents_of(file: SourceFile, *, options: DocumentOptions, report: Report) 
 
     DataError with file and record when one cannot be read and `options.broken` is fail; else it is counted.
     """
+    if options.image_shape is not None:
+        return _image_texts(file, options.image_shape)
     readers: dict[str, Callable[[], Iterator[Text]]] = {
         "file": lambda: _with_last_marked(text_blocks(file)),
         "blank-line": lambda: _cut_after(text_blocks(file), b"\n\n", swallow=b"\n"),
@@ -61,6 +75,12 @@ def documents_of(file: SourceFile, *, options: DocumentOptions, report: Report) 
         "parquet": lambda: _record_texts(_parquet_records(file, options.field), file, options=options, report=report),
     }
     return readers[options.mode_of(file)]()
+
+
+def _image_texts(file: SourceFile, shape: ImageShape) -> Iterator[Text]:
+    from data_pipeline.images import images_of  # with numpy, which the command line can do without
+
+    return (Text(image.data, ends_document=True) for image in images_of(file, shape=shape))
 
 
 def _separator(options: DocumentOptions) -> bytes:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.pieces import Piece, Position
 from data_pipeline.tokenizer import Tokenizer, Tokens, tokenizer_from
+from data_pipeline.words import count_words
 
 IN_FLIGHT_PER_WORKER = 4
 
@@ -31,6 +32,18 @@ class Encoded(NamedTuple):
     start: Position
     after: Position
     source_bytes: int
+    words: int
+
+
+class Size(NamedTuple):
+    """Of the text of a piece; the text itself is dropped while the piece is being encoded."""
+
+    source_bytes: int
+    words: int
+
+    @classmethod
+    def of(cls, piece: Piece) -> "Size":
+        return cls(len(piece.data), count_words(piece.data, document_ends=piece.document_ends))
 
 
 def encode_piece(tokenizer: Tokenizer, data: bytes, document_ends: tuple[int, ...]) -> tuple[Tokens, NDArray[np.int64]]:
@@ -47,7 +60,7 @@ def encode_pieces(stream: Iterator[Piece], *, tokenizer: Tokenizer, workers: int
     """Every piece in order; the output does not depend on `workers`. One worker encodes in this process."""
     if workers == 1:
         for piece in stream:
-            yield _encoded(piece._replace(data=b""), len(piece.data), *_encode_here(tokenizer, piece))
+            yield _encoded(piece, Size.of(piece), *_encode_here(tokenizer, piece))
         return
     with ProcessPoolExecutor(
         workers,
@@ -64,23 +77,23 @@ def encode_pieces(stream: Iterator[Piece], *, tokenizer: Tokenizer, workers: int
 
 
 def _in_order(pool: ProcessPoolExecutor, stream: Iterator[Piece], *, limit: int) -> Iterator[Encoded]:
-    flying: deque[tuple[Piece, int, Future[Any]]] = deque()
+    flying: deque[tuple[Piece, Size, Future[Any]]] = deque()
     for piece in stream:
         future = pool.submit(_encode_in_worker, piece.data, piece.document_ends)
-        flying.append((piece._replace(data=b""), len(piece.data), future))
+        flying.append((piece._replace(data=b""), Size.of(piece), future))
         if len(flying) >= limit:
             yield _landed(flying)
     while flying:
         yield _landed(flying)
 
 
-def _landed(flying: "deque[tuple[Piece, int, Future[Any]]]") -> Encoded:
+def _landed(flying: "deque[tuple[Piece, Size, Future[Any]]]") -> Encoded:
     piece, size, future = flying.popleft()
     return _encoded(piece, size, *future.result())
 
 
-def _encoded(piece: Piece, size: int, tokens: Tokens, ends: NDArray[np.int64]) -> Encoded:
-    return Encoded(piece.split, tokens, ends, piece.start, piece.after, size)
+def _encoded(piece: Piece, size: Size, tokens: Tokens, ends: NDArray[np.int64]) -> Encoded:
+    return Encoded(piece.split, tokens, ends, piece.start, piece.after, *size)
 
 
 def _encode_here(tokenizer: Tokenizer, piece: Piece) -> tuple[Tokens, NDArray[np.int64]]:

@@ -110,7 +110,7 @@ class TrainRows:
 
 def _inputs_and_targets(packed: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     whole = torch.from_numpy(packed)
-    return whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
+    return whole[:, :-1].clone(), whole[:, 1:].clone()  # of one row, `contiguous` would be two views of the same memory
 
 
 class EvaluationRows:

@@ -1,10 +1,11 @@
-"""Text to a prepared dataset: measure, train the tokenizer if asked, encode, write; resumable at every shard.
+"""Text or images to a prepared dataset: measure, train the tokenizer if asked, encode, write; resumable at every shard.
 
 Everything that decides the output is in the request's signature. A journal in the output folder carries it, so that a
 killed preparation continues only as what it was.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from data_pipeline.parts import SHARD_NUMBERS_PER_PART, Span, part_spans
 from data_pipeline.pieces import Group, Position, pieces
 from data_pipeline.progress import Progress
 from data_pipeline.report import Report
-from data_pipeline.request import Request, model_bytes, signature_of, stamp_of
+from data_pipeline.request import Request, model_bytes, refuse_text_options, signature_of, stamp_of
 from data_pipeline.selection import FILE_NAME as LEFT_OUT_FILE
 from data_pipeline.selection import read_left_out, select, write_left_out
 from data_pipeline.shard_index import FILE_NAME as INDEX_FILE
@@ -45,6 +46,7 @@ def prepare(request: Request, *, progress: Progress) -> Prepared:
     """
     if request.part is not None and not 0 <= request.part < request.parts:
         raise DataError(f"--part {request.part}: there are parts 0 to {request.parts - 1}; --parts says how many")
+    refuse_text_options(request)
     corpus = parts(request.files, request.splits)
     work = _Work(request, corpus, signature_of(request, corpus), progress, journals.Journal(request.output))
     with locked(request.output, shared=request.part is not None):
@@ -145,7 +147,7 @@ class _Work:
         reading = self._select(report)
         self.progress.begin("reading")
         measured = self._measure(reading, report, sample_lines=SAMPLE_LINES if trains else 0)
-        groups = [group(part, text_bytes=read.text_bytes) for part, read in zip(self.corpus, measured, strict=True)]
+        groups = self._groups([read.text_bytes for read in measured])
         model = self._train(measured[0], train_end=groups[0].ends[0]) if trains else model_bytes(request)
         if model is not None:
             tokenizer_from(request.tokenizer, model, where=str(request.tokenizer_model))
@@ -159,6 +161,13 @@ class _Work:
             "file_bytes": [read.file_bytes for read in measured],
         }
 
+    def _groups(self, text_bytes: Sequence[int]) -> tuple[Group, ...]:
+        unit_bytes = self.request.documents.unit_bytes
+        return tuple(
+            group(part, text_bytes=size, unit_bytes=unit_bytes)
+            for part, size in zip(self.corpus, text_bytes, strict=True)
+        )
+
     def _train(self, measured: Measured, *, train_end: int) -> bytes:
         """A tokenizer that has seen nothing of the other splits."""
         lines = [line.text for line in measured.sample if line.offset + len(line.text) <= train_end]
@@ -170,9 +179,7 @@ class _Work:
 
     def _write(self, header: dict[str, Any]) -> DatasetIndex | None:
         """The part asked for, or all that are not finished and then the index."""
-        groups = tuple(
-            group(part, text_bytes=read["text_bytes"]) for part, read in zip(self.corpus, header["read"], strict=True)
-        )
+        groups = self._groups([read["text_bytes"] for read in header["read"]])
         spans = part_spans(groups, file_bytes=header["file_bytes"], num_parts=self.request.parts)
         tokenizer = self._tokenizer()
         wanted = range(self.request.parts) if self.request.part is None else [self.request.part]
@@ -205,6 +212,7 @@ class _Work:
             dtype=dtype_for(tokenizer.vocab_size),
             chunk_tokens=request.chunk_tokens,
             splits=splits,
+            image_shape=request.documents.image_shape,
             made=self.signature | {"read": header["read"], "met": header["met"]},
         )
         write_atomically(request.output / INDEX_FILE, index.as_json().encode())

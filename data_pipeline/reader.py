@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import DataError
+from data_pipeline.image_shape import Kind
 from data_pipeline.remote import is_remote
 from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import DatasetIndex, ShardRecord, SplitRecord, load_index, split_of
@@ -108,6 +109,21 @@ class SplitReader:
     def source_bytes(self) -> int:
         """Bytes of source text this split was made from: the denominator of bits per byte."""
         return self.record.source_bytes
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """Turns nats per token into nats per source byte."""
+        return self.num_tokens / self.source_bytes
+
+    @property
+    def num_words(self) -> int | None:
+        """Whitespace-separated words of that text; None for images and where the preparation did not count them."""
+        return self.record.words if self.index.kind == "text" else None
+
+    @property
+    def kind(self) -> Kind:
+        """What the dataset is made of; of images, a token is a dimension."""
+        return self.index.kind
 
     @property
     def vocab_size(self) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.metadata
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from data_pipeline.tokenizer_training import ModelType
 TokenizerKind = Literal["bytes", "sentencepiece", "huggingface"]
 DEFAULT_SHARD_TOKENS = 1 << 24
 MAX_CHUNK_TOKENS = 1 << 13
+_NO_FILTERS = Filters(near_threshold=0)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,26 @@ class Request:
         return min(MAX_CHUNK_TOKENS, self.shard_tokens)
 
 
+def refuse_text_options(request: Request) -> None:
+    """DataError with every option given that has no meaning for images."""
+    if request.documents.kind == "text":
+        return
+    text, policy, filters = DocumentOptions(), request.policy, request.filters
+    given = {
+        "--tokenizer": request.tokenizer != "bytes",
+        "--documents": request.documents.mode != text.mode,
+        "--separator": request.documents.separator != text.separator,
+        "--field": request.documents.field != text.field,
+        "--record-end": request.documents.record_end != text.record_end,
+        "--bad-text, --max-document-bytes, --long-documents": policy != TextPolicy(),
+        "--deduplicate near": filters.deduplicate == "near",
+        "--min-document-bytes and the shares": replace(filters, deduplicate="none", near_threshold=0) != _NO_FILTERS,
+    }
+    problems = [f"{name}: is for text; leave it out with --kind images" for name, wrong in given.items() if wrong]
+    if problems:
+        raise DataError(problems)
+
+
 def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
     """Everything that decides the output, and nothing that does not."""
     model = model_bytes(request)
@@ -65,13 +86,19 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
         "vocab_size": request.vocab_size if trained else None,
         "model_type": request.model_type if trained else None,
         "splits": {**dict(request.splits.shares), **dict(request.splits.files)},
-        "documents": asdict(request.documents),
+        "documents": _documents_record(request.documents),
         "text_policy": asdict(request.policy),
         "filters": asdict(request.filters),
         "shard_tokens": request.shard_tokens,
         "parts": request.parts,
         "versions": {} if is_bytes else {name: importlib.metadata.version(name) for name in _libraries(request)},
     }
+
+
+def _documents_record(documents: DocumentOptions) -> dict[str, Any]:
+    record = asdict(documents)
+    shape = record.pop("image_shape")
+    return record if shape is None else {**record, "image_shape": list(shape)}
 
 
 def _libraries(request: Request) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from data_pipeline.errors import DataError
+from data_pipeline.image_shape import ImageShape, Kind
 from data_pipeline.remote import read_file
 
 FILE_NAME = "dataset.json"
@@ -28,6 +29,7 @@ class ShardRecord(_Record):
     tokens: NonNegativeInt
     source_bytes: NonNegativeInt
     documents: NonNegativeInt = Field(description="documents that end in this shard")
+    words: NonNegativeInt | None = Field(default=None, description="that begin in this shard; older datasets: none")
 
 
 class SplitRecord(_Record):
@@ -37,6 +39,7 @@ class SplitRecord(_Record):
     tokens: NonNegativeInt
     source_bytes: NonNegativeInt
     documents: NonNegativeInt
+    words: NonNegativeInt | None = None
 
     @classmethod
     def of(cls, shards: tuple[ShardRecord, ...]) -> "SplitRecord":
@@ -49,6 +52,7 @@ class Totals(_Record):
     tokens: NonNegativeInt
     source_bytes: NonNegativeInt
     documents: NonNegativeInt
+    words: NonNegativeInt | None = None
 
 
 class TokenizerRecord(_Record):
@@ -70,6 +74,8 @@ class DatasetIndex(_Record):
     chunk_tokens: PositiveInt
     splits: dict[str, SplitRecord]
     totals: Totals
+    kind: Kind = "text"
+    image_shape: ImageShape | None = Field(None, description="height and width of every image, each a document")
     made: dict[str, Any] = Field(description="inputs with sizes, options, versions, counts of what was left out")
 
     def as_json(self) -> str:
@@ -78,12 +84,20 @@ class DatasetIndex(_Record):
         return json.dumps(content, indent=1) + "\n"
 
 
-def _sums(parts: tuple[ShardRecord | SplitRecord, ...]) -> dict[str, int]:
-    return {name: sum(getattr(part, name) for part in parts) for name in ("tokens", "source_bytes", "documents")}
+def _sums(parts: tuple[ShardRecord | SplitRecord, ...]) -> dict[str, Any]:
+    sums = {name: sum(getattr(part, name) for part in parts) for name in ("tokens", "source_bytes", "documents")}
+    words = [part.words for part in parts if part.words is not None]
+    return {**sums, "words": sum(words) if len(words) == len(parts) else None}
 
 
 def build_index(
-    *, tokenizer: TokenizerRecord, dtype: Dtype, chunk_tokens: int, splits: dict[str, SplitRecord], made: dict[str, Any]
+    *,
+    tokenizer: TokenizerRecord,
+    dtype: Dtype,
+    chunk_tokens: int,
+    splits: dict[str, SplitRecord],
+    image_shape: ImageShape | None = None,
+    made: dict[str, Any],
 ) -> DatasetIndex:
     """The index with totals and fingerprint filled in."""
     return DatasetIndex(
@@ -93,6 +107,8 @@ def build_index(
         chunk_tokens=chunk_tokens,
         splits=splits,
         totals=Totals(**_sums(tuple(splits.values()))),
+        kind="text" if image_shape is None else "images",
+        image_shape=image_shape,
         made=made,
     )
 

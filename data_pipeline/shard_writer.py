@@ -74,8 +74,9 @@ class ShardWriter:
         self.tokens = 0
         self.source_bytes = 0
         self.documents = 0
+        self.words = 0
 
-    def add(self, tokens: Tokens, document_ends: NDArray[np.int64], *, source_bytes: int) -> None:
+    def add(self, tokens: Tokens, document_ends: NDArray[np.int64], *, source_bytes: int, words: int) -> None:
         """Append tokens; `document_ends` are positions in `tokens`, each in (0, len]."""
         done = 0
         while done < len(tokens):
@@ -89,6 +90,7 @@ class ShardWriter:
         self.tokens += len(tokens)
         self.source_bytes += source_bytes
         self.documents += len(document_ends)
+        self.words += words
 
     def finish(self) -> ShardRecord:
         """Close, sync and give the shard its name."""
@@ -107,6 +109,7 @@ class ShardWriter:
             tokens=self.tokens,
             source_bytes=self.source_bytes,
             documents=self.documents,
+            words=self.words,
         )
 
     def abandon(self) -> None:

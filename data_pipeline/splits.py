@@ -62,18 +62,18 @@ def parts(files: tuple[SourceFile, ...], plan: SplitPlan) -> tuple[Part, ...]:
     return (Part(files, plan.shares), *own)
 
 
-def group(part: Part, *, text_bytes: int) -> Group:
-    """Where the splits of a measured part end; DataError when one would be empty."""
+def group(part: Part, *, text_bytes: int, unit_bytes: int = 1) -> Group:
+    """Where the splits of a measured part end, in whole units; DataError when one would be empty."""
     if part.only_split is not None:
         return Group(part.files, (part.only_split,), (text_bytes,))
-    tails = [round(text_bytes * share) for _, share in part.shares]
+    tails = [round(text_bytes * share / unit_bytes) * unit_bytes for _, share in part.shares]
     sizes = [text_bytes - sum(tails), *tails]
     names = (TRAIN, *(name for name, _ in part.shares))
     empty = [name for name, size in zip(names, sizes, strict=True) if size <= 0]
     if empty:
         raise DataError(
-            f"{part.files[0].path}: {text_bytes} bytes of text are too few: split {empty[0]} would be empty; "
-            "use --splits none or more text"
+            f"{part.files[0].path}: {text_bytes} bytes of input are too few: split {empty[0]} would be empty; "
+            "use --splits none or more input"
         )
     return Group(part.files, names, _running_sums(sizes))
 

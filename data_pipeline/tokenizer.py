@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -67,7 +68,7 @@ class ByteTokenizer:
         return len(tokens)
 
 
-class PieceTokenizer:
+class PieceTokenizer(ABC):
     """A learned vocabulary of pieces that holds every single byte too; what is no plain text travels as bytes.
 
     A subclass sets the fields, then calls `_require_lossless`.
@@ -78,12 +79,13 @@ class PieceTokenizer:
     model: bytes
     _byte_ids: Tokens  # [256]
 
+    @abstractmethod
     def _encode_plain(self, text: str) -> list[int]:
-        raise NotImplementedError
+        """The pieces of text that holds neither raw bytes nor the space mark."""
 
+    @abstractmethod
     def _piece(self, token: int) -> bytes:
         """The bytes a token stands for."""
-        raise NotImplementedError
 
     @property
     def fingerprint(self) -> str:

@@ -1,5 +1,6 @@
-"""Text to prepared datasets: prepare, stdlib, verify, inspect."""
+"""Text or images to prepared datasets: prepare, stdlib, verify, inspect."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from data_pipeline.documents import Broken, DocumentMode
 from data_pipeline.filters import Deduplicate
+from data_pipeline.image_shape import Kind
 from data_pipeline.request import TokenizerKind
 from data_pipeline.text_policy import BadText, LongDocuments
 from data_pipeline.tokenizer_training import ModelType
@@ -16,11 +18,19 @@ from launcher.options import JsonOption
 from launcher.verb import FAILED, json_on_stdout
 
 if TYPE_CHECKING:
+    from data_pipeline.image_shape import ImageShape
     from data_pipeline.progress import Progress
     from data_pipeline.request import Request
+    from data_pipeline.sources import SourceFile
     from launcher.verb import JsonPrinter
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help=__doc__,
+    epilog="Example: hierlm data stdlib --output data/demo",
+)
 
 
 OutputOption = Annotated[Path, typer.Option("--output", metavar="DIR", help="folder of the dataset")]
@@ -42,6 +52,7 @@ def prepare(
     *,
     inputs: Annotated[list[str], typer.Option("--input", metavar="PATH...", help="files, folders, globs, addresses")],
     output: OutputOption,
+    kind: Annotated[Kind, typer.Option(help="images: pictures or arrays, all of one shape, a document each")] = "text",
     more_inputs: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     tokenizer: TokenizerOption = "bytes",
     vocab_size: VocabSizeOption = 8192,
@@ -54,6 +65,9 @@ def prepare(
     parts: Annotated[int, typer.Option(min=1, max=1000, help="parts of whole files, to be prepared apart")] = 1,
     part: Annotated[int | None, typer.Option(min=0, help="prepare only this part, e.g. $SLURM_ARRAY_TASK_ID")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="only settle splits and tokenizer, before the parts")] = False,
+    cluster: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="through Slurm, the parts as an array job")
+    ] = None,
     documents: Annotated[DocumentMode, typer.Option(help="what a document is; ends are kept beside the tokens")] = (
         "auto"
     ),
@@ -78,7 +92,10 @@ def prepare(
     near_threshold: Annotated[float, typer.Option(min=0.1, max=1, help="similarity of near duplicates")] = 0.8,
     as_json: JsonOption = False,
 ) -> None:
-    """Text (plain, gz, xz, zst, bz2, jsonl, parquet) to tokens in webdataset shards."""
+    """Text (plain, gz, xz, zst, bz2, jsonl, parquet) or images (png, npy, npz) to tokens in webdataset shards."""
+    if cluster is not None:
+        _submit(cluster, output=output, parts=parts, as_json=as_json)
+        return
     from data_pipeline.documents import DocumentOptions
     from data_pipeline.filters import Filters
     from data_pipeline.request import Request
@@ -87,8 +104,9 @@ def prepare(
     from data_pipeline.text_policy import TextPolicy
 
     given = (*inputs, *(more_inputs or ()))
+    files = tuple(find_files(given))
     request = Request(
-        files=tuple(find_files(given)),
+        files=files,
         given=given,
         output=output,
         tokenizer=tokenizer,
@@ -96,7 +114,7 @@ def prepare(
         model_type=model_type,
         tokenizer_model=tokenizer_model,
         splits=parse_splits(splits),
-        documents=DocumentOptions(documents, separator, field, record_end, broken),
+        documents=DocumentOptions(documents, separator, field, record_end, broken, _image_shape(kind, files, broken)),
         policy=TextPolicy(bad_text, max_document_bytes, long_documents),
         filters=Filters(
             min_document_bytes=min_document_bytes,
@@ -185,6 +203,14 @@ def inspect(
     _print_inspection(summary)
 
 
+def _image_shape(kind: Kind, files: "tuple[SourceFile, ...]", broken: Broken) -> "ImageShape | None":
+    if kind == "text":
+        return None
+    from data_pipeline.images import common_shape
+
+    return common_shape(files, skip_broken=broken == "skip")
+
+
 @contextmanager
 def _progress() -> "Iterator[Progress]":
     from data_pipeline.progress import for_stream
@@ -215,6 +241,24 @@ def _prepare(request: "Request", *, as_json: bool) -> None:
     _print_counts(summary)
 
 
+def _submit(cluster: Path, *, output: Path, parts: int, as_json: bool) -> None:
+    """The command of this process as jobs, without `--cluster`."""
+    from launcher.cluster import load_cluster
+    from launcher.submit_preparation import JOBS_SUFFIX, submit_preparation
+
+    words = [word for word in sys.argv[1:] if word not in (f"--cluster={cluster}", "--json")]
+    if "--cluster" in words:
+        place = words.index("--cluster")
+        del words[place : place + 2]
+    with json_on_stdout(as_json) as print_json:
+        job_ids = submit_preparation(words, output=output, parts=parts, site=load_cluster(cluster))
+        if as_json:
+            print_json({"path": str(output), "job_ids": job_ids})
+            return
+    plan, array, merge = job_ids
+    print(f"{output}: jobs {plan} (plan), {array} ({parts} parts) and {merge} (index); logs in {output}{JOBS_SUFFIX}/")
+
+
 def _say_what_is_left(request: "Request", print_json: "JsonPrinter | None") -> None:
     what = "planned" if request.plan else f"part {request.part} of {request.parts} is prepared"
     if print_json:
@@ -226,6 +270,7 @@ def _say_what_is_left(request: "Request", print_json: "JsonPrinter | None") -> N
 def _print_inspection(summary: dict[str, Any]) -> None:
     tokenizer = summary["tokenizer"]
     print(f"{summary['path']}: dataset {summary['fingerprint'][:16]}")
+    print(_made_of(summary))
     print(f"tokenizer {tokenizer['kind']} {tokenizer['fingerprint'][:16]}, {tokenizer['vocab_size']} tokens")
     _print_counts(summary)
     for name, split in summary["splits"].items():
@@ -233,12 +278,19 @@ def _print_inspection(summary: dict[str, Any]) -> None:
             print(f"\n--- {name}, sample {number + 1}\n{sample}")
 
 
+def _made_of(summary: dict[str, Any]) -> str:
+    if summary["image_shape"] is None:
+        return f"kind {summary['kind']}"
+    height, width = summary["image_shape"]
+    return f"kind {summary['kind']}, {height}x{width} pixels of 3 bytes: {height * width * 3} tokens each"
+
+
 def _print_counts(summary: dict[str, Any]) -> None:
     for name, split in summary["splits"].items():
         ratio = "" if split["bytes_per_token"] is None else f", {split['bytes_per_token']:.2f} bytes/token"
         print(
             f"{name}: {split['tokens']:,} tokens in {split['shards']} shards from {split['source_bytes']:,} bytes"
-            f"{ratio}, {split['documents']:,} documents"
+            f"{ratio}, {split['documents']:,} {'images' if summary['kind'] == 'images' else 'documents'}"
         )
     for kind, met in summary["made"].get("met", {}).items():
         print(f"{kind}: {met['count']:,}, first: {met['first'][0]}")

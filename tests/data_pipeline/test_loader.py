@@ -130,6 +130,12 @@ def test_a_row_past_the_end_or_before_the_start_is_padding(folder):
     assert rows.read([-1, len(rows), 10**9]).valid.tolist() == [0, 0, 0]
 
 
+def test_padding_of_a_row_alone_in_its_batch_leaves_its_inputs_tokens(folder):
+    rows = evaluation_rows(open_split(folder, "valid"), sequence_length=16)
+    assert rows.read([-1]).targets.tolist() == [[IGNORED_TARGET] * 16]
+    assert rows.read([-1]).tokens.tolist() == [[0] * 16]
+
+
 def requests(count):
     return iter([Request(T, 0, 8 * step, range(8)) for step in range(count)])
 

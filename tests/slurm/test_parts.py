@@ -102,3 +102,20 @@ def sweep(place: Place, name: str = "sweep") -> list[dict]:
 
 def why_waiting(place: Place) -> set[str]:
     return {status["reason"] for status in sweep(place) if status["state"] == "waiting"}
+
+
+def test_a_dataset_prepared_by_an_array_job_is_the_one_prepared_here(place: Place) -> None:
+    texts = place.folder / "texts"
+    texts.mkdir()
+    for number in range(5):
+        (texts / f"{number}.txt").write_text(f"line of {number}\n" * 2000 * (number + 1))
+    words = ["data", "prepare", "--input", "texts", "--shard-tokens", "20000", "--splits", "valid=0.1"]
+    place.hierlm(*words, "--output", "here")
+    done = place.hierlm(*words, "--output", "there", "--parts", "3", "--cluster", place.site(), "--json")
+    *_, merge = json.loads(done.stdout)["job_ids"]
+    ends = ("COMPLETED", "FAILED", "CANCELLED")
+    assert place.cluster.wait_for_state(merge, *ends, seconds=120) == "COMPLETED"
+    assert "every shard is what dataset.json says" in place.hierlm("data", "verify", "there").stdout
+    tokens = [json.loads((place.folder / name / "dataset.json").read_text())["splits"] for name in ("here", "there")]
+    totals = [{name: split["tokens"] for name, split in splits.items()} for splits in tokens]
+    assert totals[0] == totals[1]

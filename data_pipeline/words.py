@@ -1,0 +1,21 @@
+"""How many words a text has: the denominator of word-level perplexity."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from data_pipeline.tokenizer import Tokenizer, Tokens
+
+
+def count_words(text: bytes, *, document_ends: Sequence[int] = ()) -> int:
+    """Words of `text` as in WikiText: runs of bytes that are no ASCII whitespace; the end of a document ends a word.
+
+    `document_ends` are byte offsets one past each document. A line too long for one piece (256 KiB) may have a word
+    counted in both pieces it was cut into.
+    """
+    return sum(len(text[start:stop].split()) for start, stop in pairwise((0, *document_ends, len(text))))
+
+
+def count_words_of_tokens(tokens: Tokens, *, document_ends: Sequence[int], tokenizer: Tokenizer) -> int:
+    """The same of encoded text; `document_ends` are token positions."""
+    parts = pairwise((0, *(end for end in document_ends if end < len(tokens)), len(tokens)))
+    return sum(count_words(tokenizer.decode(tokens[start:stop].tolist())) for start, stop in parts)

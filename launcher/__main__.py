@@ -1,0 +1,5 @@
+"""`python -m launcher`: the console script where it is not on the path."""
+
+from launcher.cli import main
+
+main()
