@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Before anything imports torch: tests run beside each other, and the threads of small models mostly wait."""
+
 ROOT = Path(__file__).parents[1]
 CORPORA = Path(os.environ.get("HIERLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 
@@ -49,7 +52,11 @@ def corpus(name: str) -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared byte dataset of about 300 kB of this project's own sources."""
-    folder = tmp_path_factory.mktemp("dataset")
+    return prepare_tiny_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+def prepare_tiny_dataset(folder: Path) -> Path:
+    """What `tiny_dataset` is, below any folder."""
     text = b"".join(path.read_bytes() for path in sorted(ROOT.glob("hierlm/**/*.py")))
     (folder / "corpus.txt").write_bytes((text * (1 + 300_000 // len(text)))[:300_000])
     output = folder / "tiny"

@@ -53,6 +53,13 @@ def shared_weights(config: ModelConfig) -> list[SharedWeights]:
     return [] if declare is None else list(declare(config))
 
 
+def canonical_names(config: ModelConfig) -> list[str]:
+    """The names of all parameters, in the order of the layers; nothing is allocated."""
+    with torch.device("meta"):
+        model = LanguageModel(config, seed=0)
+    return [name for name, _ in model.named_parameters()]
+
+
 def is_recurrent(config: ModelConfig) -> bool:
     """Whether any layer carries memory from one segment to the next: its rows must then be contiguous lanes."""
     device = torch.device("meta")

@@ -58,6 +58,11 @@ class Config(MultiScaleConfig):
         return int(len(self.scales) > 1)
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return config.num_blocks + config.num_aggregations + len(config.scales) + 2
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, for each scale Pool and Block x N, then Aggregate, Block x post_layers, Norm, Head."""
     from hierlm.nn.aggregation import Aggregate

@@ -74,6 +74,11 @@ class Config(BlockConfig):
         return self.boundaries not in ("fixed", "whitespace")
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return config.num_blocks + 4 + (config.boundaries == "entropy")
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, Block x pre, PoolGroups, Block x valley, ReadGroups, Block x post, Head."""
     from hierlm.nn.block import Block

@@ -41,6 +41,11 @@ class Config(ModelConfig):
     slope: PositiveFloat = train_switch(1.0, description="a of the hard sigmoid behind the boundary's gradient")
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return 4
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, MultiscaleLSTM, GatedOutput, Head."""
     from hierlm.nn.embedding import Embed

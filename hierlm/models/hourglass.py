@@ -126,6 +126,11 @@ class Config(BlockConfig):
         return sum(level.pre_layers + level.post_layers for level in self.levels)
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return config.num_blocks + 4 * len(config.levels) - 1
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, Block x pre, Norm, Shorten, ..., Upsample, Block x post, Norm, Head."""
     from hierlm.nn.embedding import Embed

@@ -9,6 +9,8 @@ Our choices, where the paper is silent:
 - window_length is given; the papers' configs take the sequence length.
 - pre-norm with a residual around each of a block's three sublayers, and a last LayerNorm.
 - no positions in LMU_G's attention: the memory knows the order.
+- `chunk_length`: rows are convolved piece by piece, with the memory handed on: the same function, and time and memory
+  grow with the row's length, not faster. `null` is the paper's one convolution over the row.
 - `carry_memory` chains the rows of a stream; the paper trains on independent sequences, the default.
 Departures:
 - up to 64 tokens at once the convolution is a triangular product: no FFT, and exactly causal. The FFT is causal up to
@@ -47,7 +49,7 @@ class Config(BlockConfig):
     memory_order: PositiveInt = Field(description="Legendre coefficients q of each channel")
     reduced_order: PositiveInt = Field(description="rows q' that queries, keys and values have; the paper: q / 10")
     window_length: PositiveInt = Field(description="how far back theta the memory reaches")
-    chunk_length: PositiveInt | None = Field(default=None, description="convolved at once; default: the whole row")
+    chunk_length: PositiveInt | None = Field(default=512, description="tokens convolved at once; null: the whole row")
     global_attention: bool = Field(
         default=False, description="causal attention in place of a block's first feed-forward"
     )
@@ -60,6 +62,11 @@ class Config(BlockConfig):
         if self.global_attention and self.carry_memory:
             raise ValueError("global_attention sees one row only: set carry_memory: false")
         return self
+
+
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return config.num_layers + 3
 
 
 def layers(config: Config) -> "list[LayerSpec]":

@@ -33,6 +33,11 @@ class Config(ModelConfig):
     dropout: float = train_switch(0.0, ge=0, lt=1, description="on the embedding and on each layer's output")
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return config.num_layers + 2
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """UnitEmbed, LstmLayer x num_layers, Head."""
     from hierlm.nn.head import Head

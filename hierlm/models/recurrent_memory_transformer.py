@@ -53,6 +53,11 @@ class Config(transformer_xl.StackConfig):
     carry_memory: bool = train_switch(True, description="false: each row of a batch starts with the learned memory")
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return 2
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """MemoryTokenCell (embedding and blocks), Head."""
     from hierlm.nn.memory_block import RelativeBlock

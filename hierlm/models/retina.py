@@ -48,6 +48,11 @@ class Config(MultiScaleConfig):
         return self
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return config.num_layers + 3
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, RetinaBlock x num_layers, Norm, Head."""
     from hierlm.nn.embedding import Embed

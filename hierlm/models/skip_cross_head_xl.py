@@ -49,6 +49,11 @@ class Config(transformer_xl.Config):
         return self
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return transformer_xl.list_length(config)
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, CrossHeadBlock x num_layers, Head."""
     from hierlm.nn.cross_head_block import CrossHeadBlock, Place

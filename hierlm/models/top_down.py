@@ -51,6 +51,11 @@ class Config(MultiScaleConfig):
         return sum(self.layers_per_scale)
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return config.num_blocks + len(config.ratios) + (len(config.scales) > 1) + 3
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, Pool, then from the coarsest scale on Block x N and Condition, last Norm and Head."""
     from hierlm.nn.downsampling import Condition, Pool

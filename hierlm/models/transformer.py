@@ -79,6 +79,11 @@ def heads_per_window(*, num_heads: int, num_windows: int, height: float, slope: 
     return counts
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return config.num_layers + config.sandwich + 3
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, Block x num_layers (fewer but cut in two at both ends in a sandwich), Norm, Head."""
     from hierlm.nn.embedding import Embed

@@ -93,6 +93,11 @@ class Config(StackConfig):
     evaluation_same_length: bool = Field(default=False, description="every token sees exactly as many keys")
 
 
+def list_length(config: Config) -> int:
+    """How many layers `layers` lists: the most pipeline stages there can be."""
+    return config.num_layers + config.pre_norm + 2
+
+
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, SegmentBlock x num_layers, a last Norm if pre_norm, Head."""
     from hierlm.nn.memory_block import SegmentBlock

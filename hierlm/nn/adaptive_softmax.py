@@ -1,6 +1,6 @@
 """Adaptive softmax over frequency bins (1609.04309), with the tables and projections of an adaptive input if tied.
 
-Shapes: B batch, T tokens, D hidden_dim, V vocab_size, C tail bins, N tokens of one bin.
+Shapes: B batch, T tokens, D hidden_dim, V vocab_size, C tail bins.
 log p(y) = log p(y | head) for the first bin, log p(bin | head) + log p(y | bin) for the tails; the head's classes are
 the first bin's tokens and one class per tail, in the order of the bins.
 """
@@ -49,22 +49,6 @@ class AdaptiveHead(Layer):
 
     def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
         return self(stream)[0], cache
-
-    def token_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """hidden [B, T, D], targets int64 [B, T] -> -log p(target) in nats, [B, T].
-
-        Equal to the cross-entropy of `forward`, but a tail's table is only applied where its tokens are the targets.
-        """
-        x, wanted = hidden.flatten(0, 1), targets.flatten()
-        head = self._head(x)
-        head_class = wanted.clone()
-        within = head.new_zeros(len(wanted))
-        for index, b in enumerate(self.bins[1:], start=1):
-            place = ((wanted >= b.first) & (wanted < b.end)).nonzero().flatten()
-            head_class[place] = self.bins[0].size + index - 1
-            of_tail = self._within(index, x[place]).gather(-1, (wanted[place] - b.first)[:, None])
-            within = within.index_put((place,), of_tail[:, 0])
-        return -(head.gather(-1, head_class[:, None])[:, 0] + within).view_as(targets)
 
     @property
     def num_tails(self) -> int:

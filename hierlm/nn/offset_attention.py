@@ -30,16 +30,19 @@ class OffsetAttention(Attention):
 
     def attend(self, queries: Tensor, *, seen: KeyValues, rule: Rule, stride: int) -> Tensor:
         """[B, H, Q, K] -> [B, H, Q, K]."""
-        num_queries, num_keys = queries.shape[2], seen.num_keys
         one = queries.new_ones(1, 1, 1)
         content, position = (self._split(bias(one)) for bias in (self.content_bias, self.position_bias))
-        span = rule.offset_span(num_queries, num_keys)
-        by_offset = (queries + position) @ self._offset_keys(span, stride=stride, like=queries).transpose(-1, -2)
-        index = rule.offsets(num_queries, num_keys, device=queries.device).clamp(span.start, span.stop - 1) - span.start
-        bias = by_offset.gather(-1, index.expand(*by_offset.shape[:2], -1, -1)) * self.head_dim**-0.5
-        mask = rule.mask(num_queries, num_keys, device=queries.device)
-        bias = bias.masked_fill(~mask, float("-inf"))
+        bias = self._bias((queries + position) * self.head_dim**-0.5, seen.num_keys, rule=rule, stride=stride)
         return F.scaled_dot_product_attention(queries + content, seen.keys, seen.values, attn_mask=bias)
+
+    def _bias(self, queries: Tensor, num_keys: int, *, rule: Rule, stride: int) -> Tensor:
+        """[B, H, Q, S]: the position term of visible pairs, else -inf; nothing else of its size outlives it."""
+        num_queries = queries.shape[2]
+        span = rule.offset_span(num_queries, num_keys)
+        waves = self._offset_keys(span, stride=stride, like=queries)
+        by_pair = rule.by_pair(queries @ waves.transpose(-1, -2), num_keys)
+        mask = rule.mask(num_queries, num_keys, device=queries.device)
+        return by_pair.masked_fill(~mask, float("-inf"))
 
     def _offset_keys(self, span: range, *, stride: int, like: Tensor) -> Tensor:
         """[1, H, len(span), K]: the projected wave of every offset in `span`."""

@@ -4,6 +4,7 @@ Shapes: B batch, H heads, T positions, K head_dim, D hidden_dim. Positions are f
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BASE = 10_000.0
@@ -31,3 +32,14 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
     """[T] -> [T, dim]: sines, then cosines (Attention is all you need, 1706.03762, section 3.5)."""
     angles = _angles(positions, dim)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def relative_shift(products: Tensor) -> Tensor:
+    """[..., T, U] -> [..., T, U]: out[i, j] = products[i, j + T - 1 - i]; where that is no column, anything.
+
+    Transformer-XL (1901.02860), appendix B: with columns that go from the farthest distance to the nearest, row T-1
+    first, column j then holds the distance of pair (i, j).
+    """
+    num_queries, num_distances = products.shape[-2:]
+    padded = F.pad(products, (1, 0)).flatten(-2)
+    return padded[..., num_queries:].unflatten(-1, (num_queries, num_distances))

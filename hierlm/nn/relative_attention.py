@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.nn.memory_slots import SegmentMemory
-from hierlm.nn.positions import sinusoids
+from hierlm.nn.positions import relative_shift, sinusoids
 
 
 class Sight(NamedTuple):
@@ -74,16 +74,6 @@ def _visible(filled: Tensor, num_queries: int) -> Tensor:
 
 def _arange(length: int, like: Tensor) -> Tensor:
     return torch.arange(length, device=like.device)
-
-
-def relative_shift(products: Tensor) -> Tensor:
-    """[..., T, U] -> [..., T, U]: out[i, j] = products[i, j + T - 1 - i]; where that is no column, anything.
-
-    With columns in descending distance, row T-1 first, column j then holds the distance of pair (i, j).
-    """
-    num_queries, num_distances = products.shape[-2:]
-    padded = F.pad(products, (1, 0)).flatten(-2)
-    return padded[..., num_queries:].unflatten(-1, (num_queries, num_distances))
 
 
 class Seen(NamedTuple):
@@ -148,12 +138,11 @@ class RelativeAttention(nn.Module):
     def _look(self, x: Tensor, seen: Seen, sight: Sight) -> Tensor:
         one, queries = x.new_ones(1, 1, 1), self._split(self.query(x))
         placed = (queries + self._split(self.position_bias(one))) * self.head_dim**-0.5
-        bias = _in_place_of_pairs(placed @ seen.waves.transpose(-1, -2), sight)
         heads = F.scaled_dot_product_attention(
             queries + self._split(self.content_bias(one)),
             seen.keys,
             seen.values,
-            attn_mask=bias.masked_fill(~sight.visible, float("-inf")),
+            attn_mask=_bias(placed, seen.waves, sight),
             dropout_p=self.attention_dropout if self.training else 0.0,
         )
         output: Tensor = self.output(heads.transpose(1, 2).flatten(2))
@@ -169,6 +158,11 @@ class RelativeAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def _bias(placed: Tensor, waves: Tensor, sight: Sight) -> Tensor:
+    """[B, H, T, S], -inf where nothing is to be seen; nothing else of its size outlives it."""
+    return _in_place_of_pairs(placed @ waves.transpose(-1, -2), sight).masked_fill(~sight.visible, float("-inf"))
 
 
 def _in_place_of_pairs(by_distance: Tensor, sight: Sight) -> Tensor:

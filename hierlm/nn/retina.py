@@ -2,8 +2,9 @@
 
 Shapes: B batch, T tokens, D hidden_dim, H heads, K head_dim; n blocks of c queries, L keys gathered for a block.
 Every query's past is cut into consecutive ranges, one a scale (`RetinaView.ranges`); scale j is read in units of
-`scales[j]` tokens. A block of c neighbouring queries gathers the few units any of them sees, so memory grows with
-T * (windows + T / coarsest scale), not with T * T.
+`scales[j]` tokens. A block of c neighbouring queries gathers the L units any of them sees. With c as large as what one
+query sees, L is at most about 2c: the gathered keys are a few times the T tokens, the mask is T * L bits shared by all
+rows and heads, and nothing grows with T * T but the coarsest scale's T * T / scale.
 """
 
 from dataclasses import dataclass
@@ -49,11 +50,11 @@ class RetinaView:
             high = low
         return [*ranges, (torch.zeros_like(high), high)]
 
-    @property
-    def block_length(self) -> int:
-        """c: about a window of tokens, in whole units of every scale."""
+    def block_length(self, num_tokens: int) -> int:
+        """c: about as many queries as the last of `num_tokens` tokens sees units, in whole units of every scale."""
         coarsest = self.scales[-1]
-        return max(1, -(-self.windows[0] // coarsest)) * coarsest if self.windows else coarsest
+        num_seen = sum(self.windows) + -(-num_tokens // coarsest)
+        return -(-num_seen // coarsest) * coarsest
 
 
 class SeenByScale(NamedTuple):
@@ -128,42 +129,42 @@ class RetinaRule:
     first: int
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """[B, H, Q, K]; keys and values are those of scale 0 and already in `parts`."""
+        """[B, H, Q, K]; keys and values are those of scale 0 and already in `parts`. Rows count as heads: one mask."""
         batch, heads, num_queries, head_dim = queries.shape
-        length = min(self.view.block_length, num_queries)
+        length = min(self.view.block_length(self.first + num_queries), num_queries)
         num_blocks = -(-num_queries // length)
         queries = F.pad(queries, (0, 0, 0, num_blocks * length - num_queries))
-        gathered_keys, gathered_values, visible = self._gathered(num_blocks, length, num_queries)
+        units, visible = self._units(num_blocks, length, num_queries)
         out = F.scaled_dot_product_attention(
-            queries.unflatten(2, (num_blocks, length)).transpose(1, 2).flatten(0, 1),
-            gathered_keys,
-            gathered_values,
-            attn_mask=visible.repeat(batch, 1, 1)[:, None],
+            queries.reshape(batch * heads, num_blocks, length, head_dim).transpose(0, 1),
+            self._gathered("keys", units),
+            self._gathered("values", units),
+            attn_mask=visible[:, None],
         )
-        out = out.unflatten(0, (batch, num_blocks)).transpose(1, 2)
-        return out.reshape(batch, heads, num_blocks * length, head_dim)[:, :, :num_queries]
+        return out.transpose(0, 1).reshape(batch, heads, num_blocks * length, head_dim)[:, :, :num_queries]
 
-    def _gathered(self, num_blocks: int, length: int, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys and values [B*n, H, L, K] of every block and who sees them, bool [n, c, L]."""
+    def _gathered(self, name: str, units: Tensor) -> Tensor:
+        """The keys or values [n, B*H, L, K] of `units` int64 [n, L], counted through all scales."""
+        all_units = torch.cat([getattr(part, name) for part in self.parts], dim=2).flatten(0, 1)
+        return all_units[:, units].transpose(0, 1)
+
+    def _units(self, num_blocks: int, length: int, num_queries: int) -> tuple[Tensor, Tensor]:
+        """The units of all scales that a block reads, int64 [n, L], and who sees them, bool [n, c, L]."""
         assert self.parts[0] is not None
         device = self.parts[0].keys.device
         firsts = [self.first + block * length for block in range(num_blocks)]
         lasts = [min(first + length, self.first + num_queries) - 1 for first in firsts]
         tokens = torch.tensor(firsts, device=device)[:, None] + torch.arange(length, device=device)
-        keys, values, visible = [], [], []
-        for index, (part, (low, high)) in enumerate(zip(self.parts, self.view.ranges_of(tokens), strict=True)):
+        seen = self.view.ranges_of(tokens)
+        indices, visible, num_before = [], [], 0
+        for index, (scale, part, (low, high)) in enumerate(zip(self.view.scales, self.parts, seen, strict=True)):
             assert part is not None
-            scale = self.view.scales[index]
             starts = [self.view.ranges(first)[index][0] // scale for first in firsts]
             ends = [self.view.ranges(last)[index][1] // scale for last in lasts]
             width = max(end - start for start, end in zip(starts, ends, strict=True))
-            if width == 0:
-                continue
             units = torch.tensor(starts, device=device)[:, None] + torch.arange(width, device=device)
-            visible.append(
-                (units[:, None, :] * scale >= low[:, :, None]) & (units[:, None, :] * scale < high[:, :, None])
-            )
-            index_of = units.clamp(max=part.num_keys - 1)
-            keys.append(part.keys[:, :, index_of].transpose(1, 2).flatten(0, 1))
-            values.append(part.values[:, :, index_of].transpose(1, 2).flatten(0, 1))
-        return torch.cat(keys, dim=2), torch.cat(values, dim=2), torch.cat(visible, dim=2)
+            reach = units[:, None, :] * scale
+            visible.append((reach >= low[:, :, None]) & (reach < high[:, :, None]))
+            indices.append(num_before + units.clamp(max=max(part.num_keys - 1, 0)))
+            num_before += part.num_keys
+        return torch.cat(indices, dim=1), torch.cat(visible, dim=2)

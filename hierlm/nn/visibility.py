@@ -1,4 +1,4 @@
-"""The rules of who sees whom, each with a fused kernel, a mask and the distances relative attention needs.
+"""The rules of who sees whom, each with a fused kernel, a mask and the offsets relative attention needs.
 
 Shapes: B batch, H heads, Q queries, S keys, K head_dim; queries [B, H, Q, K], keys and values [B, H, S, K].
 The last query always belongs to the newest position, so the same rule serves training (Q = all) and decoding
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from hierlm.nn.positions import relative_shift
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,13 @@ class Causal:
         visible = ones.tril(newest)
         return visible if self.window is None else visible & ~ones.tril(newest - self.window)
 
-    def offsets(self, num_queries: int, num_keys: int, *, device: torch.device) -> Tensor:
-        """int64 [Q, S]: how far key j lies after query i, in neighbours of the finer side."""
-        queries = torch.arange(num_keys - num_queries, num_keys, device=device)
-        return torch.arange(num_keys, device=device)[None, :] - queries[:, None]
+    def by_pair(self, by_offset: Tensor, num_keys: int) -> Tensor:
+        """[..., Q, offsets of the span] -> [..., Q, S]: for each visible pair what its offset has; else anything.
+
+        The offset is how far the key lies after the query, in neighbours of the finer side: here j - i, so that every
+        row is the row before it, moved by one.
+        """
+        return relative_shift(by_offset)[..., :num_keys]
 
     def offset_span(self, num_queries: int, num_keys: int) -> range:
         """The offsets of visible pairs."""
@@ -59,10 +64,12 @@ class OnePerGroup:
         groups = Causal().mask(num_queries, num_keys // self.factor, device=device)
         return groups.repeat_interleave(self.factor, dim=1)
 
-    def offsets(self, num_queries: int, num_keys: int, *, device: torch.device) -> Tensor:
-        """int64 [Q, S]: j - m * factor, counted from the first member of the query's own group."""
-        groups = torch.arange(num_keys // self.factor - num_queries, num_keys // self.factor, device=device)
-        return torch.arange(num_keys, device=device)[None, :] - groups[:, None] * self.factor
+    def by_pair(self, by_offset: Tensor, num_keys: int) -> Tensor:
+        """As for `Causal`; the offset is j - m * factor, counted from the first member of the query's own group."""
+        num_queries, num_groups = by_offset.shape[-2], num_keys // self.factor
+        groups = torch.arange(num_groups - num_queries, num_groups, device=by_offset.device)
+        offsets = torch.arange(num_keys, device=by_offset.device)[None, :] - groups[:, None] * self.factor
+        return _gathered(by_offset, offsets, span=self.offset_span(num_queries, num_keys))
 
     def offset_span(self, num_queries: int, num_keys: int) -> range:
         """The offsets of visible pairs."""
@@ -97,10 +104,12 @@ class GroupsSoFar:
         group = torch.arange(self.first, self.first + num_queries, device=device) // self.factor
         return torch.arange(num_keys, device=device)[None, :] <= group[:, None]
 
-    def offsets(self, num_queries: int, num_keys: int, *, device: torch.device) -> Tensor:
-        """int64 [Q, S]: j * factor - i."""
-        queries = torch.arange(self.first, self.first + num_queries, device=device)
-        return torch.arange(num_keys, device=device)[None, :] * self.factor - queries[:, None]
+    def by_pair(self, by_offset: Tensor, num_keys: int) -> Tensor:
+        """As for `Causal`; the offset is j * factor - i."""
+        num_queries = by_offset.shape[-2]
+        queries = torch.arange(self.first, self.first + num_queries, device=by_offset.device)
+        offsets = torch.arange(num_keys, device=by_offset.device)[None, :] * self.factor - queries[:, None]
+        return _gathered(by_offset, offsets, span=self.offset_span(num_queries, num_keys))
 
     def offset_span(self, num_queries: int, num_keys: int) -> range:
         """The offsets of visible pairs."""
@@ -108,6 +117,11 @@ class GroupsSoFar:
 
 
 Rule = Causal | OnePerGroup | GroupsSoFar
+
+
+def _gathered(by_offset: Tensor, offsets: Tensor, *, span: range) -> Tensor:
+    index = offsets.clamp(span.start, span.stop - 1) - span.start
+    return by_offset.gather(-1, index.expand(*by_offset.shape[:-2], -1, -1))
 
 
 def _masked(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:

@@ -17,8 +17,8 @@ from hierlm.models.assembly import LanguageModel
 WIDTH = {"vocab_size": 256, "hidden_dim": 64, "num_heads": 1, "num_layers": 2}
 LMU = WIDTH | {"arch": "lmu", "ffn_dim": 128, "memory_order": 40, "reduced_order": 4, "window_length": 1024}
 MODELS: dict[str, dict[str, object]] = {
-    "lmu, chunks of 512": LMU | {"chunk_length": 512},
-    "lmu, whole row": LMU,
+    "lmu": LMU,
+    "lmu, whole row at once": LMU | {"chunk_length": None},
     "lmu, global attention": LMU | {"global_attention": True},
     "transformer": WIDTH | {"arch": "transformer", "ffn_dim": 256},
 }

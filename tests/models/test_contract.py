@@ -119,7 +119,7 @@ def test_forward_is_the_fold_over_the_layer_list(name, index):
 
 @every_case
 def test_weights_depend_on_seed_and_place_only(name, index):
-    config = models.from_config({"model": tiny_part(name, index)}, seed=5).config
+    config = built(name, index).config
     whole = models.from_config({"model": tiny_part(name, index)}, seed=5)
     last = len(whole.layers) - 2
     alone = build_layer(layer_specs(config)[last], seed=5, index=last)
@@ -132,7 +132,7 @@ def test_weights_depend_on_seed_and_place_only(name, index):
 def test_tensor_plan_names_every_weight_exactly_once(name, index):
     plan = models.architecture(name).TENSOR_PLAN
     assert set(plan.values()) <= {"column", "row", "vocabulary", "replicate", "partial"}
-    model = models.from_config({"model": tiny_part(name, index)})
+    model = built(name, index)
     for path, _ in model.named_parameters(remove_duplicate=False):
         holder = path.rpartition(".")[0]
         matches = [pattern for pattern in plan if re.fullmatch(pattern, path) or re.fullmatch(pattern, holder)]
@@ -141,8 +141,14 @@ def test_tensor_plan_names_every_weight_exactly_once(name, index):
 
 @every_case
 def test_number_of_parameters_is_the_closed_form(name, index):
-    model = models.from_config({"model": tiny_part(name, index)})
+    model = built(name, index)
     assert sum(p.numel() for p in model.parameters()) == models.architecture(name).num_parameters(model.config)
+
+
+@every_case
+def test_the_length_of_the_layer_list_is_known_without_building_it(name, index):
+    architecture, config = models.architecture(name), built(name, index).config
+    assert architecture.list_length(config) == len(architecture.layers(config))
 
 
 @every_case

@@ -12,6 +12,7 @@ from hierlm.models.lmu import Config
 from hierlm.nn import legendre
 from hierlm.nn.legendre_memory import LegendreMemory
 from hierlm.nn.lmu_block import ImplicitAttention
+from tests.models.perturbed import perturbed
 
 SMALL = {
     "arch": "lmu",
@@ -27,12 +28,7 @@ SMALL = {
 
 
 def _model(**fields: object) -> LanguageModel:
-    model = models.from_config({"model": SMALL | fields}, seed=3).double().eval()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.3)
-    return model
+    return perturbed(SMALL | fields).eval()
 
 
 def _text(length: int) -> torch.Tensor:

@@ -121,7 +121,7 @@ def test_the_retinas_attention_grows_slower_than_the_square_of_the_length():
         return flops[1] / flops[0]
 
     assert growth(plain) == 4
-    assert growth(model) < 3.1
+    assert growth(model) < 3.2  # what a single query sees grows like 2 * (8 + 4 + 32) / (8 + 4 + 16) = 3.14 already
 
 
 def test_bottom_up_with_a_silent_aggregation_is_the_layers_on_tokens():

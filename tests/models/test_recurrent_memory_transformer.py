@@ -10,6 +10,7 @@ from hierlm.models.assembly import LanguageModel, State
 from hierlm.models.contract import StepContext, Stream, fold
 from hierlm.models.recurrent_memory_transformer import Config
 from hierlm.nn.memory_replay import ReplayMemory
+from tests.models.perturbed import perturbed
 
 L = 4
 SMALL = {
@@ -25,12 +26,7 @@ SMALL = {
 
 
 def _model(**fields: object) -> LanguageModel:
-    model = models.from_config({"model": SMALL | fields}, seed=3).double().train()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.3)
-    return model
+    return perturbed(SMALL | fields).train()
 
 
 def _text(num_segments: int, batch: int = 2) -> torch.Tensor:

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from hierlm import models
 from hierlm.models import skip_cross_head_xl
 from hierlm.models.assembly import LanguageModel
 from hierlm.models.contract import StepContext, Stream
 from hierlm.models.skip_cross_head_xl import Config
 from hierlm.nn.cross_head_block import skip_probability
 from hierlm.nn.memory_slots import SegmentMemory
+from tests.models.perturbed import perturbed
 
 SMALL = {"vocab_size": 50, "num_layers": 4, "hidden_dim": 16, "num_heads": 4, "ffn_dim": 24, "memory_length": 6}
 OFF = {"layer_skip": "off", "skip_probability": 0.5, "cross_head_probability": 0.0}
@@ -17,13 +17,7 @@ RAMP = OFF | {"layer_skip": "ramp"}
 
 
 def _model(arch: str = "skip_cross_head_xl", **fields: object) -> LanguageModel:
-    part = {"arch": arch, "tie_embeddings": False} | SMALL | fields
-    model = models.from_config({"model": part}, seed=3).double()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.3)
-    return model
+    return perturbed({"arch": arch, "tie_embeddings": False} | SMALL | fields)
 
 
 def _text(length: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from hierlm.models.contract import StepContext, Stream
 from hierlm.models.transformer_xl import Config
 from hierlm.nn.memory_slots import SegmentMemory
 from hierlm.nn.relative_attention import Sight, consecutive_sight
+from tests.models.perturbed import perturbed
 
 PAPERS = Path(__file__).parents[2] / "configs" / "papers"
 SMALL = {"arch": "transformer_xl", "vocab_size": 50, "num_layers": 3, "hidden_dim": 16, "num_heads": 2, "ffn_dim": 24}
@@ -21,12 +22,7 @@ WIKITEXT = {"arch": "transformer_xl", "vocab_size": 267_735, "cutoffs": [20_000,
 
 
 def _model(**fields: object) -> LanguageModel:
-    model = models.from_config({"model": SMALL | fields}, seed=3).double().eval()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.3)
-    return model
+    return perturbed(SMALL | fields).eval()
 
 
 def _text(length: int, batch: int = 2) -> torch.Tensor:

@@ -39,12 +39,17 @@ def test_probabilities_over_the_vocabulary_sum_to_one(div_value):
 
 
 @pytest.mark.parametrize("div_value", [1, 2])
-def test_losses_of_the_targets_are_the_cross_entropy_of_the_logits(div_value):
+def test_a_tails_tokens_share_out_the_probability_of_its_class(div_value):
     head, hidden = _head(div_value), torch.randn(3, 20, 16, dtype=torch.float64)
-    targets = torch.randint(50, (3, 20), generator=torch.Generator().manual_seed(1))
-    logits = head(Stream((hidden,)))[0].hidden
-    expected = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(3, 20)
-    torch.testing.assert_close(head.token_losses(hidden, targets), expected)
+    probabilities = head(Stream((hidden,)))[0].hidden.exp()
+    vectors = [hidden @ p.weight for p in head.projections] if div_value > 1 else [hidden] * 3
+    first = torch.cat((head.tables[0](vectors[0]), head.tails(hidden)), dim=-1).softmax(-1)
+    torch.testing.assert_close(probabilities[..., :10], first[..., :10])
+    for index, (begin, end) in enumerate(((10, 30), (30, 50))):
+        of_class = first[..., 10 + index, None]
+        within = head.tables[index + 1](vectors[index + 1]).softmax(-1)
+        torch.testing.assert_close(probabilities[..., begin:end].sum(-1, keepdim=True), of_class)
+        torch.testing.assert_close(probabilities[..., begin:end], of_class * within)
 
 
 @pytest.mark.parametrize("div_value", [1, 2])

@@ -7,6 +7,7 @@ from hierlm.nn.offset_attention import OffsetAttention
 from hierlm.nn.positions import rotate, sinusoids, token_positions
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.visibility import Causal, GroupsSoFar, OnePerGroup
+from tests.nn.pairs import offsets_of
 
 D, H = 8, 2
 K = D // H
@@ -49,7 +50,7 @@ def test_relative_attention_is_its_formula(rule, num_queries, num_keys, stride):
     got = attention(x, torch.zeros(num_queries), seen=seen, rule=rule, stride=stride)
 
     mask = rule.mask(num_queries, num_keys, device=CPU)
-    offsets = rule.offsets(num_queries, num_keys, device=CPU)
+    offsets = offsets_of(rule, num_queries, num_keys)
     q, k, v = attention.query(x)[0], attention.key(y)[0], attention.value(y)[0]
     u, w = attention.content_bias.weight[:, 0], attention.position_bias.weight[:, 0]
     heads = []

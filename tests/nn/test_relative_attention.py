@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from hierlm.nn.memory_slots import SegmentMemory, empty_memory
-from hierlm.nn.positions import sinusoids
+from hierlm.nn.positions import relative_shift, sinusoids
 from hierlm.nn.relative_attention import (
     RelativeAttention,
     Sight,
     consecutive_sight,
     gapped_sight,
-    relative_shift,
     two_way_sight,
 )
 

@@ -7,6 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hierlm.nn.visibility import Causal, GroupsSoFar, OnePerGroup
+from tests.nn.pairs import offsets_of
 
 CPU = torch.device("cpu")
 
@@ -41,11 +42,12 @@ def test_fused_attention_equals_attention_under_the_mask(rule, num_queries, num_
 
 
 @pytest.mark.parametrize(("rule", "num_queries", "num_keys"), CASES)
-def test_every_visible_pair_has_an_offset_in_the_span(rule, num_queries, num_keys):
-    offsets = rule.offsets(num_queries, num_keys, device=CPU)[rule.mask(num_queries, num_keys, device=CPU)]
-    span = rule.offset_span(num_queries, num_keys)
-    assert span.start <= int(offsets.min())
-    assert int(offsets.max()) < span.stop
+def test_every_visible_pair_gets_what_belongs_to_its_offset(rule, num_queries, num_keys):
+    span, visible = rule.offset_span(num_queries, num_keys), rule.mask(num_queries, num_keys, device=CPU)
+    by_offset = torch.arange(span.start, span.stop).expand(2, num_queries, -1)
+    expected = offsets_of(rule, num_queries, num_keys)
+    for by_pair in rule.by_pair(by_offset, num_keys):
+        assert torch.equal(by_pair[visible], expected[visible])
 
 
 def test_a_window_counts_the_query_itself():
@@ -58,14 +60,6 @@ def test_group_m_sees_the_members_of_groups_up_to_m():
 
 def test_fine_position_i_sees_groups_up_to_i_over_k():
     assert GroupsSoFar(3, 0).mask(7, 3, device=CPU).sum(dim=1).tolist() == [1, 1, 1, 2, 2, 2, 3]
-
-
-def test_offsets_are_those_of_the_reference_code():
-    """Same level: j - i. Down (query i, key j): j - i k. Up: j k - i."""
-    i, j = torch.arange(6)[:, None], torch.arange(6)[None, :]
-    assert torch.equal(Causal().offsets(6, 6, device=CPU), j - i)
-    assert torch.equal(OnePerGroup(3).offsets(2, 6, device=CPU), j - i[:2] * 3)
-    assert torch.equal(GroupsSoFar(3, 0).offsets(6, 2, device=CPU), j[:, :2] * 3 - i)
 
 
 def test_a_window_needs_no_square_of_the_length():
