@@ -34,9 +34,11 @@ def load_members(path: str | Path, overrides: Sequence[str], axes: Sequence[str]
     base = load_config(path, overrides).name
     configs: list[Config] = []
     problems: list[str] = []
-    for member in members(base, axes):
+    sweep = members(base, axes)
+    for member in sweep:
+        own = (*member.overrides, f"tracking.sweep_size={len(sweep)}", f"name={member.name}")
         try:
-            configs.append(load_config(path, [*overrides, *member.overrides, f"name={member.name}"]))
+            configs.append(load_config(path, [*overrides, *own]))
         except UserError as error:
             problems += error.problems
     if problems:

@@ -1,6 +1,8 @@
-"""`hierlm eval`: loss, perplexity and bits per byte of a checkpoint on a split."""
+"""`hierlm eval`: loss, perplexities, bits per byte and the loss by position of a checkpoint on a split."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,32 +10,101 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_pipeline.loader import open_split
+from data_pipeline.loader import IGNORED_TARGET, Split, open_split
+from hierlm.errors import UserError
 from hierlm.inference.load_run import LoadedRun, load_run
-from hierlm.models.assembly import State, is_recurrent
-from hierlm.train.evaluation import Evaluation
+from hierlm.inference.remembering import AS_TRAINED, Remembering
+from hierlm.inference.windows import CarriedLanes, Passes, SlidingWindows
+from hierlm.models.assembly import State
+from hierlm.train.evaluation import EvaluationSums, Score
 
-ROWS_PER_PASS = 8
+ROWS_PER_PASS = 8  # windows at once, or lanes with a memory of their own
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a split is read; lengths in tokens, None as in training."""
+
+    sequence_length: int | None = None  # None: that of the checkpoint's phase
+    stride: int | None = None  # None: the sequence length, windows do not overlap
+    remembering: Remembering = AS_TRAINED
+
+
+AS_IN_TRAINING = Reading()
 
 
 def evaluate_run(
-    path: Path, *, split: str, checkpoint: int | None, progress: Callable[[int, int], None]
+    path: Path,
+    *,
+    split: str,
+    checkpoint: int | None,
+    progress: Callable[[int, int], None],
+    reading: Reading = AS_IN_TRAINING,
 ) -> list[dict[str, Any]]:
-    """One record per data source: step, split, data, loss, perplexity, bits_per_byte, tokens."""
-    loaded = load_run(path, checkpoint=checkpoint)
-    records = []
+    """One record per data source of a run's checkpoint (None: the newest good one): see `evaluate`."""
+    loaded = load_run(path, checkpoint=checkpoint, remembering=reading.remembering)
+    return evaluate(loaded, split=split, reading=reading, progress=progress)
+
+
+def evaluate(
+    loaded: LoadedRun, *, split: str, reading: Reading, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[dict[str, Any]]:
+    """For each data source: step, split, data, how it was read, loss, perplexity, bits_per_byte, tokens, words and
+    word_perplexity (None where words were not counted), loss_by_position (nats; None where nothing is scored).
+
+    UserError when the model cannot be evaluated in this way.
+    """
+    how, records = _how(loaded, reading), []
     for source in loaded.config.data.weighted_sources:
-        evaluation = Evaluation(
-            open_split(source.path, split),
-            score=Scorer(loaded),
-            rows_per_pass=ROWS_PER_PASS,
-            is_recurrent=is_recurrent(loaded.config.model),
-            progress=progress,
-        )
-        sums = evaluation.run(sequence_length=loaded.phase.sequence_length, max_rows=None)
-        assert sums is not None, "nobody stops an evaluation without other ranks"
-        records.append({"step": loaded.step, "split": split, "data": source.path, **sums.metrics()})
+        opened = open_split(source.path, split)
+        passes = _passes(opened, loaded, reading)
+        told = {"step": loaded.step, "split": split, "data": source.path, **how}
+        records.append({**told, **_scored(opened, passes, score=Scorer(loaded), progress=progress)})
     return records
+
+
+def _scored(split: Split, passes: Passes, *, score: Score, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Everything measured over a whole split."""
+    nats = torch.zeros(passes.sequence_length, dtype=torch.float64)
+    counts = torch.zeros(passes.sequence_length, dtype=torch.int64)
+    for done, one in enumerate(passes, start=1):
+        nats += score(one.tokens, one.targets, continues=one.continues).double().sum(dim=0).cpu()
+        counts += (one.targets != IGNORED_TARGET).sum(dim=0)
+        progress(done, len(passes))
+    total = float(nats.sum())
+    by_position = [n / c if c else None for n, c in zip(nats.tolist(), counts.tolist(), strict=True)]
+    return {
+        **EvaluationSums(total, int(counts.sum()), split.tokens_per_byte, split.kind).metrics(),
+        "words": split.num_words,
+        "word_perplexity": math.exp(min(total / split.num_words, 700.0)) if split.num_words else None,
+        "loss_by_position": by_position,
+    }
+
+
+def _passes(split: Split, loaded: LoadedRun, reading: Reading) -> Passes:
+    length = _sequence_length(loaded, reading)
+    if loaded.is_recurrent:
+        if reading.stride is not None:
+            raise UserError(
+                f"--stride: {loaded.config.model.arch} carries its memory from segment to segment, so windows cannot "
+                "overlap; leave --stride out"
+            )
+        return CarriedLanes(split, sequence_length=length, num_lanes=ROWS_PER_PASS)
+    stride = length if reading.stride is None else reading.stride
+    if not 1 <= stride <= length:
+        raise UserError(f"--stride: given {stride}, allowed 1 to the sequence length {length}")
+    return SlidingWindows(split, sequence_length=length, stride=stride, windows_per_pass=ROWS_PER_PASS)
+
+
+def _sequence_length(loaded: LoadedRun, reading: Reading) -> int:
+    return loaded.phase.sequence_length if reading.sequence_length is None else reading.sequence_length
+
+
+def _how(loaded: LoadedRun, reading: Reading) -> dict[str, Any]:
+    """How the split was read: as asked, else as in training."""
+    length = _sequence_length(loaded, reading)
+    stride = None if loaded.is_recurrent else reading.stride or length
+    return {"sequence_length": length, "stride": stride, "carries_memory": loaded.is_recurrent}
 
 
 class Scorer:
@@ -47,5 +118,7 @@ class Scorer:
     def __call__(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
         logits, self._state = self._model(tokens.to(self._device), self._state if continues else None)
         wanted = targets.to(self._device)
-        flat = F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=-100)
+        flat = F.cross_entropy(
+            logits.float().flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=IGNORED_TARGET
+        )
         return flat.view_as(targets)

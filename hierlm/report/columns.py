@@ -28,6 +28,7 @@ COLUMNS = (
     Column("run", "run", "name of the run, or of runs that differ in nothing but the seed"),
     Column("model", "model", "architecture"),
     Column("bits_per_byte", "bits/byte", "of the last evaluation of the valid split", formats.quality, "low"),
+    Column("bits_per_dimension", "bits/dim", "the same of images, a byte being a dimension", formats.quality, "low"),
     Column("loss", "loss", "nats per token, last evaluation of the valid split", formats.quality, "low"),
     Column("perplexity", "ppl", "exp(loss), per token", formats.quality, "low"),
     Column("num_parameters", "params", "all trained parameters", formats.count),
@@ -40,10 +41,15 @@ COLUMNS = (
     Column("train_flops", "FLOPs", "forward and backward of all training tokens", formats.count),
     Column("num_non_embedding_parameters", "non-emb", "parameters without embeddings", formats.count),
     Column("test_bits_per_byte", "test b/b", "bits per byte of the test split", formats.quality, "low"),
+    Column("test_bits_per_dimension", "test b/d", "bits per dimension of the test split", formats.quality, "low"),
     Column("steps", "steps", "optimizer steps", formats.count),
     Column("seed", "seed", "of the run; how many there are where several are shown as one"),
     Column("status", "status", "running, finished, stopped or failed"),
 )
+
+QUALITIES = (names.BITS_PER_DIMENSION, names.BITS_PER_BYTE)
+"""What runs are judged by, before the loss: it does not depend on the tokenizer."""
+_OF_EVALUATIONS = (names.LOSS, names.PERPLEXITY, *QUALITIES)
 
 BY_KEY: Mapping[str, Column] = {column.key: column for column in COLUMNS}
 
@@ -61,21 +67,28 @@ def measures(run: RunRecord) -> dict[str, Value]:
     }
 
 
+def quality_of(measured: Sequence[Mapping[str, Value]]) -> str:
+    """The column to judge runs by: bits per dimension or byte if every run with a loss has it, else the loss."""
+    known = [values for values in measured if values["loss"] is not None]
+    return next((key for key in QUALITIES if known and all(v[key] is not None for v in known)), names.LOSS)
+
+
 def _from_summary(run: RunRecord) -> dict[str, Value]:
     summary = run.summary
     if summary is None:
         return {}
     valid = {} if summary.valid is None else summary.valid.model_dump(exclude={"step"})
     plain = {key: getattr(summary, key) for key in BY_KEY if key in type(summary).model_fields and key != "seed"}
-    test = None if summary.test is None else summary.test.bits_per_byte
-    return {**valid, **plain, "train_flops": summary.train_flops, "test_bits_per_byte": test}
+    bits = (names.BITS_PER_BYTE, names.BITS_PER_DIMENSION)
+    test = {} if summary.test is None else {f"test_{name}": getattr(summary.test, name) for name in bits}
+    return {**valid, **plain, "train_flops": summary.train_flops, **test}
 
 
 def _from_records(run: RunRecord) -> dict[str, Value]:
     """What a run that is still going, or was killed, has shown so far."""
     train, valid = run.train, run.evaluations("valid")
     last: Mapping[str, Any] = valid[-1] if valid else {}
-    values: dict[str, Value] = {key: last.get(key) for key in (names.LOSS, names.PERPLEXITY, names.BITS_PER_BYTE)}
+    values: dict[str, Value] = {key: last.get(key) for key in _OF_EVALUATIONS}
     if train:
         values |= {key: train[-1].get(source) for key, source in (("steps", "step"), ("tokens_seen", "tokens_seen"))}
         values["tokens_per_second"] = _typical(train, names.TOKENS_PER_SECOND)

@@ -7,7 +7,7 @@ from itertools import takewhile
 from statistics import fmean, stdev
 from typing import Any
 
-from hierlm.report.columns import BY_KEY, COLUMNS, Value, measures
+from hierlm.report.columns import BY_KEY, COLUMNS, Value, measures, quality_of
 from hierlm.report.run_record import RunRecord
 
 _SAME_EXPERIMENT = ("name", "seed", "run_root", "tracking.")  # where runs that differ are still repetitions
@@ -44,9 +44,8 @@ class Comparison:
 
     @property
     def quality(self) -> str:
-        """The column runs are judged by: bits per byte if every row has it (then tokenizers do not matter)."""
-        known = [row for row in self.rows if row.values["loss"] is not None]
-        return "bits_per_byte" if all(row.values["bits_per_byte"] is not None for row in known) else "loss"
+        """The column runs are judged by."""
+        return quality_of([row.values for row in self.rows])
 
     def best(self, key: str) -> float | None:
         """The best value of a column, if it has a good end and rows to choose from."""

@@ -35,7 +35,7 @@ def compare_page(comparison: Comparison) -> str:
 
 _CURVES_NOTE = (
     "Thick with markers: valid split; thin: training, smoothed. Dotted: a phase begins. "
-    "Click a name to hide a run, drag to zoom, double-click to go back."
+    "Click a name to hide a run, drag to zoom, double-click to go back. Of several seeds the first is drawn."
 )
 
 

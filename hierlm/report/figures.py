@@ -59,8 +59,9 @@ def trade_off(comparison: Comparison, *, cost: str) -> Figure | None:
     costs = [_number(row, cost) for row in known]
     scale, unit = _unit(cost, max(costs))
     is_log = min(costs) > 0 and max(costs) / min(costs) > _SMALLEST_SPAN_FOR_LOG
-    x_range = _with_margins([math.log10(value / scale) if is_log else value / scale for value in costs], share=0.2)
-    y_range = _with_margins([_number(row, quality) for row in known], share=0.15)
+    ends = [end / scale for row in known for end in _ends(row, cost) if end > 0 or not is_log]
+    x_range = _with_margins([math.log10(end) if is_log else end for end in ends], share=0.2)
+    y_range = _with_margins([end for row in known for end in _ends(row, quality)], share=0.15)
     figure_layout = layout(x=COSTS[cost] + unit, y=BY_KEY[quality].title)
     figure_layout["xaxis"] |= {"type": "log" if is_log else "linear", "tickformat": "" if unit else "~s"}
     figure_layout["xaxis"]["range"], figure_layout["yaxis"]["range"] = x_range, y_range
@@ -217,6 +218,12 @@ def _hover(row: Row, quality: str) -> str:
 def _error(row: Row, key: str, *, scale: float) -> dict[str, Any]:
     deviation = row.deviations.get(key, 0.0) / scale
     return {"type": "data", "array": [deviation], "visible": deviation > 0, "thickness": 1.2, "color": FAINT}
+
+
+def _ends(row: Row, key: str) -> tuple[float, float]:
+    """Of the error bar."""
+    value, deviation = _number(row, key), row.deviations.get(key, 0.0)
+    return value - deviation, value + deviation
 
 
 def _number(row: Row, key: str) -> float:

@@ -1,6 +1,10 @@
 """Numbers as people read them."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
+
+from hierlm.tracking import names
 
 _THOUSANDS = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -35,6 +39,13 @@ def share(value: float) -> str:
 def quality(value: float) -> str:
     """A loss or bits per byte: four digits after the point; a perplexity grows large, so fewer."""
     return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def bits(record: Mapping[str, Any]) -> str:
+    """What a record says of its loss in bits, in the unit its data is judged by."""
+    if names.BITS_PER_DIMENSION in record:
+        return f"bits/dim {record[names.BITS_PER_DIMENSION]:.4f}"
+    return f"bits/byte {record[names.BITS_PER_BYTE]:.4f}"
 
 
 def _scaled(value: float, *, base: float, units: tuple[str, ...]) -> str:

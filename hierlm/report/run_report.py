@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from hierlm.report import formats
-from hierlm.report.columns import BY_KEY, COLUMNS, measures, numbers
+from hierlm.report.columns import BY_KEY, COLUMNS, QUALITIES, measures, numbers, quality_of
 from hierlm.report.figures import Figure, color, curves, layout
 from hierlm.report.page import Panel, Section, page, table
 from hierlm.report.run_record import RunRecord
 from hierlm.report.series import phase_starts, thinned, training_curve
+from hierlm.report.stage_balance import StageBalance
+from hierlm.report.stages import stage_document, stage_note, stage_panel, stage_rows, stage_table
 from hierlm.report.text import aligned
 from hierlm.report.time_split import PARTS, TimeSplit, time_split
 from hierlm.tracking import names
@@ -27,20 +29,21 @@ _PART_COLORS = {  # what makes progress in green and blue, what is lost in red, 
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def document(run: RunRecord) -> dict[str, Any]:
-    """For --json."""
+def document(run: RunRecord, *, balance: StageBalance | None) -> dict[str, Any]:
+    """For --json. `balance` here and below: None where one stage holds all layers."""
     split = time_split(run)
     return {
         "run": run.name,
         "measures": measures(run),
         "goodput": None if split is None else split.goodput,
         "time_seconds": {} if split is None else {"total": split.total_seconds, **split.seconds},
+        "stages": stage_document(balance),
         "phase_starts": [{"phase": start.name, **start.x} for start in phase_starts(run)],
         "attempts": [dict(record) for record in run.attempts],
     }
 
 
-def text(run: RunRecord) -> str:
+def text(run: RunRecord, *, balance: StageBalance | None) -> str:
     """For a terminal or a log."""
     values = measures(run)
     shown = [(c.title, _shown(c.key, values[c.key])) for c in COLUMNS if values[c.key] is not None]
@@ -50,13 +53,16 @@ def text(run: RunRecord) -> str:
     if split is not None:
         lines += ["", f"time {formats.duration(split.total_seconds)}, goodput {formats.share(split.goodput or 0.0)}"]
         lines += [f"  {line}" for line in aligned(_time_rows(split))]
+    lines += ["", f"pipeline: {stage_note(balance)}"]
+    if balance is not None:
+        lines += [f"  {line}" for line in aligned(stage_rows(balance))]
     return "\n".join(lines)
 
 
-def run_page(run: RunRecord) -> str:
+def run_page(run: RunRecord, *, balance: StageBalance | None) -> str:
     """The whole HTML document."""
     values, split = measures(run), time_split(run)
-    quality = names.BITS_PER_BYTE if values["bits_per_byte"] is not None else names.LOSS
+    quality = quality_of([values])
     title = BY_KEY[quality].title
     sections = [
         Section(
@@ -67,6 +73,12 @@ def run_page(run: RunRecord) -> str:
             note=_time_note(split),
             panels=[] if split is None else [Panel("where it went", _bar(split), size="flat")],
         ),
+        Section(
+            "Stages of the pipeline",
+            note=stage_note(balance),
+            body=stage_table(balance),
+            panels=[] if balance is None else [stage_panel(balance)],
+        ),
         Section("Step by step", panels=_step_panels(run)),
         Section("Attempts", body=_attempts(run.attempts)),
         Section("Config", body=table([("key", "text"), ("value", "text")], [[k, v] for k, v in run.config.items()])),
@@ -75,7 +87,7 @@ def run_page(run: RunRecord) -> str:
         title=f"Run {run.name}",
         lead=f"{values['model']} · experiment {run.experiment or '?'} · {values['status']}",
         tiles=_tiles(run, split),
-        sections=[section for section in sections if section.body or section.panels],
+        sections=[section for section in sections if section.body or section.panels or section.note],
     )
 
 
@@ -106,7 +118,7 @@ def _time_rows(split: TimeSplit) -> list[list[str]]:
 
 def _tiles(run: RunRecord, split: TimeSplit | None) -> dict[str, str]:
     values = measures(run)
-    asked = ("bits_per_byte", "loss", "steps", "tokens_seen", "tokens_per_second", "peak_device_memory_bytes")
+    asked = (*QUALITIES, "loss", "steps", "tokens_seen", "tokens_per_second", "peak_device_memory_bytes")
     tiles = {BY_KEY[key].title: _shown(key, values[key]) for key in asked if values[key] is not None}
     if split is not None and split.goodput is not None:
         tiles["goodput"] = formats.share(split.goodput)
@@ -177,7 +189,10 @@ def _has(run: RunRecord, field: str) -> bool:
 
 def _line(run: RunRecord, field: str, *, unit: str) -> Figure:
     curve = thinned(training_curve(run, field), most_points=600)
-    scale, unit = (2.0**30, "GiB") if unit == "bytes" and max(curve.y) > 2**30 else (1.0, unit)
+    if unit == "bytes":
+        scale, unit = (2.0**30, "GiB") if max(curve.y) > 2**30 else (2.0**20, "MiB")
+    else:
+        scale = 1.0
     trace = {
         "type": "scatter",
         "mode": "lines",
@@ -209,5 +224,5 @@ def _attempts(attempts: Sequence[Any]) -> str:
     if not attempts:
         return ""
     keys = ("attempt", "event", "time", "host", "job_id", "first_step", "last_step", "why")
-    rows = [[str(record.get(key, "") or "") for key in keys] for record in attempts]
+    rows = [["" if record.get(key) is None else str(record[key]) for key in keys] for record in attempts]
     return table([(key.replace("_", " "), "text") for key in keys], rows)

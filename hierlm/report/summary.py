@@ -19,6 +19,7 @@ class SplitResult(Strict):
     loss: float  # nats per token
     perplexity: float  # exp(loss), per token
     bits_per_byte: float | None = None  # None where the source bytes are unknown
+    bits_per_dimension: float | None = None  # of images only
     step: NonNegativeInt  # completed optimizer steps of the weights that were evaluated
 
 

@@ -3,6 +3,7 @@
 from hierlm.tracking.backend import Backend, Status
 from hierlm.tracking.identity import RunIdentity
 from hierlm.tracking.state import StateFile
+from hierlm.tracking.sweep import set_sweep_status, sweep_parent
 
 
 def attach(backend: Backend, file: StateFile, identity: RunIdentity) -> None:
@@ -10,33 +11,39 @@ def attach(backend: Backend, file: StateFile, identity: RunIdentity) -> None:
     known = _known_runs(backend, file, identity)
     run_id = file.state.run_id
     if not known:
-        parent = _sweep_parent(backend, identity)
-        run_id = backend.find_or_create_run(name=identity.name, tags=identity.tags, parent=parent)
+        parent = sweep_parent(backend, identity)
+        run_id = backend.find_or_create_run(
+            name=identity.name, tags=identity.tags, parent=parent, started_ms=identity.started_ms
+        )
     if not known or file.state.sending:
         _ask_what_arrived(backend, file, run_id=run_id)
     _log_params(backend, run_id, identity)
     for dataset in identity.datasets:
         backend.log_dataset(run_id, dataset)
     if identity.attempt is not None and file.state.status != "RUNNING":
-        set_status(backend, file, status="RUNNING")
+        set_status(backend, file, identity, status="RUNNING")
 
 
-def set_status(backend: Backend, file: StateFile, *, status: Status) -> None:
-    """Of the run and of its newest phase."""
+def set_status(backend: Backend, file: StateFile, identity: RunIdentity, *, status: Status) -> None:
+    """Of the run and of its newest phase; then of the sweep it belongs to."""
     for run_id in (*list(file.state.phase_runs.values())[-1:], file.state.run_id):
         backend.set_status(run_id, status)
+    set_sweep_status(backend, identity)
     with file.change() as state:
         state.status = status
 
 
-def phase_run(backend: Backend, file: StateFile, identity: RunIdentity, *, phase: str) -> str:
+def phase_run(backend: Backend, file: StateFile, identity: RunIdentity, *, phase: str, started_ms: int) -> str:
     """The child run of a phase; the one of the phase before is finished when it is made."""
     if phase in file.state.phase_runs:
         return file.state.phase_runs[phase]
     for earlier in file.state.phase_runs.values():
         backend.set_status(earlier, "FINISHED")
     run_id = backend.find_or_create_run(
-        name=f"{identity.name} · {phase}", tags=identity.phase_tags(phase), parent=file.state.run_id
+        name=f"{identity.name} · {phase}",
+        tags=identity.phase_tags(phase),
+        parent=file.state.run_id,
+        started_ms=started_ms,
     )
     backend.log_params(run_id, _missing(backend, run_id, identity.phase_params(phase)))
     with file.change() as state:
@@ -61,12 +68,6 @@ def _ask_what_arrived(backend: Backend, file: StateFile, *, run_id: str) -> None
     sent = {known: backend.last_steps(known) for known in (run_id, *file.state.phase_runs.values())}
     with file.change() as state:
         state.run_id, state.sent, state.sending = run_id, sent, False
-
-
-def _sweep_parent(backend: Backend, identity: RunIdentity) -> str | None:
-    if identity.sweep is None:
-        return None
-    return backend.find_or_create_run(name=identity.sweep, tags=identity.sweep_tags, parent=None)
 
 
 def _log_params(backend: Backend, run_id: str, identity: RunIdentity) -> None:

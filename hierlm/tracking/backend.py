@@ -41,8 +41,16 @@ class Backend(Protocol):
     def address(self, run_id: str) -> str:
         """Where people look at the run; empty where there is no page."""
 
-    def find_or_create_run(self, *, name: str, tags: Mapping[str, str], parent: str | None) -> str:
-        """The id of the one live run that carries all `tags`; made under `parent` when there is none."""
+    def find_or_create_run(
+        self, *, name: str, tags: Mapping[str, str], parent: str | None, started_ms: int | None
+    ) -> str:
+        """The id of the one live run that carries all `tags`; made under `parent` when there is none.
+
+        `started_ms` is when it began, in unix time; None: now.
+        """
+
+    def statuses_below(self, run_id: str) -> list[Status]:
+        """Of the live runs whose parent is this one."""
 
     def is_live(self, run_id: str) -> bool:
         """Whether the run exists and was not deleted."""

@@ -18,6 +18,10 @@ class TrackingConfig(Strict):
     experiment: str = Field(default="hierlm", min_length=1)
     sweep: str | None = Field(default=None, min_length=1, description="runs of one sweep are grouped under this name")
 
+    sweep_size: int | None = Field(
+        default=None, ge=1, description="members of the sweep: its parent run ends when so many have; None: those known"
+    )
+
     @field_validator("uri")
     @classmethod
     def a_scheme_we_can_follow(cls, uri: str) -> str:

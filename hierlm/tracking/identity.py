@@ -16,8 +16,10 @@ class RunIdentity:
     uuid: str
     uri: str
     params: Mapping[str, str]
+    started_ms: int | None = None  # when the first attempt began, unix time; None: not known
     attempt: int | None = None  # None: nothing is running, a synchronisation afterwards
     sweep: str | None = None
+    sweep_size: int | None = None  # members there will be; None: not known
     datasets: tuple[Dataset, ...] = ()
     files: tuple[Path, ...] = field(default=())  # kept with the run from the start, if they exist
 

@@ -2,6 +2,8 @@
 
 A record is one `write` of one whole line, so a killed process leaves at most one torn line, the last.
 Floats are written with `repr`: they come back bit for bit. NaN and infinities are written as Python's json does.
+
+Opening replaces the file by a copy: an earlier attempt that still lives appends to one without a name (lease.py).
 """
 
 import json
@@ -11,24 +13,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hierlm.lease import UNFENCED, Fence
 from hierlm.tracking.names import STEP, TIME, Record
+
+_COPY_BYTES = 1 << 20
 
 
 class MetricsFile:
     """The writer's end. Opening it removes a torn last line; only one process may hold it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, lease: Fence = UNFENCED) -> None:
+        """TakenOverError, as in `write`, when another attempt has the run; OSError leaves the file as it was."""
+        self.path, self._lease = path, lease
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        os.ftruncate(self._descriptor, _end_of_whole_lines(path))
+        copy = lease.temporary(path)
+        try:
+            self._descriptor = os.open(copy, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            _copy_whole_lines(path, self._descriptor)
+            os.fsync(self._descriptor)
+            lease.publish(copy, path)
+        except Exception:
+            copy.unlink(missing_ok=True)
+            raise
 
     def write(self, record: Record) -> None:
         """Append one record, with its `time` in unix seconds; OSError (disk full) leaves the file as it was.
 
+        TakenOverError when another attempt has the run.
         The time is part of the record so that a tracker that hears of it twice knows it for the same.
         """
         line = json.dumps({**record, TIME: record.get(TIME, time.time())}).encode() + b"\n"
+        self._lease.require_current()
         size = os.fstat(self._descriptor).st_size
         try:
             written = os.write(self._descriptor, line)
@@ -90,6 +105,17 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
+
+
+def _copy_whole_lines(path: Path, descriptor: int) -> None:
+    if not path.exists():
+        return
+    left = _end_of_whole_lines(path)
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, _COPY_BYTES))):
+            left -= len(block)
+            while block:
+                block = block[os.write(descriptor, block) :]
 
 
 def _end_of_whole_lines(path: Path) -> int:

@@ -64,15 +64,23 @@ class MlflowBackend:
     def address(self, run_id: str) -> str:
         return f"{self._uri}/#/experiments/{self.experiment_id}/runs/{run_id}" if self._is_server else ""
 
-    def find_or_create_run(self, *, name: str, tags: Mapping[str, str], parent: str | None) -> str:
+    def find_or_create_run(
+        self, *, name: str, tags: Mapping[str, str], parent: str | None, started_ms: int | None
+    ) -> str:
         """The oldest run with all `tags`, so that processes that race for a shared parent agree on one."""
         with self._one_process():
             found = self._runs_with(tags)
             if found:
                 return found[0]
             more = {_PARENT_TAG: parent} if parent else {}
-            run = self.client.create_run(self.experiment_id, run_name=name, tags={**tags, **more, **_user_tag()})
+            run = self.client.create_run(
+                self.experiment_id, start_time=started_ms, run_name=name, tags={**tags, **more, **_user_tag()}
+            )
         return self._elected(tags, mine=str(run.info.run_id))
+
+    def statuses_below(self, run_id: str) -> list[Status]:
+        below = _search(self.client, self.experiment_id, f"tags.`{_PARENT_TAG}` = '{run_id}'")
+        return [run.info.status for run in below]
 
     def is_live(self, run_id: str) -> bool:
         try:

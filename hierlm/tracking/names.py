@@ -14,6 +14,7 @@ TOKENS_SEEN = "tokens_seen"
 LOSS = "loss"
 PERPLEXITY = "perplexity"
 BITS_PER_BYTE = "bits_per_byte"
+BITS_PER_DIMENSION = "bits_per_dimension"  # of images: a byte is a dimension
 LEARNING_RATE = "learning_rate"
 GRAD_NORM = "grad_norm"
 TOKENS_PER_SECOND = "tokens_per_second"
@@ -23,6 +24,7 @@ DEVICE_MEMORY_BYTES = "device_memory_bytes"
 SHARE_OF_PEAK = "share_of_peak"
 EVAL_SECONDS = "eval_seconds"  # of an evaluation
 SAVE_SECONDS = "save_seconds"  # of a checkpoint
+SAVE_BLOCKING_SECONDS = "save_blocking_seconds"  # of it, how long training was held up
 
 _NOT_METRICS = frozenset({STEP, TIME})
 

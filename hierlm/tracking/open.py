@@ -3,14 +3,17 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hierlm.lease import UNFENCED, Fence
 from hierlm.run_dir import RunDir
 from hierlm.tracking.backend import Backend, Dataset
 from hierlm.tracking.config import NO_TRACKER, TrackingConfig
 from hierlm.tracking.follower import FollowingTracker
 from hierlm.tracking.identity import RunIdentity
+from hierlm.tracking.jsonl import read_records
 from hierlm.tracking.params import flatten
 from hierlm.tracking.replay import Replay
 from hierlm.tracking.state import run_uuid
@@ -27,20 +30,29 @@ def open_tracker(
     run_config_flat: Mapping[str, object],
     attempt: int,
     report: Callable[[str], None],
+    lease: Fence = UNFENCED,
 ) -> Tracker:
     """Start following `run_dir.metrics` in the background; open it after records to be made again were removed.
 
     `run_config_flat` may be nested: it is flattened. `report` gets one line when the tracker goes away or comes back.
+    Nothing is sent any more when another attempt has taken the run over.
     """
     if config.uri == NO_TRACKER:
         return NoTracker()
     return FollowingTracker(
-        replay_of(config, run_dir, run_config=run_config_flat, attempt=attempt),
+        replay_of(config, run_dir, run_config=run_config_flat, attempt=attempt, lease=lease),
         report=report,
     )
 
 
-def replay_of(config: TrackingConfig, run_dir: RunDir, *, run_config: Mapping[str, Any], attempt: int | None) -> Replay:
+def replay_of(
+    config: TrackingConfig,
+    run_dir: RunDir,
+    *,
+    run_config: Mapping[str, Any],
+    attempt: int | None,
+    lease: Fence = UNFENCED,
+) -> Replay:
     """What is pending for a run directory; nothing is contacted yet."""
     uri = absolute_uri(config.uri)
     params = flatten(run_config)
@@ -49,12 +61,20 @@ def replay_of(config: TrackingConfig, run_dir: RunDir, *, run_config: Mapping[st
         uuid=run_uuid(run_dir.identity),
         uri=uri,
         params=params,
+        started_ms=_started_ms(run_dir),
         attempt=attempt,
         sweep=config.sweep,
+        sweep_size=config.sweep_size,
         datasets=_datasets(params),
         files=(run_dir.config, run_dir.provenance, run_dir.job_script),
     )
-    return Replay(run_dir, identity=identity, connect=lambda: connect(config, run_dir, uri=uri))
+    return Replay(run_dir, identity=identity, connect=lambda: connect(config, run_dir, uri=uri), lease=lease)
+
+
+def _started_ms(run_dir: RunDir) -> int | None:
+    """When the first attempt began: a tracker that hears of the run later shows its true duration all the same."""
+    times = [record["time"] for record in read_records(run_dir.attempts)[:1] if "time" in record]
+    return int(datetime.fromisoformat(times[0]).timestamp() * 1000) if times else None
 
 
 def connect(config: TrackingConfig, run_dir: RunDir, *, uri: str) -> Backend:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from hierlm.lease import UNFENCED, Fence
 from hierlm.run_dir import RunDir
 from hierlm.tracking.attach import attach, phase_run, set_status
 from hierlm.tracking.backend import MAX_POINTS, Backend, Point, Status
@@ -34,9 +35,11 @@ def reason(error: BaseException) -> str:
 class Replay:
     """All that is pending for one run directory; `push` sends it."""
 
-    def __init__(self, run_dir: RunDir, *, identity: RunIdentity, connect: Callable[[], Backend]) -> None:
+    def __init__(
+        self, run_dir: RunDir, *, identity: RunIdentity, connect: Callable[[], Backend], lease: Fence = UNFENCED
+    ) -> None:
         """`connect` may be slow and may raise; it is called by `push` until it succeeds."""
-        self._run_dir, self._identity, self._connect = run_dir, identity, connect
+        self._run_dir, self._identity, self._connect, self._lease = run_dir, identity, connect, lease
         self._file = StateFile(run_dir.tracker_state)
         self._lock = FileLock(run_dir.tracker_state.with_suffix(".lock"))
         self._backend: Backend | None = None
@@ -69,7 +72,11 @@ class Replay:
         self._artifacts.append(path)
 
     def push(self) -> int:
-        """Send everything pending; the number of records sent. Raises whatever the backend raises, or BusyError."""
+        """Send everything pending; the number of records sent.
+
+        Raises whatever the backend raises, BusyError, or TakenOverError when this attempt has no say any more.
+        """
+        self._lease.require_current()
         if not self._lock.acquire(wait=False):
             raise BusyError(f"{self._run_dir.path}: another process follows this run")
         try:
@@ -82,11 +89,8 @@ class Replay:
             self._send_artifacts(self._backend)
             self._send_status(self._backend)
         except Exception:
-            self._attached, self._offset, self._phase = (
-                False,
-                0,
-                None,
-            )  # look again at what the tracker has, from the first record on
+            # look again at what the tracker has, from the first record on
+            self._attached, self._offsets, self._phase = False, {}, None
             raise
         return sent
 
@@ -127,8 +131,9 @@ class Replay:
             state.sending = True
         self._send_to(backend, self.run_id, batch)
         for phase in dict.fromkeys(record[PHASE] for record in batch if record[PHASE] is not None):
-            child = phase_run(backend, self._file, self._identity, phase=phase)
-            self._send_to(backend, child, [record for record in batch if record[PHASE] == phase])
+            records = [record for record in batch if record[PHASE] == phase]
+            child = phase_run(backend, self._file, self._identity, phase=phase, started_ms=_time_ms(records[0]))
+            self._send_to(backend, child, records)
         with self._file.change() as state:
             state.sending = False
 
@@ -169,7 +174,7 @@ class Replay:
         self._send_artifacts(backend)
         if wanted == "FINISHED":
             backend.log_model(self.run_id, name=self._run_dir.name, params=self._model_params())
-        set_status(backend, self._file, status=wanted)
+        set_status(backend, self._file, self._identity, status=wanted)
         with self._file.change():
             state.wanted_status = "" if state.wanted_status == wanted else state.wanted_status
 
@@ -180,8 +185,13 @@ class Replay:
 
 
 def _points(record: Record) -> list[Point]:
-    time_ms, step = int(record.get(TIME, 0) * 1000), int(record[STEP])
+    time_ms, step = _time_ms(record), int(record[STEP])
     return [Point(name, value, step=step, time_ms=time_ms) for name, value in metric_values(record).items()]
+
+
+def _time_ms(record: Record) -> int:
+    """When a record was written, unix time."""
+    return int(record.get(TIME, 0) * 1000)
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

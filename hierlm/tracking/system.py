@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from hierlm.lease import UNFENCED, Fence
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import MetricsFile, read_records
 from hierlm.tracking.names import KIND, NODE, STEP, SYSTEM
@@ -34,12 +35,13 @@ class SystemSampler:
         node: int,
         interval_seconds: float = 15.0,
         probe: Callable[[], Values] | None = None,
+        lease: Fence = UNFENCED,
     ) -> None:
         """`node` counts from 0; the number of samples continues over attempts. `probe` replaces the real sensors."""
         self._node, self._interval, self._probe = f"node{node}", interval_seconds, probe or node_values
         path = system_file(run_dir, node=self._node)
         self._next = 1 + max((record[STEP] for record in read_records(path)), default=0)
-        self._file = MetricsFile(path)
+        self._file = MetricsFile(path, lease=lease)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system", daemon=True)
         self._thread.start()

@@ -1,38 +1,78 @@
 """Loss, perplexity and bits per byte of a run's checkpoint on a split."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from launcher.options import JsonOption
 from launcher.verb import json_on_stdout
 
-EXAMPLE = "hierlm eval runs/demo-hourglass --split test"
+EXAMPLE = "hierlm eval runs/demo-hourglass --split test --stride 64 --per-position"
 
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
     split: Annotated[str, typer.Option(help="split of the run's dataset")] = "valid",
     checkpoint: Annotated[int | None, typer.Option(metavar="STEP", help="default: the newest good one")] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(min=1, help="tokens read together; default: as in the checkpoint's phase")
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="slide windows by so many tokens: more context, more work; default: the sequence length"),
+    ] = None,
+    memory_length: Annotated[
+        int | None, typer.Option(min=0, help="tokens remembered, for models that remember segments")
+    ] = None,
+    same_length: Annotated[
+        bool, typer.Option("--same-length", help="every token sees as many keys (Transformer-XL)")
+    ] = False,
+    per_position: Annotated[bool, typer.Option("--per-position", help="the mean loss by position in the row")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a whole split; one line per data source."""
+    """Score every token of a split once; one line per data source. Recurrent models carry their memory along it."""
     with json_on_stdout(as_json) as print_document:
-        from hierlm.inference.evaluate import evaluate_run
+        from hierlm.inference.evaluate import Reading, evaluate_run
+        from hierlm.inference.remembering import Remembering
         from launcher.progress import stderr_progress
 
+        reading = Reading(sequence_length, stride, Remembering(memory_length, same_length))
         with stderr_progress(f"evaluating {run} on {split}") as progress:
-            records = evaluate_run(run, split=split, checkpoint=checkpoint, progress=progress)
+            records = evaluate_run(run, split=split, checkpoint=checkpoint, progress=progress, reading=reading)
+        curves = [record.pop("loss_by_position") for record in records]
+        if as_json and per_position:
+            records = [{**r, "loss_by_position": curve} for r, curve in zip(records, curves, strict=True)]
         if as_json:
             print_document(records[0] if len(records) == 1 else records)
-        else:
-            for record in records:
-                print(_line(record))
+            return
+        for record, curve in zip(records, curves, strict=True):
+            print(_line(record))
+            if per_position:
+                print("\n".join(_table(curve)))
 
 
-def _line(record: dict[str, object]) -> str:
+def _line(record: dict[str, Any]) -> str:
+    from hierlm.report.formats import bits
+
+    words = record["word_perplexity"]
     return (
         f"{record['data']} {record['split']} | step {record['step']} | loss {record['loss']:.4f} nats/token | "
-        f"perplexity {record['perplexity']:.4g} | bits/byte {record['bits_per_byte']:.4f} | {record['tokens']:,} tokens"
+        f"perplexity {record['perplexity']:.4g} | {bits(record)} | "
+        + (f"word perplexity {words:.4g} | " if words is not None else "")
+        + f"{record['tokens']:,} tokens"
     )
+
+
+def _table(curve: Sequence[float | None]) -> Iterator[str]:
+    """Mean loss of positions 0, 1, 2-3, 4-7, 8-15, ... of the rows; those that are context only are left out."""
+    yield f"{'position':>15}  nats/token"
+    start, stop = 0, 1
+    while start < len(curve):
+        known = [loss for loss in curve[start:stop] if loss is not None]
+        last = min(stop, len(curve)) - 1
+        name = str(start) if last == start else f"{start}-{last}"
+        if known:
+            yield f"{name:>15}  {sum(known) / len(known):.4f}"
+        start, stop = stop, 2 * stop

@@ -1,12 +1,16 @@
 """One run: what it reached, how fast, where its time went; a page with its curves."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher.options import JsonOption
 from launcher.verb import json_on_stdout
+
+if TYPE_CHECKING:
+    from hierlm.report.run_record import RunRecord
+    from hierlm.report.stage_balance import StageBalance
 
 EXAMPLE = "hierlm report runs/demo-hourglass --html hourglass.html"
 
@@ -23,13 +27,26 @@ def command(
         from hierlm.report.run_report import document, run_page, text
 
         record = load_run(run)
-        path = html or run / "report.html"
+        balance, path = _stage_balance(record), html or run / "report.html"
         try:
-            path.write_text(run_page(record), encoding="utf-8")
+            path.write_text(run_page(record, balance=balance), encoding="utf-8")
         except OSError as error:
             raise UserError(f"--html: cannot write {path}: {error.strerror}") from error
         if as_json:
-            print_document({**document(record), "page": str(path)})
+            print_document({**document(record, balance=balance), "page": str(path)})
             return
-        print(text(record))
+        print(text(record, balance=balance))
         print(f"\npage: {path}")
+
+
+def _stage_balance(record: "RunRecord") -> "StageBalance | None":
+    """Predicted from the config; None where one stage holds all layers, found without torch."""
+    if record.config.get("parallel.pipeline_parallel_degree", "1") == "1":
+        return None
+    from hierlm.config.load import load_config
+    from hierlm.parallel.cut import cut_costs, stage_cut
+    from hierlm.report.stage_balance import stage_balance
+    from hierlm.run_dir import RunDir
+
+    config = load_config(RunDir(Path(record.source)).config)
+    return stage_balance(cut_costs(config), stage_cut(config))

@@ -9,7 +9,15 @@ import typer
 from launcher.options import JsonOption
 from launcher.verb import FAILED, json_on_stdout
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Look after the tracker.")
+EXAMPLE = "hierlm track sync runs/demo-hourglass"
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Look after the tracker.",
+    epilog=f"Example: {EXAMPLE}",
+)
 
 
 @app.callback()
@@ -17,7 +25,7 @@ def _group() -> None:
     """Keep `sync` a verb of its own while it is the only one."""
 
 
-@app.command(epilog="Example: hierlm track sync runs/demo-hourglass")
+@app.command(epilog=f"Example: {EXAMPLE}")
 def sync(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
     uri: Annotated[str | None, typer.Option(help="another tracker than the run's own")] = None,

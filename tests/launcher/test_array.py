@@ -10,7 +10,8 @@ from hierlm.run_dir import RunDir
 from launcher.array import members, sweep_runs, write_sweep
 from launcher.chain import phase_links, slice_links, submit_chain
 from launcher.job_history import read_history
-from launcher.submit_sweep import render_array, shape_problems
+from launcher.submit_sweep import load_members, render_array, shape_problems
+from tests.config.making import write
 from tests.launcher.making import job
 from tests.launcher.test_slurm import Answers
 
@@ -24,6 +25,13 @@ def test_a_sweep_is_every_combination_in_order() -> None:
         "base-betas0.8_0.9-seed2",
     ]
     assert found[1].overrides == ("optim.betas=[0.9,0.95]", "seed=2", "tracking.sweep=base")
+
+
+def test_every_member_knows_its_sweep_and_how_many_there_are(tmp_path: Path) -> None:
+    base, configs = load_members(write(tmp_path), [], ["seed=1,2,3"])
+    assert [(c.name, c.tracking.sweep, c.tracking.sweep_size) for c in configs] == [
+        (f"{base}-seed{seed}", base, 3) for seed in (1, 2, 3)
+    ]
 
 
 def test_keys_that_end_alike_are_named_in_full() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import hierlm
+from hierlm.config.load import load_config
+from tests.conftest import ROOT, hierlm
 from tests.report.conftest import MakeRun
 
 
@@ -60,13 +61,25 @@ def test_compare_shows_the_same_from_mlflow_when_run_directories_are_gone(make_r
 def test_report_prints_numbers_and_writes_a_page(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("a")
     done = hierlm("report", "runs/a", cwd=tmp_path)
-    assert "goodput" in done.stdout
+    assert "goodput" in done.stdout and "pipeline: one stage" in done.stdout
     assert "Run a" in (tmp_path / "runs" / "a" / "report.html").read_text()
     document = json.loads(hierlm("report", "runs/a", "--json", cwd=tmp_path).stdout)
     assert document["measures"]["steps"] == 100
     assert sum(v for k, v in document["time_seconds"].items() if k != "total") == pytest.approx(
         document["time_seconds"]["total"]
     )
+
+
+def test_report_predicts_the_shares_of_the_stages(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "deep"
+    run.mkdir(parents=True)
+    config = load_config(str(ROOT / "configs/tiny/hourglass.yaml"), ["parallel.pipeline_parallel_degree=2"])
+    (run / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+    text = hierlm("report", "runs/deep", cwd=tmp_path).stdout
+    assert "pipeline: 2 stages" in text and "0.Embed" in text and "Head" in text
+    stages = json.loads(hierlm("report", "runs/deep", "--json", cwd=tmp_path).stdout)["stages"]
+    assert sum(stage["num_layers"] for stage in stages["stages"]) == 11
+    assert sum(stage["flops_share"] for stage in stages["stages"]) == pytest.approx(1.0)
 
 
 def test_report_works_before_anything_was_logged(make_run: MakeRun, tmp_path: Path) -> None:

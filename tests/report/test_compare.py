@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hierlm.report.columns import COLUMNS
 from hierlm.report.compare import Row, compare, pareto_front
+from hierlm.report.figures import trade_off
 from hierlm.report.run_record import RunRecord, load_run
 from hierlm.report.text import plain
 from tests.report.conftest import MakeRun, loss_at
@@ -97,3 +98,27 @@ def test_unknown_values_are_never_on_the_front() -> None:
         for x, y in product((None, 1.0, math.nan), repeat=2)
     ]
     assert [row.label for row in pareto_front(rows, cost="wall_seconds", quality="loss")] == ["1.01.0"]
+
+
+def test_error_bars_lie_within_their_plot(make_run: MakeRun) -> None:
+    runs = [load_run(make_run(f"h-seed{n}", seed=n, floor=1 + n, memory_bytes=n * 2**28).path) for n in (1, 2)]
+    runs.append(load_run(make_run("other", arch="lmu", memory_bytes=2**28).path))
+    figure = trade_off(compare("demo", runs), cost="peak_device_memory_bytes")
+    assert figure is not None
+    for axis in ("x", "y"):
+        low, high = figure["layout"][f"{axis}axis"]["range"]
+        for point in figure["data"][1:]:
+            deviation = point[f"error_{axis}"]["array"][0]
+            assert low < point[axis][0] - deviation and point[axis][0] + deviation < high
+
+
+def test_images_are_judged_by_bits_per_dimension_and_only_they_show_it(make_run: MakeRun) -> None:
+    text, images = make_run("text"), make_run("images", arch="lmu", summary=False)
+    images.metrics.write_text(
+        '{"kind": "eval", "split": "valid", "step": 1, "loss": 2.0, "bits_per_byte": 2.9, "bits_per_dimension": 2.9}\n'
+    )
+    only_images = compare("demo", _load(images))
+    assert only_images.quality == "bits_per_dimension"
+    assert "bits/dim" in plain(only_images).splitlines()[0]
+    assert "bits/dim" not in plain(compare("demo", _load(text)))
+    assert compare("demo", _load(text, images)).quality == "bits_per_byte"

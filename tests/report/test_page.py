@@ -13,6 +13,7 @@ from hierlm.report.compare_page import compare_page
 from hierlm.report.page import Section, page, table
 from hierlm.report.run_record import load_run
 from hierlm.report.run_report import run_page
+from hierlm.report.stage_balance import Stage, StageBalance
 from tests.report.conftest import MakeRun
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -22,6 +23,7 @@ SWITCHES = [
     *("--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND"),
     *("--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"),
 ]
+BALANCE = StageBalance((Stage("0.Embed", "1.Block", 2, 0.6, 0.6), Stage("2.Head", "2.Head", 1, 0.4, 0.4)))
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian: apt-get install chromium")
 
 
@@ -55,12 +57,12 @@ def test_the_comparison_is_drawn_without_errors_or_requests(make_run: MakeRun, t
 
 @needs_browser
 def test_the_report_of_a_run_is_drawn_without_errors_or_requests(make_run: MakeRun, tmp_path: Path) -> None:
-    visit = Visit(run_page(load_run(make_run("a").path)), tmp_path)
+    visit = Visit(run_page(load_run(make_run("a").path), balance=BALANCE), tmp_path)
     assert visit.console == []
     assert visit.requests == set()
     drawn = re.search(r'data-drawn="(\d+)"', visit.dom)
     assert drawn is not None
-    assert int(drawn[1]) == 8, "the learning curve, the time bar, six measured quantities"
+    assert int(drawn[1]) == 9, "the learning curve, the time bar, the stages, six measured quantities"
 
 
 @needs_browser
@@ -93,7 +95,7 @@ def test_figures_hold_only_what_json_has(make_run: MakeRun) -> None:
     run_dir = make_run("a")
     text = run_dir.metrics.read_text().replace('"grad_norm": 1.0', '"grad_norm": NaN')
     run_dir.metrics.write_text(text)
-    html = run_page(load_run(run_dir.path))
+    html = run_page(load_run(run_dir.path), balance=None)
     embedded = re.search(r'id="figures">(.*?)</script>', html, flags=re.DOTALL)
     assert embedded is not None
     assert json.loads(embedded[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hierlm.lease import UNFENCED, Fence
 from hierlm.run_dir import RunDir
 from hierlm.tracking.backend import MAX_POINTS, Dataset, Point, Status
 from hierlm.tracking.identity import RunIdentity
@@ -29,7 +30,8 @@ class MemoryRun:
         self.files: list[str] = []
         self.datasets: list[Dataset] = []
         self.models: list[str] = []
-        self.status = "RUNNING"
+        self.status: Status = "RUNNING"
+        self.started_ms: int | None = None
 
     def steps(self, name: str) -> list[int]:
         return [point.step for point in self.points if point.name == name]
@@ -50,15 +52,22 @@ class MemoryBackend:
     def address(self, run_id: str) -> str:
         return f"memory://{run_id}" if self.has_pages else ""
 
-    def find_or_create_run(self, *, name: str, tags: Mapping[str, str], parent: str | None) -> str:
+    def find_or_create_run(
+        self, *, name: str, tags: Mapping[str, str], parent: str | None, started_ms: int | None
+    ) -> str:
         self._call()
         for run_id, run in self.runs.items():
             if tags.items() <= run.tags.items():
                 return run_id
         run_id = f"run{next(self._ids)}"
         self.runs[run_id] = MemoryRun(name=name, tags=tags, parent=parent)
+        self.runs[run_id].started_ms = started_ms
         self._answer()
         return run_id
+
+    def statuses_below(self, run_id: str) -> list[Status]:
+        self._call()
+        return [run.status for run in self.runs.values() if run.parent == run_id]
 
     def is_live(self, run_id: str) -> bool:
         self._call()
@@ -144,7 +153,9 @@ CONFIG = {
 }
 
 
-def make_replay(run_dir: RunDir, backend: MemoryBackend, *, attempt: int | None = 1, **more: object) -> Replay:
+def make_replay(
+    run_dir: RunDir, backend: MemoryBackend, *, attempt: int | None = 1, lease: Fence = UNFENCED, **more: object
+) -> Replay:
     """A fresh process's view of the run directory."""
     identity = RunIdentity(
         name=run_dir.name,
@@ -153,7 +164,7 @@ def make_replay(run_dir: RunDir, backend: MemoryBackend, *, attempt: int | None 
         attempt=attempt,
         **{"params": CONFIG, **more},  # type: ignore[arg-type]
     )
-    return Replay(run_dir, identity=identity, connect=lambda: backend)
+    return Replay(run_dir, identity=identity, connect=lambda: backend, lease=lease)
 
 
 def write_steps(run_dir: RunDir, first: int, last: int, *, boundary: int = 50) -> None:

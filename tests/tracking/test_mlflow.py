@@ -174,7 +174,9 @@ def test_what_never_reached_a_tracker_is_sent_by_track_sync_once(tmp_path: Path)
     run_dir = RunDir(tmp_path / "runs" / "demo")
     run_dir.path.mkdir(parents=True)
     run_dir.config.write_text(f"name: demo\ntracking: {{uri: '{SQLITE}', experiment: demo}}\nmodel: {{arch: lmu}}\n")
-    run_dir.attempts.write_text('{"event": "start"}\n{"event": "end", "why": "failed (RuntimeError: x)"}\n')
+    run_dir.attempts.write_text(
+        '{"event": "start", "time": "2023-11-14T22:13:20+00:00"}\n{"event": "end", "why": "failed (RuntimeError: x)"}\n'
+    )
     write_steps(run_dir, 1, 60)
     for sent in (66, 0):
         assert f"demo: {sent} records sent" in hierlm("track", "sync", "runs/demo", cwd=tmp_path).stdout
@@ -183,6 +185,7 @@ def test_what_never_reached_a_tracker_is_sent_by_track_sync_once(tmp_path: Path)
     assert _steps(client, run, "train/loss") == list(range(1, 61))
     assert (run.info.status, run.data.params["model.arch"]) == ("FAILED", "lmu")
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["attempts.jsonl", "config.yaml"]
+    assert run.info.start_time == 1_700_000_000_000, "when training began, not when it was synchronised"
 
 
 def test_track_sync_to_a_server_that_is_not_there_fails_in_one_line(tmp_path: Path) -> None:

@@ -7,12 +7,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hierlm.lease import TakenOverError, take
 from hierlm.run_dir import RunDir
 from hierlm.tracking.backend import MAX_POINTS
 from hierlm.tracking.file_lock import FileLock
 from hierlm.tracking.jsonl import MetricsFile
 from hierlm.tracking.replay import BusyError
 from tests.tracking.conftest import CONFIG, MemoryBackend, MemoryRun, make_replay, write_steps
+
+
+def sent_by_a_process_that_ended(run_dir: RunDir, backend: MemoryBackend) -> None:
+    """Twenty steps, all of them at the tracker."""
+    write_steps(run_dir, 1, 20)
+    replay = make_replay(run_dir, backend)
+    replay.push()
+    replay.close()
 
 
 def test_a_run_has_every_step_once_and_a_child_run_per_phase(run_dir: RunDir, backend: MemoryBackend) -> None:
@@ -39,6 +48,17 @@ def test_what_was_sent_is_not_sent_again_and_what_follows_is(run_dir: RunDir, ba
     write_steps(run_dir, 21, 30)
     assert replay.push() == 11
     assert backend.only(part="run").steps("train/loss") == list(range(1, 31))
+
+
+def test_an_attempt_that_was_taken_over_sends_nothing(run_dir: RunDir, backend: MemoryBackend) -> None:
+    older = make_replay(run_dir, backend, lease=take(run_dir.leases))
+    write_steps(run_dir, 1, 20)
+    older.push()
+    take(run_dir.leases)
+    write_steps(run_dir, 21, 30)
+    with pytest.raises(TakenOverError):
+        older.push()
+    assert backend.only(part="run").steps("train/loss") == list(range(1, 21))
 
 
 def test_three_interruptions_with_steps_made_again_leave_one_run_and_each_step_once(
@@ -109,10 +129,7 @@ def test_a_batch_that_arrived_before_a_kill_is_not_repeated_with_new_times(
 
 @pytest.mark.parametrize("left", ["nothing", "half a file"])
 def test_a_lost_state_file_finds_the_run_by_its_uuid(run_dir: RunDir, backend: MemoryBackend, left: str) -> None:
-    write_steps(run_dir, 1, 20)
-    first = make_replay(run_dir, backend)
-    first.push()
-    first.close()
+    sent_by_a_process_that_ended(run_dir, backend)
     if left == "nothing":
         run_dir.tracker_state.unlink()
     else:
@@ -123,20 +140,14 @@ def test_a_lost_state_file_finds_the_run_by_its_uuid(run_dir: RunDir, backend: M
 
 
 def test_a_run_deleted_at_the_tracker_is_made_again_from_the_file(run_dir: RunDir, backend: MemoryBackend) -> None:
-    write_steps(run_dir, 1, 20)
-    first = make_replay(run_dir, backend)
-    first.push()
-    first.close()
+    sent_by_a_process_that_ended(run_dir, backend)
     backend.runs.clear()
     make_replay(run_dir, backend, attempt=2).push()
     assert backend.only(part="run").steps("train/loss") == list(range(1, 21))
 
 
 def test_a_run_directory_started_afresh_is_another_run(run_dir: RunDir, backend: MemoryBackend) -> None:
-    write_steps(run_dir, 1, 20)
-    first = make_replay(run_dir, backend)
-    first.push()
-    first.close()
+    sent_by_a_process_that_ended(run_dir, backend)
     for path in (run_dir.metrics, run_dir.tracker_state, run_dir.identity):
         path.unlink()
     write_steps(run_dir, 1, 10)
@@ -256,3 +267,13 @@ def test_tags_wanted_while_the_tracker_is_down_arrive_later(run_dir: RunDir, bac
     backend.is_down = False
     make_replay(run_dir, backend).push()
     assert backend.only(part="run").tags["job"] == "17"
+
+
+def test_runs_begin_when_training_did_not_when_the_tracker_heard_of_them(
+    run_dir: RunDir, backend: MemoryBackend
+) -> None:
+    write_steps(run_dir, 1, 60)
+    make_replay(run_dir, backend, started_ms=1_700_000_000_000).push()
+    times = {point.step: point.time_ms for point in backend.only(part="run").points}
+    assert backend.only(part="run").started_ms == 1_700_000_000_000
+    assert [backend.only(phase=phase).started_ms for phase in ("short", "long")] == [times[1], times[51]]
