@@ -33,6 +33,11 @@ class RunDir:
         return self.path / "attempts.jsonl"
 
     @property
+    def leases(self) -> Path:
+        """Who may write here: one file per attempt, the highest generation holds the run."""
+        return self.path / "leases"
+
+    @property
     def jobs(self) -> Path:
         """One JSON object per submission to Slurm, start and end of a job, and cancellation."""
         return self.path / "jobs.jsonl"
@@ -56,9 +61,27 @@ class RunDir:
     def logs(self) -> Path:
         return self.path / "logs"
 
+    @property
+    def console_log(self) -> Path:
+        """What runs outside Slurm have said on the terminal; a job has its own log."""
+        return self.logs / "console.log"
+
     def rank_log(self, rank: int) -> Path:
         """Everything a process and its libraries print."""
         return self.logs / f"rank-{rank:04d}.log"
+
+    def profile_trace(self, rank: int) -> Path:
+        """What a process did in the steps of `train.profile`, for Perfetto or chrome://tracing."""
+        return self.path / "profile" / f"rank-{rank:04d}.trace.json.gz"
+
+    def profile_table(self, rank: int) -> Path:
+        """Where its time went."""
+        return self.path / "profile" / f"rank-{rank:04d}.txt"
+
+    @property
+    def heartbeats(self) -> Path:
+        """What every rank of the present attempt is doing."""
+        return self.path / "heartbeats"
 
     @property
     def checkpoints(self) -> Path:

@@ -31,7 +31,8 @@ Train hierarchical and memory-augmented language models, here or on a Slurm clus
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 success, 1 failed, 2 wrong input, 85 stopped early and resumable, 130 interrupted."""
+    """Entry point. Exit codes: 0 success, 1 failed, 2 wrong input, 85 stopped early and resumable,
+    86 another attempt has taken over, 130 interrupted."""
     sys.exit(run(sys.argv[1:]))
 
 

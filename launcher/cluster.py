@@ -42,6 +42,10 @@ class ClusterProfile(Strict):
     processes_per_node: PositiveInt = Field(default=8, description="most training processes on one node: one per GPU")
     gpus_per_process: NonNegativeInt = Field(default=1, description="0 on a CPU cluster")
     gres: Word | None = Field(default=None, description="e.g. gpu:h100; asks --gres instead of --gpus-per-node")
+    cpu_bind: Word | None = Field(
+        default=None, description="srun --cpu-bind, e.g. cores: each process stays on its cores"
+    )
+    gpu_bind: Word | None = Field(default=None, description="srun --gpu-bind, e.g. closest: a GPU of the own NUMA node")
     cpus_per_task: PositiveInt = Field(default=8, description="cores of one training process")
     memory: Word | None = Field(default=None, description="of one node, e.g. 240G; 0 = all of it")
     modules: tuple[Word, ...] = Field(default=(), description="`module load` names")

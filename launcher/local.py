@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from launcher.job import JobSpec
-from launcher.verb import FAILED, INTERRUPTED, STOPPED, WRONG_INPUT
+from launcher.verb import FAILED, INTERRUPTED, STOPPED, TAKEN_OVER, WRONG_INPUT
 
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -28,7 +28,8 @@ FORWARDED_AS = {
 def run(job: JobSpec, *, failure_grace_seconds: float = 10, ending_grace_seconds: float = 300) -> int:
     """Run all processes of the job to their end.
 
-    0: all finished · 85: stopped on request, can be resumed · 2: wrong input · 130: Ctrl-C twice · 1: anything else.
+    0: all finished · 85: stopped on request, can be resumed · 2: wrong input · 86: another attempt has taken the run
+    over · 130: Ctrl-C twice · 1: anything else.
     When one process fails the others are given `failure_grace_seconds`, then killed; once the first one has ended
     well the others are given `ending_grace_seconds`.
     """
@@ -70,6 +71,8 @@ def overall_exit_code(codes: Sequence[int], *, killed: Sequence[bool], forwarded
     own = [code for code, was_killed in zip(codes, killed, strict=True) if not was_killed]
     if WRONG_INPUT in own:
         return WRONG_INPUT
+    if TAKEN_OVER in own:
+        return TAKEN_OVER
     if not any(codes):
         return 0
     stopped = [code == STOPPED or -code in forwarded for code in own]
@@ -140,7 +143,8 @@ class _Processes:
         lines = []
         for rank, process in enumerate(self._processes):
             code = process.returncode
-            if not self._killed[rank] and code not in (0, STOPPED, WRONG_INPUT) and -code not in self._forwarded:
+            said = (0, STOPPED, WRONG_INPUT, TAKEN_OVER)
+            if not self._killed[rank] and code not in said and -code not in self._forwarded:
                 end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
                 hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
                 log = self.job.run_dir.rank_log(rank)

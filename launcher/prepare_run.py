@@ -10,6 +10,7 @@ from hierlm.config.load import dump_config, load_config
 from hierlm.config.run_config import RunConfig
 from hierlm.config.structure import differences, harmless_differences, is_extended
 from hierlm.errors import UserError
+from hierlm.lease import holder
 from hierlm.models.config import ModelConfig
 from hierlm.run_dir import RunDir
 from launcher import provenance
@@ -75,6 +76,7 @@ def _create(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) -> 
 
 
 def _take_up(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) -> PreparedRun:
+    _refuse_a_second_writer(run_dir)
     old = _config_of(run_dir)
     changes, extended = differences(old, config), is_extended(old, config)
     if changes and not extended:
@@ -90,6 +92,16 @@ def _take_up(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) ->
     if finished:
         run_dir.finished.unlink()
     return PreparedRun(run_dir, is_finished=False, messages=tuple(messages))
+
+
+def _refuse_a_second_writer(run_dir: RunDir) -> None:
+    """Where it can be known; from another machine a newcomer takes the run over, and the older attempt stops."""
+    claim = holder(run_dir.leases)
+    if claim is not None and claim.is_alive_here():
+        raise UserError(
+            f"{run_dir.path}: process {claim.pid} trains it on this machine since {claim.since}; "
+            f"wait for it, or end it with `hierlm cancel {run_dir.path}`"
+        )
 
 
 def _config_of(run_dir: RunDir) -> Config:

@@ -11,12 +11,9 @@ TAIL_BLOCK_BYTES = 1 << 16
 
 
 def newest_log(run_dir: RunDir) -> Path | None:
-    """The log of the newest job; of a run that never was one, the log of rank 0."""
-    jobs = sorted(run_dir.logs.glob("job-*.log"), key=lambda path: path.stat().st_mtime_ns)
-    if jobs:
-        return jobs[-1]
-    rank_log = run_dir.rank_log(0)
-    return rank_log if rank_log.exists() else None
+    """Where the run has said something last: the log of a job, or that of this machine's terminal."""
+    told = [*run_dir.logs.glob("job-*.log"), *run_dir.logs.glob(run_dir.console_log.name)]
+    return max(told, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def last_lines(path: Path, count: int) -> list[str]:

@@ -18,17 +18,18 @@ def render(job: JobSpec, *, train_script: Path = TRAIN_SCRIPT) -> str:
     """The whole script, which may be submitted again by plain `sbatch`."""
     log = job.run_dir.logs / "job-%j.log"
     blocks = [  # no `set -u`: `module` and conda's scripts read unset variables
-        ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in (*_name_and_log(job, log), *header_options(job)))],
-        ["set -eo pipefail", *_log_redirection(log), f"cd {shlex.quote(str(job.working_dir))}"],
+        ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in (*name_and_log(job, log), *header_options(job)))],
+        ["set -eo pipefail", *log_redirection(log), f"cd {shlex.quote(str(job.working_dir))}"],
         [f"export {name}={shlex.quote(value)}" for name, value in sorted(_environment(job).items())],
-        _software(job.site),
+        software(job.site),
         list(job.site.setup),
         [_exec_line(job, train_script)],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _name_and_log(job: JobSpec, log: Path) -> Iterator[str]:
+def name_and_log(job: JobSpec, log: Path) -> Iterator[str]:
+    """Header options; a log whose path no header line can hold is left to `log_redirection`."""
     yield f"--job-name={job.name}"
     if not NOT_IN_A_HEADER.search(str(log)):
         yield f"--output={header_word(_without_patterns(log))}"
@@ -76,7 +77,8 @@ def _without_patterns(log: Path) -> str:
     return f"{str(log.parent).replace('%', '%%')}/{log.name}"
 
 
-def _log_redirection(log: Path) -> Iterator[str]:
+def log_redirection(log: Path) -> Iterator[str]:
+    """A shell line that opens the log where the header cannot."""
     if NOT_IN_A_HEADER.search(str(log)):
         yield f'exec >>{shlex.quote(str(log.parent))}/job-"$SLURM_JOB_ID".log 2>&1'
 
@@ -94,7 +96,8 @@ def _environment(job: JobSpec) -> dict[str, str]:
     }
 
 
-def _software(site: ClusterProfile) -> list[str]:
+def software(site: ClusterProfile) -> list[str]:
+    """Shell lines that bring the site's modules and environment."""
     lines = [f"module load {' '.join(map(shlex.quote, site.modules))}"] if site.modules else []
     if site.conda_env:
         lines += [
@@ -111,10 +114,18 @@ def _exec_line(job: JobSpec, train_script: Path) -> str:
     srun_options, prefix = _container(job)
     parts = [
         shlex.join(["exec", str(train_script)]),
-        *(shlex.quote(option) for option in srun_options),
+        *(shlex.quote(option) for option in (*_binding(job.site), *srun_options)),
         shlex.join(["--", *prefix, *job.command]) + ' "$@"',
     ]
     return " \\\n    ".join(parts)
+
+
+def _binding(site: ClusterProfile) -> Iterator[str]:
+    """Keeps each process near its memory."""
+    if site.cpu_bind is not None:
+        yield f"--cpu-bind={site.cpu_bind}"
+    if site.gpu_bind is not None:
+        yield f"--gpu-bind={site.gpu_bind}"
 
 
 def _container(job: JobSpec) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from launcher.chain import Link, submit_chain
 from launcher.cluster import ClusterProfile
 from launcher.job import JobSpec, cluster_job
 from launcher.job_history import record_submit
-from launcher.preflight import refuse_what_cannot_run
+from launcher.preflight import refuse_what_cannot_run, tracker_note
 from launcher.prepare_run import PreparedRun, prepare_run, run_dir_of, write_whole
 from launcher.runs import jobs_of
 from launcher.sbatch import render
@@ -68,7 +68,8 @@ def submit_run(
         job_ids = [slurm.submit(run_dir.job_script, run_command=run_command)]
         record_submit(run_dir, job_id=job_ids[0])
         lines = [f"job {job_ids[0]} submitted for {run_dir.path}; its script: {run_dir.job_script}"]
-    return Submission(run_dir, job_ids=tuple(job_ids), messages=(*prepared.messages, *lines))
+    notes = filter(None, [tracker_note(config.tracking.uri)])
+    return Submission(run_dir, job_ids=tuple(job_ids), messages=(*prepared.messages, *notes, *lines))
 
 
 def place_run(config: Config, *, site: ClusterProfile, command_line: Sequence[str]) -> PreparedRun:

@@ -8,10 +8,12 @@ from contextlib import contextmanager, redirect_stdout
 
 from data_pipeline.errors import DataError
 from hierlm.errors import UserError
+from hierlm.lease import TAKEN_OVER_EXIT_CODE
 
 FAILED = 1
 WRONG_INPUT = 2
 STOPPED = 85
+TAKEN_OVER = TAKEN_OVER_EXIT_CODE
 INTERRUPTED = 130
 
 JsonPrinter = Callable[[object], None]

@@ -5,10 +5,11 @@
 #
 # Exit code of the job: that of the processes. 85 = stopped early with a checkpoint. After a stop, a time limit or a
 # failure the job is put back into the queue while the budget of starts lasts (budget.sh); not after wrong input (2),
-# not when a person has cancelled it, and not when Slurm puts it back itself (preemption, lost node).
+# not when a person has cancelled it, not when Slurm puts it back itself (preemption, lost node), and not when another
+# attempt has taken the run over (86).
 set -uo pipefail
 
-readonly STOPPED=85 WRONG_INPUT=2
+readonly STOPPED=85 TAKEN_OVER=86 WRONG_INPUT=2
 readonly SECONDS_FOR_THE_OTHERS=60 # after the first process has ended
 
 srun_options=()
@@ -42,6 +43,11 @@ export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export PYTHONUNBUFFERED=1
 export SLURM_EXPORT_ENV=ALL # under `sbatch --export=NONE` the tasks would have no PATH
+
+# The processes stop by themselves as long before this as their checkpoints have been seen to take
+if ends_at=$(date --date="$(squeue --noheader --job="$SLURM_JOB_ID" --format=%e 2>/dev/null)" +%s 2>/dev/null); then
+    export HIERLM_JOB_ENDS_AT=$ends_at
+fi
 
 # A job that may shrink runs on all its nodes, or on the most of them that HIERLM_SMALLER (NODES:DATA_PARALLEL_DEGREE,
 # largest first) names
@@ -141,6 +147,10 @@ fi
 if ((status == 0)); then
     record end '"exit_code": 0, "then": "stop"'
     exit 0
+fi
+if ((status == TAKEN_OVER)); then # no record either: the account belongs to the job that has the run now
+    echo "job $job_name: another attempt has taken over the run, this job ends for good"
+    exit "$status"
 fi
 case ${ended_by:-$(who_ends_the_job)} in
     slurm) record end "\"exit_code\": $status, \"then\": \"requeue\", \"reason\": \"preempted, or a node was lost\"" ;;

@@ -11,18 +11,20 @@ if TYPE_CHECKING:
 
 EXAMPLE = "hierlm train configs/tiny/hourglass.yaml data.path=data/demo phases.0.duration.steps=100"
 
-STATES = {0: "finished", 85: "stopped", 2: "refused"}
+STATES = {0: "finished", 85: "stopped", 86: "taken over", 2: "refused"}
 
 
 def command(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> int:
     """Train a model on this machine, on as many processes as the layout needs.
+
+    Inside a Slurm allocation of several nodes (salloc), on all of them.
 
     When runs/NAME holds an unfinished run of the same structure, it goes on from its last checkpoint.
 
     Ctrl-C once saves a checkpoint and stops (exit code 85): the same command goes on from there. Ctrl-C twice kills.
     """
     from hierlm.config.load import load_config
-    from launcher import local
+    from launcher import allocation, local
     from launcher.job import local_job
     from launcher.preflight import refuse_what_cannot_run
     from launcher.prepare_run import prepare_run
@@ -33,7 +35,8 @@ def command(config: ConfigArgument, overrides: OverridesArgument = None, as_json
         refuse_what_cannot_run(run_config)
         prepared = prepare_run(run_config, command_line=sys.argv)
         print(*prepared.messages, sep="\n", end="\n" if prepared.messages else "", flush=True)
-        exit_code = 0 if prepared.is_finished else local.run(local_job(run_config, run_dir=prepared.run_dir))
+        run = allocation.run if allocation.spans_nodes() else local.run
+        exit_code = 0 if prepared.is_finished else run(local_job(run_config, run_dir=prepared.run_dir))
         if as_json:
             print_document(outcome(prepared.run_dir, exit_code))
     return exit_code

@@ -114,6 +114,9 @@ def test_threads_share_the_cores_unless_the_user_has_decided(monkeypatch: pytest
         ([-15, -9], [False, True], [signal.SIGTERM], 85),
         ([-15, -15], [False, False], [], 1),  # nobody asked through us
         ([-10, 85], [False, False], [signal.SIGUSR1], 85),
+        ([86, 86], [False, False], [], 86),
+        ([86, 1], [False, False], [], 86),  # the others lost their first process
+        ([86, -9], [False, True], [], 86),
     ],
 )
 def test_the_job_ends_as_its_processes_do(
@@ -122,7 +125,7 @@ def test_the_job_ends_as_its_processes_do(
     assert overall_exit_code(codes, killed=killed, forwarded=forwarded) == expected
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 85])
+@pytest.mark.parametrize("code", [0, 1, 2, 85, 86])
 def test_the_exit_code_of_all_is_the_exit_code_of_the_job(tmp_path: Path, code: int) -> None:
     assert run_program(tmp_path, f"raise SystemExit({code})") == code
 

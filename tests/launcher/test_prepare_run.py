@@ -1,10 +1,14 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
+from hierlm.lease import take
 from launcher import provenance
 from launcher.prepare_run import PreparedRun, prepare_run, run_dir_of, write_whole
 from tests.config.making import config
@@ -38,6 +42,24 @@ def test_an_unfinished_run_is_taken_up(tmp_path: Path) -> None:
     assert (again.is_finished, again.messages) == (False, ())
     resumes = json.loads(again.run_dir.provenance.read_text())["resumes"]
     assert [set(resume) for resume in resumes] == [{"time", "command_line", "host"}]  # nothing else has changed
+
+
+def test_a_run_that_a_process_here_trains_is_refused_in_one_line(tmp_path: Path) -> None:
+    run_dir = prepare(tmp_path).run_dir
+    before = run_dir.provenance.read_text()
+    take(run_dir.leases)  # by this very process
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path)
+    (line,) = caught.value.problems
+    assert f"process {os.getpid()} trains it on this machine" in line and "hierlm cancel" in line
+    assert run_dir.provenance.read_text() == before
+
+
+def test_a_run_whose_process_is_gone_is_taken_up(tmp_path: Path) -> None:
+    run_dir = prepare(tmp_path).run_dir
+    code = "import sys; from pathlib import Path; from hierlm.lease import take; take(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(run_dir.leases)], check=True)
+    assert not prepare(tmp_path).is_finished
 
 
 def test_harmless_changes_are_taken_over_and_said_in_one_line(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def test_a_run_is_found_by_name_and_by_path(run: RunDir) -> None:
 
 def test_the_newest_job_log_is_the_log(run: RunDir) -> None:
     assert run_logs.newest_log(run) is None
-    run.rank_log(0).touch()
-    assert run_logs.newest_log(run) == run.rank_log(0)
+    run.console_log.touch()
+    assert run_logs.newest_log(run) == run.console_log
     (run.logs / "job-7.log").touch()
     assert run_logs.newest_log(run) == run.logs / "job-7.log"
 

@@ -1,5 +1,6 @@
 """slurm/train.sh with stand-ins for srun and scontrol; the real ones are met in tests/slurm."""
 
+import json
 import os
 import signal
 import subprocess
@@ -90,6 +91,16 @@ def test_the_exit_code_is_that_of_the_processes(tmp_path: Path, code: int) -> No
     batch = Batch(tmp_path, mode="exit", code=code)
     assert batch.end()[0] == code
     assert batch.requeued == (code not in (0, 2))
+
+
+def test_a_job_whose_run_was_taken_over_ends_for_good_and_says_nothing_in_the_account(tmp_path: Path) -> None:
+    """Back in the queue it would take the run over in its turn."""
+    run = tmp_path / "run"
+    run.mkdir()
+    code, output = (batch := Batch(tmp_path, mode="exit", code=86, HIERLM_RUN_DIR=str(run))).end()
+    assert code == 86 and "another attempt has taken over the run" in output
+    assert not batch.requeued
+    assert [json.loads(line)["event"] for line in (run / "jobs.jsonl").read_text().splitlines()] == ["start"]
 
 
 def test_stopped_processes_put_the_job_back_into_the_queue(tmp_path: Path) -> None:

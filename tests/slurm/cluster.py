@@ -35,7 +35,7 @@ class TestCluster:
     def run(self, *command: str, check: bool = True, cwd: Path | None = None) -> str:
         """Stdout of a command that talks to the cluster."""
         done = subprocess.run(
-            command, env=self.environment, cwd=cwd, text=True, capture_output=True, check=False, timeout=60
+            command, env=self.environment, cwd=cwd, text=True, capture_output=True, check=False, timeout=120
         )
         assert not check or done.returncode == 0, f"{command}: rc {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout.strip()

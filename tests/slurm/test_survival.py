@@ -1,12 +1,13 @@
 """A run on a real Slurm: it finishes, and what interrupts it leaves no trace in its weights."""
 
 import sqlite3
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, hierlm
+from tests.conftest import ROOT, hierlm, hierlm_path
 from tests.slurm.cluster import TestCluster, wait_until
 from tests.slurm.runs import Place, SubmittedRun
 
@@ -14,6 +15,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 LONG = ("phases.0.duration.steps=150",)
 """Longer than 30 s with the brake on: Slurm looks at time limits so often only."""
+LONGER = ("phases.0.duration.steps=500",)
+"""Still running, with the brake on, when Slurm has given up a node and started the job on another one."""
 TWO_RANKS = ("parallel.data_parallel_degree=2", "parallel.zero_stage=1")
 
 
@@ -40,12 +43,21 @@ def interrupted(place: Place) -> SubmittedRun:
     return run
 
 
+def undisturbed_digest(place: Place, name: str, *duration: str) -> str:
+    """Of the weights of the same run on this machine, never interrupted."""
+    words = (f"name={name}", f"data.path={place.dataset}", "train.log_every.steps=1", *duration, *TWO_RANKS)
+    hierlm("train", ROOT / "configs" / "tiny" / "transformer.yaml", *words, cwd=place.folder)
+    return SubmittedRun(place, place.folder / "runs" / name, "").digest()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(place: Place) -> str:
-    """The weights' digest of the same run on this machine, never interrupted."""
-    words = ("name=undisturbed", f"data.path={place.dataset}", "train.log_every.steps=1", *LONG, *TWO_RANKS)
-    hierlm("train", ROOT / "configs" / "tiny" / "transformer.yaml", *words, cwd=place.folder)
-    return SubmittedRun(place, place.folder / "runs" / "undisturbed", "").digest()
+    return undisturbed_digest(place, "undisturbed", *LONG)
+
+
+@pytest.fixture(scope="module")
+def longer_undisturbed(place: Place) -> str:
+    return undisturbed_digest(place, "longer-undisturbed", *LONGER)
 
 
 def test_a_run_on_two_nodes_finishes_and_says_so(place: Place) -> None:
@@ -92,7 +104,7 @@ def test_the_metrics_hold_every_step_once(interrupted: SubmittedRun) -> None:
 def test_a_run_goes_on_with_the_nodes_that_are_left(place: Place, whole_cluster: TestCluster, undisturbed: str) -> None:
     """A node loses its power; Slurm notices, and the job goes on at half the data-parallel degree."""
     place.brake.touch()
-    run = place.submit("shrunk", *LONG, TWO_RANKS[0], "parallel.zero_stage=0", min_nodes=1)
+    run = place.submit("shrunk", *LONG, *TWO_RANKS, min_nodes=1)
     run.wait_for_step(25)
     whole_cluster.node("kill", "node2")
     run.wait_for_start(2)
@@ -106,9 +118,46 @@ def test_a_run_goes_on_with_the_nodes_that_are_left(place: Place, whole_cluster:
     assert last_loss(run) == pytest.approx(last_loss(whole), rel=1e-4)
 
 
+@pytest.mark.parametrize("action", ["term", "cut"])
+def test_ranks_that_live_on_where_slurm_has_lost_sight_of_them_are_kept_out(
+    place: Place, whole_cluster: TestCluster, longer_undisturbed: str, action: str
+) -> None:
+    """Only the node's daemon dies, or its cable is cut: the old processes go on computing beside the requeued job."""
+    place.brake.touch()
+    run = place.submit(f"fenced-{action}", *LONGER, *TWO_RANKS, processes_per_node=2)
+    run.wait_for_step(15)
+    lost = run.status()["nodes"]
+    whole_cluster.node(action, lost)
+    run.wait_for_start(2)
+    said = (run.path / "logs" / "rank-0000.log").read_text
+    wait_until(lambda: "has taken over this run; this one stops" in said(), seconds=60, what=said)
+    place.brake.unlink()
+    assert run.wait_for_end(seconds=240) == "COMPLETED", run.log()
+    first, second = (record for record in run.records("attempts") if record["event"] == "start")
+    assert second["host"] != first["host"] == lost
+    assert steps_of(run) == list(range(1, 501))
+    assert run.digest() == longer_undisturbed
+
+
 def steps_of(run: SubmittedRun) -> list[int]:
     return [record["step"] for record in run.records("metrics") if record["kind"] == "train"]
 
 
 def last_loss(run: SubmittedRun) -> float:
     return [record["loss"] for record in run.records("metrics") if record["kind"] == "train"][-1]
+
+
+def test_an_allocation_of_ones_own_is_used_whole_and_srun_alone_goes_on_with_the_run(place: Place) -> None:
+    """`salloc` and `hierlm train` in it; then a bare `srun python -m hierlm`, which finds its own meeting point."""
+    config = ROOT / "configs" / "tiny" / "transformer.yaml"
+    words = ["name=by-hand", f"data.path={place.dataset}", *TWO_RANKS, "phases.0.learning_rate.warmup.steps=0"]
+    train = [hierlm_path(), "train", config, *words, "phases.0.duration.steps=4"]
+    allocation = ["salloc", "--nodes=2", "--ntasks-per-node=1", "--quiet"]
+    place.cluster.run(*map(str, [*allocation, *train]), cwd=place.folder)
+    run = SubmittedRun(place, place.folder / "runs" / "by-hand", "")
+    assert {record["host"] for record in run.records("attempts")} <= {"node1", "node2"}
+    (run.path / "FINISHED").unlink()
+    alone = ["srun", "--nodes=2", "--ntasks=2", sys.executable, "-m", "hierlm", str(run.path)]
+    place.cluster.run(*alone, cwd=place.folder)
+    first, second = (record for record in run.records("attempts") if record["event"] == "start")
+    assert (first["first_step"], second["first_step"]) == (0, 4)

@@ -1,0 +1,29 @@
+"""A few faults of the campaign that `make chaos` runs: nothing is lost and nothing comes out different."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.campaign import Campaign, small_disk
+from tests.chaos.faults import (
+    disk_full_in_a_save,
+    flipped_bit,
+    kill_in_a_reshape,
+    kill_in_a_save,
+    kill_in_an_evaluation,
+    paused_attempt_woken,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+SIX = (kill_in_a_save, flipped_bit, paused_attempt_woken, disk_full_in_a_save, kill_in_a_reshape, kill_in_an_evaluation)
+
+
+def test_a_run_that_meets_six_faults_ends_as_one_that_met_none(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path) as place:
+        campaign = Campaign(place, dataset=tiny_dataset, num_steps=150, seed=7, say=print)
+        campaign.strike(len(SIX), faults=SIX)
+    assert not campaign.problems, campaign.summary() + capsys.readouterr().out
+    assert len(campaign.outcomes) == len(SIX)
