@@ -69,11 +69,14 @@ def tensor_parallelism_divides(config: Config) -> Iterator[Problem]:
 
 
 def pipeline_has_enough_layers(config: Config) -> Iterator[Problem]:
-    """Every pipeline stage has at least one layer; embedding and head are layers too."""
-    degree, blocks = config.parallel.pipeline_parallel_degree, getattr(config.model, "num_layers", None)
-    if isinstance(blocks, int) and degree > blocks + 2:
-        text = f"given {degree}, allowed: 1 to {blocks + 2}, the {blocks} of model.num_layers, embedding and head"
-        yield Problem("parallel.pipeline_parallel_degree", text, involves=("model.num_layers",))
+    """Every pipeline stage has at least one layer of the model's list; embedding and head are layers too."""
+    if config.model.arch not in models.names():
+        return
+    degree = config.parallel.pipeline_parallel_degree
+    most = models.architecture(config.model.arch).list_length(config.model)
+    if degree > most:
+        text = f"given {degree}, allowed: 1 to {most}, the layers of this {config.model.arch} with embedding and head"
+        yield Problem("parallel.pipeline_parallel_degree", text, involves=("model",))
 
 
 def stage_cut_fits(config: Config) -> Iterator[Problem]:
@@ -100,6 +103,26 @@ def zero_allows_pipeline(config: Config) -> Iterator[Problem]:
             "parallel.pipeline_parallel_degree to 1",
             involves=("parallel.pipeline_parallel_degree",),
         )
+
+
+def offload_needs_partitions(config: Config) -> Iterator[Problem]:
+    """ZeRO moves to the host what a rank owns: a share of the optimizer from stage 1 on, of the weights at stage 3."""
+    layout, lowest = config.parallel, {"none": 0, "optimizer": 1, "parameters": 3}[config.parallel.offload]
+    involves = ("parallel.zero_stage", "parallel.pipeline_parallel_degree")
+    if layout.zero_stage < lowest:
+        text = f"given {layout.offload} with parallel.zero_stage {layout.zero_stage}, allowed from stage {lowest} on"
+        yield Problem("parallel.offload", text, involves=involves)
+    elif lowest and layout.pipeline_parallel_degree > 1:
+        degree = f"parallel.pipeline_parallel_degree {layout.pipeline_parallel_degree}"
+        reason = "because DeepSpeed's pipeline engine brings no gradients to the host"
+        yield Problem("parallel.offload", f"given {layout.offload} with {degree}, allowed: none, {reason}", involves)
+
+
+def sequence_parallelism_has_ranks(config: Config) -> Iterator[Problem]:
+    """It shares tokens out over the ranks that share the weights."""
+    if config.parallel.sequence_parallel and config.parallel.tensor_parallel_degree == 1:
+        text = "given true with parallel.tensor_parallel_degree 1, allowed: false; or raise that degree"
+        yield Problem("parallel.sequence_parallel", text, involves=("parallel.tensor_parallel_degree",))
 
 
 def architecture_allows_layout(config: Config) -> Iterator[Problem]:
@@ -149,6 +172,25 @@ def warmup_fits_its_span(config: Config) -> Iterator[Problem]:
             )
 
 
+def data_weights_fit_the_sources(config: Config) -> Iterator[Problem]:
+    """A phase weighs the sources by their order, and leaves at least one."""
+    num_sources, inherited = len(config.data.weighted_sources), None
+    for index, phase in enumerate(config.phases):
+        weights, inherited_before, inherited = phase.data_weights, inherited, phase.data_weights
+        if weights is None or weights == inherited_before:  # told where it was written
+            continue
+        shown, allowed = f"given {list(weights)}", f"{num_sources} weights, one for each of data.sources"
+        if num_sources == 1:
+            text = f"{shown} with a single data source, allowed: nothing; name the datasets in data.sources"
+        elif len(weights) != num_sources:
+            text = f"{shown}, allowed: {allowed}"
+        elif not any(weights):
+            text = f"{shown}, allowed: {allowed}, at least one of them above 0"
+        else:
+            continue
+        yield Problem(f"phases.{index}.data_weights", text, involves=("data",))
+
+
 def cadences_are_positive(config: Config) -> Iterator[Problem]:
     """`every: {steps: 0}` never comes round."""
     cadences = {
@@ -160,6 +202,14 @@ def cadences_are_positive(config: Config) -> Iterator[Problem]:
         if every is not None and not (every.steps or every.tokens):
             unit = "tokens" if every.steps is None else "steps"
             yield Problem(path, f"given {{{unit}: 0}}, allowed: at least 1")
+
+
+def profile_is_within_the_run(config: Config) -> Iterator[Problem]:
+    """A step that never comes would never be traced."""
+    profile, num_steps = config.train.profile, sum(phase.num_steps for phase in config.phases)
+    if profile is not None and profile.last > num_steps:
+        text = f"given {profile.steps}, allowed: steps 1 to {num_steps}, which is all this run has"
+        yield Problem("train.profile.steps", text, involves=("phases",))
 
 
 def betas_are_decays(config: Config) -> Iterator[Problem]:
@@ -180,10 +230,14 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     pipeline_has_enough_layers,
     stage_cut_fits,
     zero_allows_pipeline,
+    offload_needs_partitions,
+    sequence_parallelism_has_ranks,
     architecture_allows_layout,
     bf16_keeps_fp32_gradients,
     something_to_do,
     warmup_fits_its_span,
+    data_weights_fit_the_sources,
     cadences_are_positive,
+    profile_is_within_the_run,
     betas_are_decays,
 )

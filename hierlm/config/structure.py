@@ -17,10 +17,13 @@ _ABSENT = object()
 
 
 def structural(config: Config) -> dict[str, Any]:
-    """What decides the numbers: seed, model, data, phases, optimizer, precision. Not layout, cadence or tracking."""
+    """What decides the numbers: seed, model, data weights, phases, optimizer, precision. Not layout, cadence, tracking.
+
+    Nor where the data lies: a checkpoint knows its datasets by fingerprint, so they may move but not change.
+    """
     plain = config.model_dump(mode="json")
     parts = {key: plain[key] for key in ("seed", "model", "phases", "optim")}
-    sources = [source.model_dump(mode="json") for source in config.data.weighted_sources]
+    sources = [{"weight": source.weight} for source in config.data.weighted_sources]
     return {**parts, "data": {"sources": sources}, "train": {"precision": config.train.precision}}
 
 
@@ -36,13 +39,20 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def harmless_differences(old: Config, new: Config) -> list[str]:
     """The differences in everything else, in the same form."""
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    told_elsewhere = ("seed", "model", "phases", "optim", "train.precision", "data.path", "data.sources", "run_root")
+    before, after = _with_data_paths(old), _with_data_paths(new)
+    told_elsewhere = ("seed", "model", "phases", "optim", "train.precision", "run_root")
     return [
         change
         for change in _changes(before, after)
         if not any(f"{change.partition(':')[0]}.".startswith(f"{path}.") for path in told_elsewhere)
     ]
+
+
+def _with_data_paths(config: Config) -> dict[str, Any]:
+    plain = config.model_dump(mode="json")
+    paths = [str(source.path) for source in config.data.weighted_sources]
+    data = {key: value for key, value in plain["data"].items() if key not in ("path", "sources")}
+    return {**plain, "data": {**data, "path": paths[0] if len(paths) == 1 else paths}}
 
 
 def is_extended(old: Config, new: Config) -> bool:

@@ -1,16 +1,25 @@
 """From OptimConfig to a torch optimizer; the learning rate is set before every step from the Timeline."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
 from hierlm.optim.config import OptimConfig
 from hierlm.optim.param_groups import param_groups
+from hierlm.optim.phased_adamw import PhasedAdamW
+from hierlm.phases.trainable import TrainedIn
 
 
-def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW in its fused form, which on CPU and CUDA updates all of a group in one kernel."""
-    return torch.optim.AdamW(
-        param_groups(model.named_parameters(), weight_decay=config.weight_decay),
+def build_optimizer(
+    config: OptimConfig, model: nn.Module, *, trained_in: Mapping[str, TrainedIn] | None = None
+) -> PhasedAdamW:
+    """AdamW in its fused form, which on CPU and CUDA updates all of a group in one kernel.
+
+    `trained_in` says of each parameter, by name, which phases train it; by default all do.
+    """
+    return PhasedAdamW(
+        param_groups(model.named_parameters(), weight_decay=config.weight_decay, trained_in=trained_in),
         lr=0.0,
         betas=config.betas,
         eps=config.eps,

@@ -1,20 +1,32 @@
-"""Which parameters are decayed."""
+"""Which parameters are updated together: decayed or not, and trained in the same phases."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import nn
 
+from hierlm.phases.trainable import TrainedIn
+
 
 def param_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], *, weight_decay: float
-) -> list[dict[str, object]]:
-    """Two groups: matrices with weight decay; vectors (biases, norm gains) without.
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    weight_decay: float,
+    trained_in: Mapping[str, TrainedIn] | None = None,
+) -> list[dict[str, Any]]:
+    """Matrices with weight decay, vectors (biases, norm gains) without; each apart by the phases that train it.
 
-    An empty group is left out; the order inside a group is that of the model.
+    Without `trained_in` that is every phase. An empty group is left out; the order inside a group is the model's.
     """
-    trainable = [p for _, p in named_parameters if p.requires_grad]
-    groups = (
-        {"name": "decay", "params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
-        {"name": "no_decay", "params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
-    )
-    return [group for group in groups if group["params"]]
+    phases_of, groups = trained_in or {}, dict[TrainedIn, dict[str, list[nn.Parameter]]]()
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            kinds = groups.setdefault(phases_of.get(name, ()), {"decay": [], "no_decay": []})
+            kinds["decay" if parameter.dim() >= 2 else "no_decay"].append(parameter)
+    decays = {"decay": weight_decay, "no_decay": 0.0}
+    return [
+        {"name": kind, "params": parameters, "weight_decay": decays[kind], "trained_in": phases}
+        for phases, kinds in groups.items()
+        for kind, parameters in kinds.items()
+        if parameters
+    ]

@@ -1,8 +1,9 @@
 """What a user writes about time: durations, learning-rate curves, phases."""
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from hierlm.strict import Strict
 
@@ -49,6 +50,24 @@ class PhaseConfig(Strict):
     )
     model: dict[str, Any] = Field(default_factory=dict, description="train-time switches of the architecture")
     optimizer_state: Literal["keep", "reset"] = "keep"
+    trainable: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="regular expressions for whole names of the parameters, or modules, this phase trains; null: all",
+    )
+    data_weights: tuple[NonNegativeFloat, ...] | None = Field(
+        default=None, description="weight of each of data.sources, in their order; null: the sources' own weights"
+    )
+
+    @field_validator("trainable")
+    @classmethod
+    def patterns_are_regular_expressions(cls, patterns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for pattern in patterns or ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return patterns
 
     @property
     def tokens_per_step(self) -> int:

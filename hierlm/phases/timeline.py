@@ -3,9 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.learning_rate import learning_rate
+
+
+class WeightChange(NamedTuple):
+    """From row `first_sample` of a data pass on, the sources are mixed by these weights; None: by their own."""
+
+    first_sample: int
+    weights: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class Moment:
     tokens_seen: int  # before this update, over all ranks
     first_sample: int  # rows consumed in this data pass: the data position of row 0 of this update
     data_pass: int  # how often the rows have been dealt anew: keys their order
+    data_weights: tuple[WeightChange, ...]  # of this data pass so far
 
     @property
     def starts_phase(self) -> bool:
@@ -29,8 +38,8 @@ class Moment:
 class Timeline:
     """Phases laid end to end; nothing is advanced, so resuming needs no state.
 
-    Rows are dealt anew when their length changes, and with contiguous lanes (a model with recurrent memory) also when
-    the number of lanes does, which is the global batch size.
+    Rows are dealt anew when their length changes (not when the weights of their sources do), and with contiguous lanes
+    (a model with recurrent memory) also when the number of lanes does, which is the global batch size.
     """
 
     def __init__(self, phases: Sequence[PhaseConfig], *, contiguous_lanes: bool = False) -> None:
@@ -68,7 +77,7 @@ class Timeline:
             raise ValueError(f"step {step} is outside the timeline of {self.num_steps} steps")
         index = self._phase_index(step)
         phase, inside = self.phases[index], step - self._starts[index]
-        data_pass, first_sample = self._data_position(index, inside)
+        data_pass, first_sample, data_weights = self._data_position(index, inside)
         return Moment(
             step=step,
             phase_index=index,
@@ -78,6 +87,7 @@ class Timeline:
             tokens_seen=self._tokens[index] + inside * phase.tokens_per_step,
             first_sample=first_sample,
             data_pass=data_pass,
+            data_weights=data_weights,
         )
 
     def tokens_after(self, step: int) -> int:
@@ -89,15 +99,17 @@ class Timeline:
     def _phase_index(self, step: int) -> int:
         return max(i for i, start in enumerate(self._starts[:-1]) if start <= step and self.phases[i].num_steps > 0)
 
-    def _data_position(self, index: int, inside: int) -> tuple[int, int]:
-        """(data_pass, first_sample): rows are counted afresh in every pass."""
-        data_pass, samples = 0, 0
+    def _data_position(self, index: int, inside: int) -> tuple[int, int, tuple[WeightChange, ...]]:
+        """(data_pass, first_sample, data_weights): rows are counted afresh in every pass."""
+        data_pass, samples, changes = 0, 0, list[WeightChange]()
         for before, phase in enumerate(self.phases[: index + 1]):
             if before and self._row_shape(phase) != self._row_shape(self.phases[before - 1]):
-                data_pass, samples = data_pass + 1, 0
+                data_pass, samples, changes = data_pass + 1, 0, []
             steps = inside if before == index else phase.num_steps
+            if phase.num_steps and (not changes or changes[-1].weights != phase.data_weights):
+                changes.append(WeightChange(samples, phase.data_weights))
             samples += steps * phase.global_batch_size
-        return data_pass, samples
+        return data_pass, samples, tuple(changes)
 
     def _row_shape(self, phase: PhaseConfig) -> tuple[int, ...]:
         lanes = (phase.global_batch_size,) if self.contiguous_lanes else ()

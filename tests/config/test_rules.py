@@ -34,7 +34,14 @@ def test_problems_are_given_without_a_file_too(tmp_path: Path) -> None:
         ),
         (["phases.1.global_batch_size=7", "parallel.data_parallel_degree=2"], "phases.1.global_batch_size: given 7"),
         (["parallel.tensor_parallel_degree=3"], "allowed: a divisor of model.num_heads 4 (1, 2, 4)"),
-        (["parallel.pipeline_parallel_degree=5"], "parallel.pipeline_parallel_degree: given 5, allowed: 1 to 4"),
+        (["parallel.pipeline_parallel_degree=6"], "parallel.pipeline_parallel_degree: given 6, allowed: 1 to 5"),
+        (["parallel.offload=optimizer", "parallel.zero_stage=0"], "parallel.offload: given optimizer with"),
+        (["parallel.offload=parameters", "parallel.zero_stage=2"], "allowed from stage 3 on"),
+        (
+            ["parallel.offload=optimizer", "parallel.pipeline_parallel_degree=2"],
+            "parallel.offload: given optimizer with parallel.pipeline_parallel_degree 2, allowed: none",
+        ),
+        (["parallel.sequence_parallel=true"], "given true with parallel.tensor_parallel_degree 1, allowed: false"),
         (
             ["parallel.pipeline_parallel_degree=2", "parallel.zero_stage=3"],
             "allowed: 0 or 1, because a stage sums whole gradients",
@@ -50,8 +57,17 @@ def test_problems_are_given_without_a_file_too(tmp_path: Path) -> None:
         (["phases.1.learning_rate.warmup.steps=6"], "phases.1.learning_rate.warmup: given 6 steps, allowed: at most 5"),
         (["checkpoint.every.steps=0"], "checkpoint.every: given {steps: 0}"),
         (["train.log_every.tokens=0"], "train.log_every: given {tokens: 0}"),
+        (["train.profile.steps=2..21"], "train.profile.steps: given 2..21, allowed: steps 1 to 15"),
+        (["train.profile.steps=3..2"], 'train.profile.steps: given "3..2": steps are written FIRST..LAST'),
+        (["train.profile.steps=3"], "train.profile.steps: given 3"),
         (["train.eval_every.steps=0"], "train.eval_every: given {steps: 0}"),
         (["optim.betas=[0.9, 1.0]"], "optim.betas.1: given 1.0, allowed: at least 0 and below 1"),
+        (["phases.1.data_weights=[1, 2]"], "phases.1.data_weights: given [1.0, 2.0] with a single data source"),
+        (
+            ["data={sources: [{path: a}, {path: b}]}", "phases.0.data_weights=[1, 2, 3]"],
+            "phases.0.data_weights: given [1.0, 2.0, 3.0], allowed: 2 weights, one for each of data.sources",
+        ),
+        (["data={sources: [{path: a}, {path: b}]}", "phases.1.data_weights=[0, 0]"], "at least one of them above 0"),
         (["phases.1.name=first"], 'phases.1.name: given "first", which is the name of phases.0 too'),
     ],
 )
@@ -69,6 +85,8 @@ def test_conflicts_are_refused_with_what_is_allowed(tmp_path: Path, overrides: l
         ["phases.0.duration.steps=0", "phases.0.learning_rate.warmup.steps=0"],
         ["phases.0.learning_rate.warmup.steps=15"],  # the curve spans both phases
         ["tracking.uri=none"],
+        ["data={sources: [{path: a}, {path: b}]}", "phases.1.data_weights=[0, 1]"],
+        ["phases.1.trainable=['layers\\.1', 'layers\\.\\d+\\.norm']"],
     ],
 )
 def test_what_can_run_is_allowed(tmp_path: Path, overrides: list[str]) -> None:

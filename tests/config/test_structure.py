@@ -15,7 +15,6 @@ from tests.config.making import config
         ("phases.0.global_batch_size=16", "phases.0.global_batch_size: 8 -> 16"),
         ("optim.weight_decay=0", "optim.weight_decay: 0.1 -> 0.0"),
         ("train.precision=fp32", 'train.precision: "bf16" -> "fp32"'),
-        ("data.path=other", 'data.sources.0.path: "data/some" -> "other"'),
         ("phases.1.optimizer_state=reset", 'phases.1.optimizer_state: "keep" -> "reset"'),
     ],
 )
@@ -34,6 +33,7 @@ def test_what_decides_the_numbers_is_structural(tmp_path: Path, override: str, l
         "tracking.experiment=other",
         "train.log_every.steps=1",
         "data.prefetch_batches=0",
+        "data.path=moved",
     ],
 )
 def test_layout_cadence_and_tracking_are_harmless(tmp_path: Path, override: str) -> None:
@@ -44,6 +44,11 @@ def test_layout_cadence_and_tracking_are_harmless(tmp_path: Path, override: str)
 
 def test_a_path_and_a_single_source_are_the_same_data(tmp_path: Path) -> None:
     assert differences(config(tmp_path), config(tmp_path, "data.sources=[{path: data/some}]")) == []
+
+
+def test_another_source_is_structural(tmp_path: Path) -> None:
+    more = config(tmp_path, "data.sources=[{path: data/some}, {path: more}]")
+    assert differences(config(tmp_path), more) == ['data.sources.1: absent -> {"weight": 1.0}']
 
 
 def test_only_the_end_of_the_timeline_may_grow(tmp_path: Path) -> None:

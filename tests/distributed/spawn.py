@@ -3,8 +3,10 @@
 A fork server that has already imported torch, DeepSpeed and megatron-core makes a process start in milliseconds.
 """
 
+import contextlib
 import multiprocessing
 import os
+import random
 import socket
 import traceback
 from collections.abc import Callable
@@ -43,10 +45,15 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port nobody listens on, outside the range from which the system deals out ports of its own accord.
+
+    One of that range could be dealt to another test's connection before rank 0 listens on it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(15000, 30000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _context() -> Any:

@@ -24,3 +24,15 @@ def test_every_trainable_parameter_is_in_exactly_one_group() -> None:
 def test_an_empty_group_is_left_out() -> None:
     model = nn.Linear(3, 4, bias=False)
     assert [g["name"] for g in param_groups(model.named_parameters(), weight_decay=0.1)] == ["decay"]
+
+
+def test_parameters_trained_in_other_phases_are_apart() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    trained_in = {"0.weight": (True, True), "0.bias": (True, False), "1.weight": (True, False), "1.bias": (True, True)}
+    groups = param_groups(model.named_parameters(), weight_decay=0.1, trained_in=trained_in)
+    found = {(g["name"], g["trained_in"]): [id(p) for p in g["params"]] for g in groups}
+    assert found == {
+        ("decay", (True, True)): [id(model[0].weight)],
+        ("no_decay", (True, True)): [id(model[1].bias)],
+        ("no_decay", (True, False)): [id(model[0].bias), id(model[1].weight)],
+    }

@@ -91,3 +91,29 @@ def test_outside_the_timeline_there_is_no_moment() -> None:
             timeline.at(step)
     with pytest.raises(ValueError, match="at least one phase"):
         Timeline([])
+
+
+def test_data_weights_change_where_a_phase_changes_them_and_are_counted_within_a_data_pass() -> None:
+    phases = [
+        phase(3, batch=2),
+        phase(2, batch=4, data_weights=(1.0, 3.0)),
+        phase(0, data_weights=(5.0, 5.0)),  # an empty phase changes nothing
+        phase(2, batch=4, data_weights=(1.0, 3.0)),
+        phase(2, length=4, data_weights=(1.0, 3.0)),  # rows of another length: a new data pass
+    ]
+    timeline = Timeline(phases)
+    assert timeline.at(0).data_weights == ((0, None),)
+    for step in (3, 4, 5, 6):
+        assert timeline.at(step).data_weights == ((0, None), (6, (1.0, 3.0)))
+    assert timeline.at(7).data_weights == ((0, (1.0, 3.0)),)
+
+
+@given(phases)
+def test_what_was_dealt_before_a_change_of_weights_stays(drawn: list[PhaseConfig]) -> None:
+    weighted = [p.model_copy(update={"data_weights": (1.0, float(i))}) for i, p in enumerate(drawn)]
+    timeline = Timeline(weighted)
+    for before, after in pairwise(timeline.at(step) for step in range(timeline.num_steps)):
+        if before.data_pass == after.data_pass:
+            assert after.data_weights[: len(before.data_weights)] == before.data_weights
+        assert after.data_weights[-1].weights == after.phase.data_weights
+        assert after.data_weights[-1].first_sample <= after.first_sample
