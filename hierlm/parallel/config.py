@@ -21,6 +21,14 @@ class ParallelConfig(Strict):
         default="none",
         description="what the backward pass computes again; selective: everything but matrix products and attention",
     )
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        default="none",
+        description="what a ZeRO rank keeps in the host's memory: its share of the optimizer; or (stage 3) of the "
+        "weights too",
+    )
+    sequence_parallel: bool = Field(
+        default=False, description="tensor-parallel ranks share out the tokens between their sliced products"
+    )
     stage_cut: Literal["cost", "uniform"] | tuple[PositiveInt, ...] = Field(
         default="cost",
         description="cost: the costliest stage is as cheap as can be; uniform: equal layer counts; "

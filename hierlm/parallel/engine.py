@@ -13,24 +13,30 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hierlm.config.run_config import RunConfig
-from hierlm.models.assembly import layer_specs
+from hierlm.models.assembly import canonical_names, layer_specs
 from hierlm.models.contract import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
+from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.cut import stage_cut
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.gradient_norm import clip_gradients, partitioned_norm
 from hierlm.parallel.groups import Groups, start_groups
+from hierlm.parallel.host_copies import HostCopies
+from hierlm.parallel.loss import require_head
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
+from hierlm.parallel.phase_switch import Kept, kept_over_switch, probe_rows, require_kept
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.process import ProcessInfo
-from hierlm.parallel.saving import OpenFile, save_engine
+from hierlm.parallel.saving import HeldFiles, OpenFile, hold_engine, save_engine
+from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.stage_model import build_stage, tensor_plan
 from hierlm.parallel.universal import INFO, load_universal, universal_info
 from hierlm.parallel.zero import clip_norm, deepspeed_config
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Moment
+from hierlm.phases.trainable import trained_in
 
 TAG = "engine"
 """The folder DeepSpeed writes into, inside a checkpoint."""
@@ -53,10 +59,14 @@ class Engine:
         self.groups = start_groups(Degrees.of(config.parallel))
         self._phase = config.phases[0]
         module = _build_module(config, self.groups).to(process.device)
+        if config.train.compile:
+            compile_layers(module.local_layers.values(), device=process.device)
         self._engine, self._universal_info = _wrap(module, config, self._phase, groups=self.groups)
         self.module: LossModule | Pipeline = self._engine.module
         passes = PipelinePasses if isinstance(self.module, Pipeline) else WholeModelPasses
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
+        self._copies = HostCopies(pinned=process.device.type == "cuda")
+        self._memory_copies = HostCopies(pinned=process.device.type == "cuda")
 
     @property
     def dp_rank(self) -> int:
@@ -81,6 +91,9 @@ class Engine:
         self._phase = phase
         self._engine.set_train_micro_batch_size(self._micro_batch_size)
         self._engine._config.gradient_accumulation_steps = self._num_micro_batches
+        self._engine.micro_steps = 0  # DeepSpeed ends a step where this is a multiple of the number of micro-batches
+        if hasattr(self._engine.optimizer, "gradient_accumulation_steps"):  # ZeRO has its own copy
+            self._engine.optimizer.gradient_accumulation_steps = self._num_micro_batches
         if reset:
             reset_optimizer(self._engine.basic_optimizer)
 
@@ -96,6 +109,10 @@ class Engine:
         self._begin_step(moment)
         loss = self._passes.train(self._micro_batches(tokens, targets), step=moment.step)
         return StepResult(loss=loss, grad_norm=self._engine.get_global_grad_norm())
+
+    def take_switches(self, moment: Moment) -> None:
+        """Evaluate as after the step of `moment`: some switches reach into evaluation."""
+        self._set_switches(moment, moment.phase)
 
     def forget_steps(self) -> None:
         """Empty the optimizer's moments and the training memories, as before the first step."""
@@ -135,7 +152,7 @@ class Engine:
 
     def restore_recurrent_state(self, states: Sequence[LaneState], *, phase: PhaseConfig) -> None:
         """Take this rank's rows and layers out of what all ranks of any layout saved during `phase`."""
-        self._phase = phase
+        self.begin_phase(phase, reset=False)
         rows = self.local_rows(phase.global_batch_size)
         self._passes.training_lanes.restore(
             states, first_row=rows.start, num_rows=len(rows), micro_batch_size=self._micro_batch_size
@@ -148,6 +165,25 @@ class Engine:
         """
         state = {**client_state, INFO: self._universal_info}
         save_engine(self._engine, directory, tag=TAG, client_state=state, open_file=open_file)
+
+    def hold(self, *, client_state: dict[str, Any]) -> tuple[HeldFiles, LaneState | None]:
+        """Copies of what `save` writes and of `recurrent_state`, in host memory that the next call uses again.
+
+        Every rank calls it; errors as in `save`.
+        """
+        state = {**client_state, INFO: self._universal_info}
+        files = hold_engine(self._engine, self._copies, tag=TAG, client_state=state)
+        return files, self._memory_copies.take(self.recurrent_state())
+
+    def is_grouped_as(self, directory: Path) -> bool:
+        """Whether the same parameters were updated together when `directory` was saved, on every rank.
+
+        Phases added to a run may part them anew, by what they train: the checkpoint must then be converted.
+        """
+        file = self._engine._get_ckpt_name(str(directory), TAG)
+        saved = torch.load(file, map_location="cpu", mmap=True, weights_only=False)[INFO]
+        names = "optimizer_parameter_names"
+        return self.largest(int(saved[names] != self._universal_info[names])) == 0
 
     def load(self, directory: Path) -> dict[str, Any]:
         """Read what `save` wrote on the same layout; the client state. Nothing found is an error: no fresh start."""
@@ -171,16 +207,36 @@ class Engine:
         return self.config.parallel.grad_accumulation_steps(global_batch_size=self._phase.global_batch_size)
 
     def _begin_step(self, moment: Moment) -> None:
-        if moment.starts_phase or moment.phase is not self._phase:
-            reset = moment.starts_phase and moment.phase.optimizer_state == "reset" and moment.step > 0
+        if not (moment.starts_phase and moment.step > 0):
+            self._take(moment, reset=False)
+            return
+        resets = moment.phase.optimizer_state == "reset"
+        before = self._kept_over_switch(moment)
+        self._take(moment, reset=resets)
+        require_kept(before, self._kept_over_switch(moment), phase=moment.phase.name, resets_moments=resets)
+        self._set_switches(moment, moment.phase)
+
+    def _take(self, moment: Moment, *, reset: bool) -> None:
+        """The phase's sizes, switches, draws and learning rate."""
+        if reset or moment.phase is not self._phase:
             self.begin_phase(moment.phase, reset=reset)
-        model = self.config.model
-        own = {name: getattr(model, name) for name in model.train_switches()}
-        context = StepContext(moment.step, self.config.seed, {**own, **moment.phase.model})
-        for layer in self.module.local_layers.values():
-            layer.begin_step(context)
+        self._set_switches(moment, moment.phase)
+        self._engine.basic_optimizer.begin_phase(moment.phase_index)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = moment.learning_rate
+
+    def _set_switches(self, moment: Moment, phase: PhaseConfig) -> None:
+        model = self.config.model
+        own = {name: getattr(model, name) for name in model.train_switches()}
+        context = StepContext(moment.step, self.config.seed, {**own, **phase.model})
+        for layer in self.module.local_layers.values():
+            layer.begin_step(context)
+
+    def _kept_over_switch(self, moment: Moment) -> Kept:
+        """What a switch must leave alone, seen with the switches of the phase before: some reach into evaluation."""
+        self._set_switches(moment, self.config.phases[moment.phase_index - 1])
+        evaluated = self.evaluate(*probe_rows(self.config.model.vocab_size, device=self.process.device))
+        return kept_over_switch(self._engine, self._passes.training_lanes, evaluated=evaluated)
 
     def _micro_batches(self, tokens: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
         device, size = self.process.device, self._micro_batch_size
@@ -189,20 +245,34 @@ class Engine:
 
 
 def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeline:
-    recompute = config.parallel.activation_recompute
+    shares = TokenShares(groups) if config.parallel.sequence_parallel else None
+    chunk_tokens = config.train.loss_chunk_tokens
+    if chunk_tokens is not None:
+        require_head(layer_specs(config.model)[-1])
+    how: dict[str, Any] = {
+        "recompute": config.parallel.activation_recompute,
+        "shares": shares,
+        "loss_chunk_tokens": chunk_tokens,
+    }
+    module: LossModule | Pipeline
     if groups.degrees.pipeline > 1:
         boundaries = stage_cut(config).boundaries
-        return Pipeline(config.model, seed=config.seed, boundaries=boundaries, groups=groups, recompute=recompute)
-    everything = range(len(layer_specs(config.model)))
-    built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups)
-    return LossModule(built.layers, recompute=recompute)
+        module = Pipeline(config.model, seed=config.seed, boundaries=boundaries, groups=groups, **how)
+    else:
+        everything = range(len(layer_specs(config.model)))
+        built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups)
+        module = LossModule(built.layers, **how)
+    if shares is not None:
+        shares.require_some(groups.pipeline)
+    return module
 
 
 def _wrap(
     module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseConfig, *, groups: Groups
 ) -> tuple[Any, dict[str, Any]]:
     """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
-    optimizer = build_optimizer(config.optim, module)
+    trained = trained_in(canonical_names(config.model), config.phases)
+    optimizer = build_optimizer(config.optim, module, trained_in=trained)
     model = config.model
     info = universal_info(
         module, optimizer, plan=tensor_plan(model), vocab_size=model.vocab_size, pipeline=groups.pipeline
@@ -220,6 +290,10 @@ def _wrap(
     engine.clip_fp32_gradients = clip_and_keep_norm
     if isinstance(module, Pipeline) and engine.zero_optimization() and hasattr(engine.optimizer, "averaged_gradients"):
         engine.optimizer.scaled_global_norm = partial(partitioned_norm, engine.optimizer, groups)
+    if groups.degrees.data == 1 and not hasattr(engine.optimizer, "get_grads_for_reduction"):
+        # it would copy all gradients into a buffer, reduce them over one rank, and copy them back; what is left is that
+        # parameters without gradient get zeros, as they do where there is something to reduce
+        engine.buffered_allreduce_fallback = lambda **_: engine._get_gradients_for_reduction()
     # PipelineEngine would write and read weights layer by layer, without names: keep to one form of checkpoint
     engine.module_state_dict = partial(deepspeed.DeepSpeedEngine.module_state_dict, engine)
     engine.load_module_state_dict = partial(deepspeed.DeepSpeedEngine.load_module_state_dict, engine)

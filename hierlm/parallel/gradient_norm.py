@@ -18,7 +18,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float, group
     Weights that several ranks hold are counted once: replicated ones on tp_rank 0, tied ones where their owner lives.
     """
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    squares = [p.grad.detach().float().square().sum() for p in with_gradient if _counts_here(p, groups)]
+    squares = [_square(p.grad) for p in with_gradient if _counts_here(p, groups)]
     total = torch.stack(squares).sum() if squares else torch.zeros((), device=with_gradient[0].device)
     dist.all_reduce(total, group=groups.model)
     norm = total.sqrt()
@@ -39,10 +39,15 @@ def partitioned_norm(optimizer: Any, groups: Groups) -> Tensor:
         gradients = (g for g in optimizer.averaged_gradients[index] if not getattr(g, "_zero_padding", False))
         for gradient, parameter in zip(gradients, parameters, strict=False):  # padding may be left at the end
             if _counts_here(parameter, groups):
-                total += gradient.detach().float().square().sum()
+                total += _square(gradient)
     for group in (groups.data, groups.model):
         dist.all_reduce(total, group=group)
     return torch.where(torch.isfinite(total), total.sqrt(), -1.0)
+
+
+def _square(gradient: Tensor) -> Tensor:
+    """The squared norm, fp32, in one pass without a copy."""
+    return torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32).square()
 
 
 def _counts_here(parameter: nn.Parameter, groups: Groups) -> bool:

@@ -1,12 +1,54 @@
-"""Cross entropy, from whole logits or from logits whose vocabulary is sliced over tensor-parallel ranks.
+"""Cross entropy, from whole logits, from logits sliced over tensor-parallel ranks, or in chunks of tokens.
 
-Shapes: B rows, T tokens, V vocab_size, V' a slice of the vocabulary (padding included).
+Shapes: B rows, T tokens, D hidden_dim, V vocab_size, V' a slice of the vocabulary (padding included).
 """
+
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hierlm.errors import UserError
+from hierlm.models.contract import Layer, LayerSpec, Stream, build_layer
+from hierlm.nn.head import Head
+from hierlm.parallel.tensor import logits_are_sliced
+
+
+class LossEnd:
+    """Where a stage ends and what follows: with `chunk_tokens`, the last layer, a Head, belongs to the loss."""
+
+    def __init__(self, layers: Mapping[int, Layer], *, chunk_tokens: int | None) -> None:
+        self._chunk_tokens, self._are_sliced = chunk_tokens, logits_are_sliced(layers)
+        self._head = None if chunk_tokens is None else layers[max(layers)]
+        self.layers = {index: layer for index, layer in layers.items() if layer is not self._head}
+        """What runs before the loss."""
+
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Nats of every token, fp32 [B, T], 0 where the target is negative, of what `layers` leave on top."""
+        if self._head is None or self._chunk_tokens is None:
+            return token_losses(hidden, targets, are_sliced=self._are_sliced)
+        of_chunk = partial(_losses_behind, self._head, are_sliced=self._are_sliced)
+        if torch.is_grad_enabled():
+            of_chunk = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)  # no layer draws
+        chunks = zip(
+            hidden.flatten(0, 1).split(self._chunk_tokens), targets.flatten().split(self._chunk_tokens), strict=True
+        )
+        return torch.cat([of_chunk(some[None], wanted[None]) for some, wanted in chunks], dim=1).view_as(targets)
+
+
+def require_head(last: LayerSpec) -> None:
+    """UserError where a model does not end in a plain Head: logits in chunks would not be what it leaves."""
+    with torch.device("meta"):
+        layer = build_layer(last, seed=0, index=0)
+    if type(layer) is not Head:
+        raise UserError(
+            f"train.loss_chunk_tokens: given with a model that ends in {type(layer).__name__}, allowed: null, because "
+            "only the logits of a plain Head can be made token by token inside the loss"
+        )
 
 
 def token_losses(logits: Tensor, targets: Tensor, *, are_sliced: bool = False) -> Tensor:
@@ -22,3 +64,9 @@ def token_losses(logits: Tensor, targets: Tensor, *, are_sliced: bool = False) -
     else:
         nats = F.cross_entropy(logits.float().flatten(0, 1), safe.flatten(), reduction="none").view_as(targets)
     return torch.where(is_real, nats, 0.0)
+
+
+def _losses_behind(head: Layer, hidden: Tensor, targets: Tensor, *, are_sliced: bool) -> Tensor:
+    """`token_losses` of hidden [1, n, D]: the logits live no longer than this call, and again in the backward pass."""
+    logits, _ = head(Stream((hidden,)))
+    return token_losses(logits.hidden, targets, are_sliced=are_sliced)

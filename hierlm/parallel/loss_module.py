@@ -6,20 +6,29 @@ import torch
 from torch import Tensor, nn
 
 from hierlm.models.contract import Layer, Stream
-from hierlm.parallel.loss import token_losses
+from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.recompute import DrawKey, Memories, Recompute, run_layers
-from hierlm.parallel.tensor import logits_are_sliced
+from hierlm.parallel.sequence import TokenShares
 
 
 class LossModule(nn.Module):
     """Parameters keep their canonical names `layers.<index>.<name>`."""
 
-    def __init__(self, layers: Mapping[int, Layer], *, recompute: Recompute) -> None:
+    def __init__(
+        self,
+        layers: Mapping[int, Layer],
+        *,
+        recompute: Recompute,
+        shares: TokenShares | None = None,
+        loss_chunk_tokens: int | None = None,
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleDict({str(index): layer for index, layer in layers.items()})
         self.local_layers = dict(layers)
-        self.recompute = recompute
-        self._are_sliced = logits_are_sliced(layers)
+        if shares is not None:
+            shares.take(layers)
+        self.recompute, self._shares = recompute, shares
+        self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens)
 
     def forward(
         self, tokens: Tensor, targets: Tensor, memories: Memories, draw_key: DrawKey | None
@@ -29,9 +38,15 @@ class LossModule(nn.Module):
         In training the nats include what the model asks to be added to them (the loss of predicted boundaries).
         """
         stream, updated = run_layers(
-            self.local_layers, Stream((tokens,)), memories, draw_key=draw_key, recompute=self.recompute
+            self._end.layers,
+            Stream((tokens,)),
+            memories[: len(self._end.layers)],
+            draw_key=draw_key,
+            recompute=self.recompute,
+            shares=self._shares,
         )
         detached = tuple(None if m is None else tuple(t.detach() for t in m) for m in updated)
-        nats = token_losses(stream.hidden, targets, are_sliced=self._are_sliced)
+        detached += memories[len(detached) :]
+        nats = self._end.losses(stream.hidden, targets)
         penalty = stream.penalty
         return (nats if penalty is None else nats + torch.where(targets >= 0, penalty, 0.0)), detached

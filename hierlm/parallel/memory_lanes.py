@@ -36,7 +36,7 @@ class MemoryLanes:
             return self._fresh(num_rows)
         memories = self._lanes[micro_index]
         rows = {memory[0].shape[0] for memory in memories if memory}
-        assert rows <= {num_rows}, f"micro-batch {micro_index} has {num_rows} rows, its lanes {rows}: call `deal` first"
+        assert rows <= {num_rows}, f"micro-batch {micro_index} has {num_rows} rows, its lanes {rows}"
         return memories
 
     def put(self, micro_index: int, memories: Memories) -> None:
@@ -58,7 +58,7 @@ class MemoryLanes:
         """Make the lanes of this rank's `rows`, bool [rows], start a new stream."""
         if bool(rows.all()):
             self.clear()  # the rows may have been dealt anew, in other micro-batches
-        if not bool(rows.any()):
+        if not bool(rows.any()) or self.is_empty:  # a pipeline stage may hold no layer with memory
             return
         first = 0
         for micro_index, memories in sorted(self._lanes.items()):
@@ -67,12 +67,6 @@ class MemoryLanes:
             fresh = self._fresh(num_rows)
             self._lanes[micro_index] = tuple(_mixed(mine, new, old) for new, old in zip(fresh, memories, strict=True))
             first += num_rows
-
-    def deal(self, *, micro_batch_size: int) -> None:
-        """Split the same rows into micro-batches of another size, in row order."""
-        state = self.state_by_global_row(first_row=0)
-        self.clear()
-        self.restore([state], first_row=0, num_rows=_num_rows(state), micro_batch_size=micro_batch_size)
 
     def state_by_global_row(self, *, first_row: int) -> LaneState:
         """All lanes of this rank, whose first row is `first_row` of the global batch."""
@@ -122,10 +116,6 @@ def _mixed(is_new: Tensor, new: Memory | None, old: Memory | None) -> Memory | N
 
 def _joined(pieces: Sequence[Memory]) -> Memory:
     return tuple(torch.cat(tensors) for tensors in zip(*pieces, strict=True))
-
-
-def _num_rows(state: LaneState) -> int:
-    return next((memory[0].shape[0] for memory in state.memories.values()), 0)
 
 
 def _saved_layers(states: Sequence[LaneState]) -> set[int]:

@@ -21,20 +21,28 @@ from hierlm.models.contract import Layer, SharedWeights
 from hierlm.parallel.boundary import Payload, Unpacker, pack
 from hierlm.parallel.degrees import Coordinates
 from hierlm.parallel.groups import Groups
-from hierlm.parallel.loss import token_losses
+from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.memory_lanes import MemoryLanes
 from hierlm.parallel.recompute import Recompute, run_layers
+from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.stage_model import build_stage, set_parameter
-from hierlm.parallel.tensor import logits_are_sliced
 
 
 class Pipeline(PipelineModule):
     """The layers of this rank's stage; the last stage ends in the loss."""
 
     def __init__(
-        self, config: ModelConfig, *, seed: int, boundaries: Sequence[int], groups: Groups, recompute: Recompute
+        self,
+        config: ModelConfig,
+        *,
+        seed: int,
+        boundaries: Sequence[int],
+        groups: Groups,
+        recompute: Recompute,
+        shares: TokenShares | None = None,
+        loss_chunk_tokens: int | None = None,
     ) -> None:
-        self.boundaries, self.groups, self.recompute = tuple(boundaries), groups, recompute
+        self.boundaries, self.groups, self.recompute, self._shares = tuple(boundaries), groups, recompute, shares
         self._config, self._seed = config, seed
         self._draws: tuple[int, int] | None = None
         self._lanes: MemoryLanes | None = None
@@ -44,6 +52,7 @@ class Pipeline(PipelineModule):
         topology = PipeModelDataParallelTopology(num_pp=degrees.pipeline, num_mp=degrees.tensor, num_dp=degrees.data)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints the cut, which we do ourselves
             super().__init__(layers=range(boundaries[-1]), topology=topology, loss_fn=self._loss)
+        self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens if groups.is_last_stage else None)
 
     def begin_pass(self, *, draws: tuple[int, int] | None, lanes: MemoryLanes) -> None:
         """Before the micro-batches of one step or evaluation: `draws` is (seed, step), None for no random draws."""
@@ -54,7 +63,7 @@ class Pipeline(PipelineModule):
         self._unpacker.forget()
 
     def forward(self, payload: Payload) -> Payload:
-        """One micro-batch through this stage: tokens int64 [B, T] into the first, logits [B, T, V] out of the last.
+        """One micro-batch through this stage: tokens int64 [B, T] into the first, what the loss takes out of the last.
 
         Every stage meets the micro-batches in the same order, so counting them is enough to know which one this is.
         """
@@ -63,8 +72,16 @@ class Pipeline(PipelineModule):
         stream = self._unpacker.unpack(payload)
         memories = self._lanes.get(micro_index, num_rows=stream.hidden.shape[0])
         draw_key = None if self._draws is None else (*self._draws, micro_index, self.groups.dp_rank)
-        stream, updated = run_layers(self.local_layers, stream, memories, draw_key=draw_key, recompute=self.recompute)
-        self._lanes.put(micro_index, updated)
+        num_layers = len(self._end.layers)
+        stream, updated = run_layers(
+            self._end.layers,
+            stream,
+            memories[:num_layers],
+            draw_key=draw_key,
+            recompute=self.recompute,
+            shares=self._shares,
+        )
+        self._lanes.put(micro_index, updated + memories[num_layers:])
         return stream.hidden if self.groups.is_last_stage else pack(stream)
 
     def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, dist.ProcessGroup]]:
@@ -83,6 +100,8 @@ class Pipeline(PipelineModule):
             stage=range(self._local_start, self._local_stop),
             groups=self.groups,
         )
+        if self._shares is not None:
+            self._shares.take(built.layers)
         self.local_layers = built.layers
         self.forward_funcs = list(built.layers.values())  # DeepSpeed saves and loads these, a file each
         self.layers = nn.ModuleDict()
@@ -99,9 +118,9 @@ class Pipeline(PipelineModule):
         self._tied = _tied_over_stages(self.local_layers, shared_weights(self._config), self.boundaries, self.groups)
         return {}
 
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Training: the mean, nats per token. Evaluation: every token's nats [B, T], 0 where the target is negative."""
-        nats = token_losses(logits, targets, are_sliced=logits_are_sliced(self.local_layers))
+        nats = self._end.losses(hidden, targets)
         return nats.mean() if self.training else nats
 
 

@@ -1,6 +1,7 @@
 """This process among the others of the job: rank, device, process group."""
 
 import os
+import subprocess
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -46,8 +47,8 @@ def start_processes() -> ProcessInfo:
     """Join the job's process group: NCCL where there is a GPU, gloo else."""
     info = read_environment()
     os.environ.update(RANK=str(info.rank), LOCAL_RANK=str(info.local_rank), WORLD_SIZE=str(info.world_size))
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29500")
+    for name, value in _rendezvous().items():
+        os.environ.setdefault(name, value)
     if info.device.type == "cuda":
         torch.cuda.set_device(info.device)
     else:
@@ -56,6 +57,16 @@ def start_processes() -> ProcessInfo:
         backend = "nccl" if info.device.type == "cuda" else "gloo"
         deepspeed.init_distributed(dist_backend=backend, timeout=GROUP_TIMEOUT, verbose=False)
     return info
+
+
+def _rendezvous() -> dict[str, str]:
+    """Where the processes meet if nobody has said so: under a bare `srun` on the first node of the step."""
+    if "SLURM_STEP_NODELIST" not in os.environ or "MASTER_ADDR" in os.environ:
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    command = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
+    hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    step = int(os.environ["SLURM_JOB_ID"]) + 1000 * int(os.environ["SLURM_STEP_ID"])
+    return {"MASTER_ADDR": hosts[0], "MASTER_PORT": str(10000 + step % 20000)}
 
 
 def stop_processes() -> None:

@@ -4,19 +4,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from hierlm.models.contract import Layer, Memory, Stream
 from hierlm.parallel.random_state import keyed_seed
 
+if TYPE_CHECKING:
+    from hierlm.parallel.sequence import TokenShares, Whole
+
 Recompute = Literal["none", "selective", "full"]
 Memories = tuple[Memory | None, ...]
 DrawKey = tuple[int, ...]
 """(seed, step, micro_index, dp_rank): what the random draws of one forward pass belong to."""
+
+LAYER_SPAN = "layers."
+"""How the spans of layers begin in a profiler's trace."""
 
 aten = torch.ops.aten
 _KEPT = frozenset(
@@ -42,22 +49,41 @@ def run_layers(
     *,
     draw_key: DrawKey | None = None,
     recompute: Recompute = "none",
+    shares: "TokenShares | None" = None,
 ) -> tuple[Stream, Memories]:
     """Fold the layers, keyed by their index in the whole list, over the stream; one memory per layer in and out.
 
     With a `draw_key` every layer draws from a generator of its own (key, layer index): the same at every pipeline cut,
     on every tensor-parallel rank, and when it is computed a second time. Without, the generator is left alone.
     """
-    updated = []
+    updated: list[Memory | None] = []
+    whole = None  # while tensor-parallel ranks hold shares of the top level's tokens: what of
     for (index, layer), memory in zip(layers.items(), memories, strict=True):
         seed = None if draw_key is None else keyed_seed("draws", *draw_key, index)
-        run = partial(_run, layer, seed)
+        run: Callable[..., Any] = partial(_run, layer, seed)
+        if torch.autograd._profiler_enabled():
+            run = partial(_in_span, f"{LAYER_SPAN}{index} {type(layer).__name__}", run)
+        if shares is not None:
+            stream, whole = shares.before(layer, stream, whole)
+            run = run if whole is None else partial(_run_on_shares, run, shares, whole, recompute == "none")
         if recompute != "none" and torch.is_grad_enabled():
             run = partial(_recomputed, run, recompute)
         levels, new_memory = run(stream.levels, memory)
         stream = Stream(levels)
         updated.append(new_memory)
+    if shares is not None and whole is not None:
+        stream = shares.joined(stream, whole)
     return stream, tuple(updated)
+
+
+def _in_span(name: str, run: Callable[..., Any], *of: Any) -> Any:
+    with record_function(name):
+        return run(*of)
+
+
+def _run_on_shares(run: Callable[..., Any], shares: "TokenShares", whole: "Whole", keeps_shares: bool, *of: Any) -> Any:
+    with shares.running(whole, keeps_shares=keeps_shares):
+        return run(*of)
 
 
 def _run(

@@ -1,23 +1,15 @@
 """Tensor parallelism from outside: the weights a model's tensor plan names become slices held by megatron-core layers.
 
-The plan maps regular expressions to rules; one that matches the whole canonical name of a parameter, or of the module
-that holds it, decides; the first match counts:
-
-    column      slices the output width of a projection (heads, hidden units); a bare parameter: its first dimension
-    row         slices the input width and sums the results; a bare parameter: its last dimension
-    vocabulary  slices an embedding, or the projection onto the vocabulary, padded to a multiple of the degree
-    replicate   every rank holds all of it and computes the same gradient
-    partial     every rank holds all of it but sees only its slice's part of the gradient, so the parts are summed
-
 Initial values are those of the single-device model at every degree: a slice is cut out of the weights already built.
+The rules of a plan: `hierlm.parallel.tensor_plan`.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Literal, TypeVar, get_args
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from megatron.core import ModelParallelConfig
 from megatron.core.tensor_parallel import (
     ColumnParallelLinear,
@@ -30,9 +22,8 @@ from torch import Tensor, nn
 from hierlm.models.contract import Layer
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.recompute import unkept_products
+from hierlm.parallel.tensor_plan import Rule, TensorPlan, rule_for
 
-Rule = Literal["column", "row", "vocabulary", "replicate", "partial"]
-TensorPlan = Mapping[str, Rule]
 Sliced = TypeVar("Sliced", bound=nn.Module)
 
 
@@ -46,14 +37,26 @@ class _WithoutExtraState:
 class SlicedColumn(_WithoutExtraState, ColumnParallelLinear):
     """Whole input [..., D] -> this rank's part of the output, [..., width / degree]."""
 
+    def leave_input_gradient_in_parts(self) -> None:
+        """For a caller who sums over ranks what every rank's slice contributes."""
+        self.disable_grad_reduce, self.allreduce_dgrad = True, False
+
     def forward(self, x: Tensor) -> Tensor:
         return _on_rows(super().forward, x)
 
 
 class SlicedRow(_WithoutExtraState, RowParallelLinear):
-    """This rank's part of the input [..., width / degree] -> whole output [..., D], the same on every rank."""
+    """This rank's part of the input [..., width / degree] -> whole output [..., D], the same on every rank.
+
+    `sum_over_ranks` may do the sum in another way; the bias comes after it.
+    """
+
+    sum_over_ranks: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.sum_over_ranks is not None:
+            total = self.sum_over_ranks(F.linear(x, self.weight))
+            return total if self.bias is None else total + self.bias
         with unkept_products():  # they are summed over ranks in place: a kept one would be summed again
             return _on_rows(super().forward, x)
 
@@ -87,16 +90,6 @@ def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -
                     layer.set_submodule(path, cutter.sliced_module(module, rule, where=where))
                     break
                 cutter.slice_parameter(module, name, rule, where=where)
-
-
-def rule_for(plan: TensorPlan, name: str) -> Rule:
-    """The rule of the parameter called `layers.<index>.<path>`; ValueError when no pattern covers it."""
-    holder = name.rpartition(".")[0]
-    for pattern, rule in plan.items():
-        if re.fullmatch(pattern, name) or re.fullmatch(pattern, holder):
-            assert rule in get_args(Rule), f"tensor plan: unknown rule {rule!r} for {pattern!r}"
-            return rule
-    raise ValueError(f"tensor plan: no pattern covers {name}; allowed rules: {', '.join(get_args(Rule))}")
 
 
 def logits_are_sliced(layers: Mapping[int, Layer]) -> bool:

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import torch
+
 from hierlm.config.run_config import RunConfig
 from hierlm.phases.config import PhaseConfig
 
@@ -33,15 +35,24 @@ def deepspeed_config(config: RunConfig[Any], phase: PhaseConfig, *, num_paramete
             "allgather_bucket_size": bucket,
             "stage3_prefetch_bucket_size": bucket,
             "stage3_param_persistence_threshold": 0,
+            **_offload(layout.offload),
         },
         "bf16": {"enabled": config.train.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         # its slicing of boundary tensors over tensor-parallel ranks knows one differentiable tensor only
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False, "activation_checkpoint_interval": 0},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW updates host memory too, and needs no compiler
         "steps_per_print": NEVER,
         "wall_clock_breakdown": False,
     }
+
+
+def _offload(what: str) -> dict[str, Any]:
+    """ZeRO-Offload (Ren et al. 2021, 2101.06840) and, for the weights of stage 3, ZeRO-Infinity's to host memory."""
+    host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    homes = {"optimizer": ("offload_optimizer",), "parameters": ("offload_optimizer", "offload_param")}
+    return {home: host for home in homes.get(what, ())}
 
 
 def effective_stage(config: RunConfig[Any]) -> int:

@@ -2,10 +2,32 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from hierlm.phases.config import Duration
 from hierlm.strict import Strict
+
+
+class ProfileConfig(Strict):
+    """Which optimizer steps are traced."""
+
+    steps: str = Field(description="first and last of them, counted from 1: 10..12")
+
+    @field_validator("steps")
+    @classmethod
+    def is_a_range(cls, text: str) -> str:
+        first, between, last = text.partition("..")
+        if not (between and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            raise ValueError("steps are written FIRST..LAST with 1 <= FIRST <= LAST, as in 10..12")
+        return text
+
+    @property
+    def first(self) -> int:
+        return int(self.steps.partition("..")[0])
+
+    @property
+    def last(self) -> int:
+        return int(self.steps.partition("..")[2])
 
 
 class TrainConfig(Strict):
@@ -16,3 +38,17 @@ class TrainConfig(Strict):
     eval_every: Duration | None = Field(default=None, description="besides the evaluation at the end of the run")
     eval_rows: PositiveInt | None = Field(default=None, description="rows of the valid split; default: all of it")
     deterministic: bool = True
+    hang_after_seconds: PositiveFloat | None = Field(
+        default=900.0, description="without any progress on a rank the attempt ends, saying who is behind; null: never"
+    )
+    loss_chunk_tokens: PositiveInt | None = Field(
+        default=None,
+        description="tokens whose logits are made at once, twice each, so that those of a large vocabulary never "
+        "exist whole; null: all of a micro-batch",
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile every layer: takes minutes at the start, wins on no CPU measured"
+    )
+    profile: ProfileConfig | None = Field(
+        default=None, description="write a trace of some steps and a table of where their time goes"
+    )

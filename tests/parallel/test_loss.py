@@ -1,10 +1,19 @@
-"""Nats per token, whole and sliced over the vocabulary."""
+"""Nats per token: whole, sliced over the vocabulary, and in chunks of tokens."""
+
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from hierlm.parallel.loss import token_losses
+from hierlm import models
+from hierlm.config.load import load_config
+from hierlm.errors import UserError
+from hierlm.models.assembly import layer_specs
+from hierlm.nn.head import Head
+from hierlm.parallel.loss import LossEnd, require_head, token_losses
+from hierlm.phases.timeline import Timeline
+from hierlm.plan.live_bytes import LiveBytes
 from tests.distributed.spawn import run_ranks
 
 VOCAB = 7
@@ -61,3 +70,101 @@ def test_sliced_logits_give_the_same_nats_and_gradients():
     gradient = torch.cat([torch.tensor(part) for _, part in found], dim=-1)
     torch.testing.assert_close(gradient[..., :VOCAB], logits.grad, rtol=1e-5, atol=1e-7)
     assert not gradient[..., VOCAB:].any()
+
+
+# In chunks of tokens
+
+WIDTH = 5
+
+
+def behind_a_head(
+    chunk_tokens: int | None, *, rows: int = 3, length: int = 7, vocab: int = VOCAB, watched: Any = None
+) -> Any:
+    """(nats, gradient of what goes into the head, gradient of its weight)."""
+    torch.manual_seed(0)
+    head, hidden = Head(vocab_size=vocab, hidden_dim=WIDTH), torch.randn(rows, length, WIDTH, requires_grad=True)
+    targets = torch.randint(0, vocab, (rows, length))
+    targets[0, 2] = -1
+    end = LossEnd({4: head}, chunk_tokens=chunk_tokens)
+    with watched or torch.enable_grad():
+        top = hidden * 1.0 if end.layers == {} else head.projection(hidden)
+        nats = end.losses(top, targets)
+        nats.mean().backward()
+    return nats.detach(), hidden.grad, head.projection.weight.grad
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 20, 21, 1000])
+def test_chunks_give_the_same_nats_and_gradients(chunk_tokens: int) -> None:
+    for found, expected in zip(behind_a_head(chunk_tokens), behind_a_head(None), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_logits_never_exist_whole() -> None:
+    shape = {"rows": 4, "length": 64, "vocab": 2000}
+    logits_bytes, weight_bytes = 4 * 64 * 2000 * 4, WIDTH * 2000 * 4
+    whole, chunked = LiveBytes(), LiveBytes()
+    behind_a_head(None, **shape, watched=whole)
+    behind_a_head(16, **shape, watched=chunked)
+    assert whole.peak > 2 * logits_bytes
+    # of one chunk the logits, their log-probabilities and gradients; a chunk's gradient of the weight beside their sum
+    assert chunked.peak < 3.5 * logits_bytes / 16 + 3 * weight_bytes
+
+
+def engine_steps(arch: str, overrides: list[str]) -> Any:
+    """Loss and gradient norm of three steps, and nats of an evaluation."""
+    from hierlm.parallel.engine import Engine
+    from hierlm.parallel.process import start_processes
+
+    config = load_config(f"configs/tiny/{arch}.yaml", overrides)
+    engine = Engine(config, process=start_processes())
+    timeline, found = Timeline(config.phases), []
+    for step in range(3):
+        tokens = torch.randint(0, 97, (8, 20), generator=torch.Generator().manual_seed(step))
+        result = engine.train_step(tokens[:, :-1], tokens[:, 1:], moment=timeline.at(step))
+        found.append([engine.global_mean(result.loss), float(result.grad_norm)])
+    return found, engine.evaluate(tokens[:2, :-1], tokens[:2, 1:]).tolist()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("arch", "world_size", "layout"),
+    [
+        pytest.param("transformer", 1, ["model.tie_embeddings=true"], marks=pytest.mark.slow),
+        pytest.param(
+            "transformer", 1, ["parallel.zero_stage=3", "parallel.activation_recompute=full"], marks=pytest.mark.slow
+        ),
+        ("transformer", 2, ["parallel.tensor_parallel_degree=2", "parallel.sequence_parallel=true"]),
+        ("transformer", 2, ["parallel.pipeline_parallel_degree=2", "model.tie_embeddings=true"]),
+        pytest.param(
+            "transformer", 2, ["parallel.pipeline_parallel_degree=2", "parallel.stage_cut=[4]"], marks=pytest.mark.slow
+        ),  # a stage of the head
+        pytest.param(
+            "transformer_xl",
+            4,
+            ["parallel.pipeline_parallel_degree=2", "parallel.tensor_parallel_degree=2"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_training_in_chunks_is_the_same(arch: str, world_size: int, layout: list[str]) -> None:
+    sizes = ["model.vocab_size=97", "phases.0.sequence_length=19", "parallel.micro_batch_size=4", "model.dropout=0.1"]
+    settings = [*sizes, *layout, "model.num_layers=2"]
+    whole = run_ranks(engine_steps, world_size, arch, settings)
+    chunked = run_ranks(engine_steps, world_size, arch, [*settings, "train.loss_chunk_tokens=13"])
+    for expected, found in zip(whole, chunked, strict=True):
+        for before, after in zip(expected, found, strict=True):
+            torch.testing.assert_close(torch.tensor(after), torch.tensor(before), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arch", "part", "ends_in"),
+    [
+        ("transformer_xl", {"cutoffs": (20, 60)}, "AdaptiveHead"),
+        ("dynamic_pooling", {"boundaries": "entropy"}, "BoundaryLoss"),
+    ],
+)
+def test_models_that_do_not_end_in_a_head_are_refused(arch: str, part: dict[str, Any], ends_in: str) -> None:
+    tiny = load_config(f"configs/tiny/{arch}.yaml", []).model
+    config = models.architecture(arch).Config.model_validate({**tiny.model_dump(), **part})
+    with pytest.raises(UserError, match=rf"train\.loss_chunk_tokens: given with a model that ends in {ends_in}"):
+        require_head(layer_specs(config)[-1])

@@ -64,14 +64,8 @@ def test_a_lane_gets_back_its_own_memory_without_its_graph():
 
 
 def test_a_lane_with_other_rows_is_our_own_mistake():
-    with pytest.raises(AssertionError, match="deal"):
+    with pytest.raises(AssertionError, match="its lanes"):
         filled(0, 2, 4).get(0, num_rows=3)
-
-
-def test_rows_keep_their_memory_when_micro_batches_change_size():
-    kept = filled(0, 2, 4)
-    kept.deal(micro_batch_size=2)
-    assert all(same(kept.get(i, num_rows=2), of_rows(range(2 * i, 2 * i + 2))) for i in range(4))
 
 
 @pytest.mark.parametrize(("dp_degree", "micro"), [(1, 12), (1, 3), (3, 2), (4, 1)])
@@ -106,3 +100,10 @@ def test_nothing_saved_is_a_fresh_start():
     restored = lanes()
     restored.restore([lanes().state_by_global_row(first_row=0)], first_row=0, num_rows=4, micro_batch_size=2)
     assert not restored.get(1, num_rows=2)[0][0].any()
+
+
+def test_a_stage_without_memory_has_nothing_to_forget():
+    kept = lanes({4: Forgets()})
+    kept.put(0, (None,))
+    kept.forget(torch.tensor([True, False]))
+    assert kept.is_empty

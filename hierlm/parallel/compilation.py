@@ -1,0 +1,34 @@
+"""`train.compile`: every layer compiled by torch.compile, in place, so that parameters keep their names."""
+
+from collections.abc import Iterable
+
+import torch
+from torch.utils._triton import has_triton
+
+from hierlm.errors import UserError
+from hierlm.models.contract import Layer
+
+OPTIONS = {"fallback_random": True}
+"""Draws stay those of torch's generators, which every layer seeds: the same masks as without compilation."""
+
+
+def compile_layers(layers: Iterable[Layer], *, device: torch.device) -> None:
+    """Each layer by itself, when it first runs; UserError where there is nothing to compile with."""
+    missing = _missing_compiler(device)
+    if missing:
+        raise UserError(f"train.compile: given true, allowed here: false, because there is no {missing}")
+    for layer in layers:
+        layer.compile(options=OPTIONS)
+
+
+def _missing_compiler(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        return None if has_triton() else "Triton, which writes its kernels; it comes with torch's CUDA builds"
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "C++ compiler; install g++ or name one in CXX"
+    return None

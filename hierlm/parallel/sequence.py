@@ -1,0 +1,223 @@
+"""Sequence parallelism (Korthikanti et al. 2022, 2205.05198, section 4.2.2), put around blocks from outside.
+
+Between the sliced products of a block (norms, dropout, residual sums) every tensor-parallel rank would do the same work
+and keep the same activations. Here each does it for its share of the tokens: a gather before the sliced products, and
+in place of the sum over ranks behind them a sum of which each rank gets its share. What a sliced product keeps for the
+backward pass is the share too, gathered again when it is needed.
+
+megatron-core's own collectives for this allocate on a CUDA device; these run wherever the process group does.
+
+Shapes: B batch, T tokens of the level, D hidden_dim, n = ceil(B*T / degree) tokens of a share, the last ones padding.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hierlm.errors import UserError
+from hierlm.models.contract import Layer, Stream
+from hierlm.nn.block import Block
+from hierlm.parallel.groups import Groups
+from hierlm.parallel.tensor import SlicedColumn, SlicedRow
+
+Whole = tuple[int, int]
+"""B, T of the sequences that are shared out."""
+
+
+class TokenShares:
+    """Which layers work on shares, and how whole sequences become shares and back."""
+
+    def __init__(self, groups: Groups) -> None:
+        self.group, self.degree, self.tp_rank = groups.tensor, groups.degrees.tensor, groups.tp_rank
+        self._layers: set[Layer] = set()
+        self._whole: Whole = (0, 0)  # of the layer that is running
+        self._gathered: list[tuple[Tensor, Tensor]] = []  # of the layer that is running: (whole, share)
+        self._last_gathered_again: tuple[Tensor, Tensor] | None = None
+
+    def take(self, layers: Mapping[int, Layer]) -> None:
+        """Make those of the sliced `layers` that can work on shares; UserError when none can."""
+        for layer in layers.values():
+            if isinstance(layer, Block) and layer.norm_first and _only_slices_see_tokens(layer):
+                self._share_out(layer)
+                self._layers.add(layer)
+
+    def require_some(self, pipeline: dist.ProcessGroup) -> None:
+        """UserError where no layer of any stage can work on shares; every rank calls it."""
+        counts: list[Any] = [None] * dist.get_world_size(pipeline)
+        dist.all_gather_object(counts, len(self._layers), group=pipeline)
+        if not any(counts):
+            raise UserError(
+                "parallel.sequence_parallel: given true, allowed: false, because no layer of this model can share out "
+                "its tokens; it takes blocks without memory whose norm comes first"
+            )
+
+    def before(self, layer: Layer, stream: Stream, whole: Whole | None) -> tuple[Stream, Whole | None]:
+        """The stream as `layer` wants it; `whole` says of what its top is a share, None if it is no share."""
+        is_wanted = layer in self._layers
+        if is_wanted and whole is None:
+            batch, length, _ = stream.hidden.shape
+            return stream.with_hidden(_Split.apply(stream.hidden, self)), (batch, length)
+        if whole is not None and not is_wanted:
+            return self.joined(stream, whole), None
+        return stream, whole
+
+    def joined(self, stream: Stream, whole: Whole) -> Stream:
+        """The stream with its top whole again, the same on every rank."""
+        self._whole = whole
+        return stream.with_hidden(_Join.apply(stream.hidden, self, whole))
+
+    @contextmanager
+    def running(self, whole: Whole, *, keeps_shares: bool) -> Iterator[None]:
+        """Around a layer that works on shares. Recompute keeps nothing of a layer, so it needs no `keeps_shares`."""
+        self._whole = whole
+        try:
+            if keeps_shares and torch.is_grad_enabled():
+                with torch.autograd.graph.saved_tensors_hooks(self._kept, self._gathered_again):
+                    yield
+            else:
+                yield
+        finally:
+            self._gathered.clear()
+
+    def share_of(self, rows: Tensor) -> Tensor:
+        """[B, T, ...] -> this rank's tokens [1, n, ...]."""
+        flat = rows.flatten(0, 1)
+        size = -(-flat.shape[0] // self.degree)
+        padded = F.pad(flat, (0, 0) * (flat.dim() - 1) + (0, size * self.degree - flat.shape[0]))
+        return padded[self.tp_rank * size : (self.tp_rank + 1) * size].unsqueeze(0)
+
+    def all_of(self, share: Tensor, whole: Whole) -> Tensor:
+        """[1, n, D] of every rank -> [B, T, D]."""
+        shares = share.new_empty(self.degree * share.shape[1], share.shape[2])
+        dist.all_gather_into_tensor(shares, share[0].contiguous(), group=self.group)
+        return shares[: whole[0] * whole[1]].unflatten(0, whole)
+
+    def share_of_sum(self, partial: Tensor) -> Tensor:
+        """[B, T, D] of every rank, to be summed -> this rank's tokens of the sum [1, n, D]."""
+        if dist.get_backend(self.group) == "gloo":  # which has no reduce-scatter
+            total = partial.clone(memory_format=torch.contiguous_format)
+            dist.all_reduce(total, group=self.group)
+            return self.share_of(total)
+        size = -(-partial.shape[0] * partial.shape[1] // self.degree)
+        flat = F.pad(partial.flatten(0, 1), (0, 0, 0, size * self.degree - partial.shape[0] * partial.shape[1]))
+        share = partial.new_empty(size, partial.shape[2])
+        dist.reduce_scatter_tensor(share, flat.contiguous(), group=self.group)
+        return share.unsqueeze(0)
+
+    def gather(self, share: Tensor) -> Tensor:
+        """[1, n, D] -> [B, T, D], for products each rank does a slice of; the gradients are summed."""
+        whole: Tensor = _Gather.apply(share, self, self._whole)
+        self._gathered.append((whole, share.detach()))
+        return whole
+
+    def sum_of(self, partial: Tensor) -> Tensor:
+        """[B, T, D], a part of the sum on each rank -> [1, n, D] of the sum."""
+        share: Tensor = _ShareOfSum.apply(partial, self, self._whole)
+        return share
+
+    def dropped(self, share: Tensor, rate: float) -> Tensor:
+        """Dropout on [1, n, D] with the draws that the whole [B, T, D] would have had."""
+        whole = F.dropout(share.new_ones(*self._whole, share.shape[2]), rate)
+        return share * self.share_of(whole)
+
+    def _share_out(self, block: Block) -> None:
+        for name, module in list(block.named_modules()):
+            if isinstance(module, SlicedColumn):
+                module.leave_input_gradient_in_parts()
+            elif isinstance(module, SlicedRow):
+                module.sum_over_ranks = self.sum_of
+                if module.bias is not None:
+                    module.bias.register_hook(self._summed)
+            elif isinstance(module, nn.LayerNorm):
+                module.register_forward_hook(lambda norm, inputs, output: self.gather(output))
+                for parameter in module.parameters():
+                    parameter.register_hook(self._summed)
+            elif isinstance(module, nn.Dropout):
+                block.set_submodule(name, _SharedDropout(module.p, self))
+
+    def _summed(self, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total, group=self.group)
+        return total
+
+    def _kept(self, tensor: Tensor) -> Any:
+        """What is kept for the backward pass: of a gathered tensor the share it came from."""
+        storage = tensor.untyped_storage().data_ptr()
+        for gathered, share in self._gathered:
+            if gathered.untyped_storage().data_ptr() == storage:
+                return share, self._whole, tensor.shape
+        return tensor
+
+    def _gathered_again(self, kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        share, whole, shape = kept
+        if self._last_gathered_again is None or self._last_gathered_again[0] is not share:
+            self._last_gathered_again = (share, self.all_of(share, whole))  # queries, keys and values ask one by one
+        return self._last_gathered_again[1].view(shape)
+
+
+class _SharedDropout(nn.Dropout):
+    def __init__(self, rate: float, shares: TokenShares) -> None:
+        super().__init__(rate)
+        self._shares = shares
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._shares.dropped(x, self.p) if self.training and self.p > 0 else x
+
+
+def _only_slices_see_tokens(block: Block) -> bool:
+    """Whether all weights but those of norms and of biases behind a sum are slices: gradients then come in parts."""
+    inside = [module for name, module in block.named_children() if not name.endswith("norm")]
+    after_sum = {id(m.bias) for m in block.modules() if isinstance(m, SlicedRow)}
+    weights = [p for module in inside for p in module.parameters() if id(p) not in after_sum]
+    return all(getattr(weight, "tensor_model_parallel", False) for weight in weights)
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, shares: TokenShares) -> Tensor:
+        ctx.shares, ctx.whole = shares, (rows.shape[0], rows.shape[1])
+        return shares.share_of(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.shares.all_of(gradient, ctx.whole), None
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, share: Tensor, shares: TokenShares, whole: Whole) -> Tensor:
+        ctx.shares = shares
+        return shares.all_of(share, whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.shares.share_of(gradient), None, None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, share: Tensor, shares: TokenShares, whole: Whole) -> Tensor:
+        ctx.shares = shares
+        return shares.all_of(share, whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.shares.share_of_sum(gradient), None, None
+
+
+class _ShareOfSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, shares: TokenShares, whole: Whole) -> Tensor:
+        ctx.shares, ctx.whole = shares, whole
+        return shares.share_of_sum(partial)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.shares.all_of(gradient, ctx.whole), None, None
