@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # two workers: most tests wait for their own processes now and then; a file's tests stay together
 IN_PARALLEL := --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-fast lint bench clean install
+.PHONY: demo test test-fast lint bench chaos clean install
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test-fast  the tier under 3 minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, written to tests/benchmarks/RESULTS.md"
+	@echo "make chaos      kills, full disks, damaged files, second writers: 56 faults, and nothing may be lost"
 
 install: $(INSTALLED)
 
@@ -43,7 +44,12 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m tests.benchmarks
+
+# FAULTS=N and SEED=S choose another campaign
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

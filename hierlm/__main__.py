@@ -6,13 +6,15 @@ import sys
 import traceback
 from pathlib import Path
 
+from data_pipeline.errors import DataError
 from hierlm.errors import UserError
+from hierlm.lease import TAKEN_OVER_EXIT_CODE, TakenOverError
 from hierlm.run_dir import RunDir
 from hierlm.train.console import Console, redirect_output
 
 
 def main() -> int:
-    """Exit codes: 0 finished, 1 failed, 2 the user's input is wrong, 85 stopped early and resumable."""
+    """Exit codes: 0 finished, 1 failed, 2 the user's input is wrong, 85 stopped and resumable, 86 taken over."""
     parser = argparse.ArgumentParser(prog="python -m hierlm", allow_abbrev=False)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     parser.add_argument("--until", metavar="PHASE", help="stop at the end of this phase; a later job goes on")
@@ -24,25 +26,30 @@ def main() -> int:
     run_dir = RunDir(arguments.run_dir)
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
     run_dir.logs.mkdir(parents=True, exist_ok=True)
-    stream = redirect_output(run_dir.rank_log(rank))
-    console = Console(stream if rank == 0 else None)
-    everyone = Console(stream)
+    stream, error_stream = redirect_output(run_dir.rank_log(rank))
+    has_log = "HIERLM_RUN_DIR" in os.environ  # that of its batch job
+    console = Console(stream, is_first=rank == 0, copy_to=None if has_log else run_dir.console_log)
     try:
         if rank == 0 and "torch" not in sys.modules:
             console.say("starting: importing torch and DeepSpeed")
         from hierlm.train.run import run
 
         return run(run_dir, console=console, until_phase=arguments.until, overrides=overrides)
-    except UserError as error:
-        for problem in error.problems:
-            console.say(f"error: {problem}")
+    except (UserError, DataError) as error:
+        if rank == 0:
+            for problem in error.problems:
+                print(f"error: {problem}", file=error_stream, flush=True)
         traceback.print_exc()
         return 2
+    except TakenOverError as error:
+        console.say(str(error))
+        print(error, file=sys.stderr)  # nobody may be listening to the job's log any more
+        return TAKEN_OVER_EXIT_CODE
     except Exception as error:
         traceback.print_exc()
         if not _is_echo(error):
             what = f"{type(error).__name__}: {error}".partition("\n")[0]
-            everyone.say(f"rank {rank} failed: {what} (traceback in {run_dir.rank_log(rank)})")
+            console.say_from_any_rank(f"rank {rank} failed: {what} (traceback in {run_dir.rank_log(rank)})")
         return 1
     finally:
         console.close()

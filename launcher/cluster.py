@@ -41,6 +41,9 @@ class ClusterProfile(Strict):
     )
     processes_per_node: PositiveInt = Field(default=8, description="most training processes on one node: one per GPU")
     gpus_per_process: NonNegativeInt = Field(default=1, description="0 on a CPU cluster")
+    device: Literal["h100", "h200", "a100"] | None = Field(
+        default=None, description="what the GPUs are: a run that does not fit their memory is refused before the queue"
+    )
     gres: Word | None = Field(default=None, description="e.g. gpu:h100; asks --gres instead of --gpus-per-node")
     cpu_bind: Word | None = Field(
         default=None, description="srun --cpu-bind, e.g. cores: each process stays on its cores"

@@ -14,6 +14,7 @@ from launcher.chain import Link, submit_chain
 from launcher.cluster import ClusterProfile
 from launcher.job import JobSpec, cluster_job
 from launcher.job_history import record_submit
+from launcher.memory_fit import memory_problems
 from launcher.preflight import refuse_what_cannot_run, tracker_note
 from launcher.prepare_run import PreparedRun, prepare_run, run_dir_of, write_whole
 from launcher.runs import jobs_of
@@ -89,6 +90,8 @@ def problems_before_the_queue(config: Config, *, site: ClusterProfile, run_comma
     except UserError as error:
         problems += error.problems
     run_dir = run_dir_of(config)
+    if site.device is not None and not run_dir.finished.exists():
+        problems += memory_problems(config, device=site.device)
     if not run_dir.finished.exists():
         problems += _second_job(run_dir, run_command=run_command) + refused_by_slurm(script, run_command=run_command)
     return problems

@@ -24,7 +24,11 @@ class CanonicalState:
     @property
     def num_updates(self) -> int:
         """What Adam's bias correction has counted: optimizer updates since its state was last reset."""
-        return max(part.pieces[name].step for name, parts in self._by_name.items() for part in parts)
+        return max(map(self.updates_of, self.names))
+
+    def updates_of(self, name: str) -> int:
+        """The same of one parameter: fewer than of others when a phase did not train it."""
+        return max(part.pieces[name].step for part in self._by_name[name])
 
     def rule(self, name: str) -> str:
         """How the layout cuts this parameter: column | row | vocabulary | replicate."""

@@ -1,7 +1,9 @@
 """The commit protocol: a checkpoint is there whole or not at all, and a failed save costs nothing. Torch-free.
 
-Write into `step-N.partial`; hash; let all ranks agree; manifest; sync; rename; then the pointer and the clean-up.
-Every rank calls `save_checkpoint`; what a rank cannot do is said to all before any of them goes on.
+Write into `step-N.gG.partial`; hash; let all ranks agree; manifest; sync; rename; then the clean-up and the pointer.
+Every rank calls `save_checkpoint`; what a rank cannot do is said to all before any of them goes on. G is the
+generation of the attempt: a newer one takes the directory away before it looks for a checkpoint, so the rename is
+either seen by it or fails (lease.py).
 """
 
 import shutil
@@ -11,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from hierlm.checkpoint.files import FileRecord, hash_and_sync, list_files, sync, sync_tree, write_synced
-from hierlm.checkpoint.layout import ENGINE, LATEST, PARTIAL, REPLACED, step_dir, step_name
+from hierlm.checkpoint.files import FileRecord, hash_and_sync, list_files, sync, sync_tree
+from hierlm.checkpoint.layout import ENGINE, LATEST, PARTIAL, REPLACED, attempt_dir, step_dir, step_name
+from hierlm.checkpoint.leftovers import clear_leftovers
 from hierlm.checkpoint.manifest import Facts, Manifest, make_manifest, write_manifest
-from hierlm.checkpoint.retention import clear_leftovers, remove_older
+from hierlm.checkpoint.retention import remove_older
 from hierlm.checkpoint.team import Team, TeamError
+from hierlm.lease import UNFENCED, Fence, TakenOverError
 
 Records = Mapping[str, FileRecord]
 Write = Callable[[Path], Records]
@@ -35,21 +39,38 @@ class Saved:
     seconds: float
 
 
-def save_checkpoint(checkpoints: Path, *, facts: Facts, write: Write, team: Team, keep: int) -> Saved:
-    """Save the state of `facts.step` on all ranks together, then keep the newest `keep` checkpoints.
+def save_checkpoint(
+    checkpoints: Path,
+    *,
+    facts: Facts,
+    write: Write,
+    team: Team,
+    keep: int,
+    keep_every: int | None = None,
+    lease: Fence = UNFENCED,
+) -> Saved:
+    """Save the state of `facts.step` on all ranks together, then remove what `retention` does not hold.
 
-    Raises SaveError on every rank if any of them fails.
+    Raises SaveError on every rank if any of them fails, and TakenOverError on every rank if another attempt has begun.
     """
     started = perf_counter()
-    partial = step_dir(checkpoints, facts.step, suffix=PARTIAL)
+    partial = attempt_dir(checkpoints, facts.step, suffix=PARTIAL, generation=lease.generation)
     try:
-        team.first_only(lambda: begin(checkpoints, facts.step))
+        team.first_only(lambda: _begin(checkpoints, partial, lease=lease))
         files = _write_and_hash(partial, write=write, team=team)
         took = perf_counter() - started
-        team.first_only(lambda: _publish(checkpoints, make_manifest(facts, files=files, save_seconds=took), keep=keep))
+
+        def publish() -> None:
+            _publish(checkpoints, partial, make_manifest(facts, files=files, save_seconds=took), lease=lease)
+            with suppress(OSError):  # it is committed: a full disk must not deny the fact
+                remove_older(checkpoints, newest=facts.step, keep=keep, keep_every=keep_every, lease=lease)
+                lease.write(checkpoints / LATEST, step_name(facts.step) + "\n")
+
+        team.first_only(publish)
     except TeamError as failure:
         if team.is_first:
             shutil.rmtree(partial, ignore_errors=True)
+        _stop_if_taken_over(team, lease)
         raise SaveError(
             f"the checkpoint of step {facts.step} was not saved ({failure}); earlier checkpoints are untouched"
         ) from None
@@ -57,12 +78,11 @@ def save_checkpoint(checkpoints: Path, *, facts: Facts, write: Write, team: Team
     return Saved(step_dir(checkpoints, facts.step), size_bytes, perf_counter() - started)
 
 
-def begin(checkpoints: Path, step: int) -> Path:
-    """An empty `step-N.partial`, whatever a killed save has left behind."""
-    clear_leftovers(checkpoints)
-    partial = step_dir(checkpoints, step, suffix=PARTIAL)
+def _begin(checkpoints: Path, partial: Path, *, lease: Fence) -> None:
+    """An empty directory to write into, whatever a killed save has left behind."""
+    lease.require_current()
+    clear_leftovers(checkpoints, lease=lease)
     (partial / ENGINE).mkdir(parents=True)
-    return partial
 
 
 def _write_and_hash(partial: Path, *, write: Write, team: Team) -> dict[str, FileRecord]:
@@ -81,17 +101,42 @@ def _write_and_hash(partial: Path, *, write: Write, team: Team) -> dict[str, Fil
     return files
 
 
-def _publish(checkpoints: Path, manifest: Manifest, *, keep: int) -> None:
-    partial = step_dir(checkpoints, manifest.step, suffix=PARTIAL)
-    final = step_dir(checkpoints, manifest.step)
-    replaced = step_dir(checkpoints, manifest.step, suffix=REPLACED)
+def _publish(checkpoints: Path, partial: Path, manifest: Manifest, *, lease: Fence) -> None:
     write_manifest(partial, manifest)
     sync_tree(partial)
-    if final.exists():  # the same step again, after falling back from a damaged one
-        final.rename(replaced)
-    partial.rename(final)
+    _rename(partial, step_dir(checkpoints, manifest.step), lease=lease)
     sync(checkpoints)
-    with suppress(OSError):  # it is committed: what follows only tidies, and a full disk must not deny the fact
-        shutil.rmtree(replaced, ignore_errors=True)
-        remove_older(checkpoints, newest=manifest.step, keep=keep)
-        write_synced(checkpoints / LATEST, step_name(manifest.step) + "\n")
+    shutil.rmtree(step_dir(checkpoints, manifest.step, suffix=REPLACED), ignore_errors=True)
+
+
+def _rename(partial: Path, final: Path, *, lease: Fence) -> None:
+    """The moment of the commit. A checkpoint of the same step, fallen back from, makes room and returns on failure."""
+    replaced = final.with_name(final.name + REPLACED)
+    lease.require_current()
+    displaces = final.exists()
+    if displaces:
+        final.rename(replaced)
+    try:
+        partial.rename(final)
+    except OSError:
+        if displaces:
+            with suppress(OSError):
+                replaced.rename(final)
+        raise
+
+
+def _stop_if_taken_over(team: Team, lease: Fence) -> None:
+    """TakenOverError on every rank, if that is why the save failed; a lease that cannot be read is not the reason."""
+
+    def successor() -> str | None:
+        try:
+            lease.require_current()
+        except TakenOverError as error:
+            return str(error)
+        except OSError:
+            return None
+        return None
+
+    told = team.exchange(successor() if team.is_first else None)[0]
+    if told is not None:
+        raise TakenOverError(told)

@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt
 from hierlm.strict import Strict
 
 _CHUNK_BYTES = 8 << 20
+_PIECE_BYTES = 32 << 20
 _HASH_BESIDE_BYTES = 1 << 20  # below this, handing a block to another thread costs more than it saves
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 
@@ -56,11 +57,12 @@ class _HashingSink:
 
     def write(self, block: bytes | memoryview, /) -> int:
         view = memoryview(block).cast("B")
-        if self._error is None:
-            try:
-                self._write(view)
-            except OSError as error:
-                self._error = error
+        for start in range(0, view.nbytes, _PIECE_BYTES):
+            if self._error is None:
+                try:
+                    self._write(view[start : start + _PIECE_BYTES])
+                except OSError as error:
+                    self._error = error
         return view.nbytes
 
     def flush(self) -> None:
@@ -86,8 +88,15 @@ class _HashingSink:
         hashed = self._hasher.submit(self._sha256.update, view)
         try:
             self._file.write(view)
+            self._start_write_back(view.nbytes)
         finally:
             hashed.result()  # the block is the caller's again once we return
+
+    def _start_write_back(self, num_bytes: int) -> None:
+        """Let the disk begin now: else it idles until the sync at the end, then everybody waits for it."""
+        if hasattr(os, "posix_fadvise"):
+            start = self._size_bytes - num_bytes
+            os.posix_fadvise(self._file.fileno(), start, num_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def hash_file(path: Path) -> FileRecord:
@@ -140,12 +149,17 @@ def list_files(root: Path) -> list[str]:
 def write_synced(path: Path, text: str) -> None:
     """Write a small text file so that after a crash there is the old one or the new one, whole."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    write_through(temporary, text)
+    temporary.rename(path)
+    sync(path.parent)
+
+
+def write_through(path: Path, text: str) -> None:
+    """Write a small text file and bring its content to disk."""
+    with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.rename(path)
-    sync(path.parent)
 
 
 def sync(path: Path) -> None:

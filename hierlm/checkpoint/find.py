@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hierlm.checkpoint.files import damage
-from hierlm.checkpoint.layout import LATEST, PARTIAL, REPLACED, step_dir, step_name, steps_present
+from hierlm.checkpoint.layout import LATEST, PARTIAL, REPLACED, SWEPT, entries, step_dir, steps_present
 from hierlm.checkpoint.manifest import Manifest, ManifestError, read_manifest
 from hierlm.checkpoint.team import ALONE, Team
 from hierlm.errors import UserError
@@ -115,9 +115,9 @@ def _problems(listed: Listed, *, team: Team) -> list[str]:
 
 def _report_unfinished(checkpoints: Path, listing: list[Listed], say: Report) -> None:
     newest = listing[-1].step if listing else -1
-    for step in steps_present(checkpoints, suffix=PARTIAL):
+    for step, _, path in (*entries(checkpoints, suffix=PARTIAL), *entries(checkpoints, suffix=SWEPT)):
         if step > newest:
-            say(f"the save of step {step} was interrupted: {step_name(step)}{PARTIAL} is passed over")
+            say(f"the save of step {step} was interrupted: {path.name} is passed over")
     latest = _latest(checkpoints)
     if latest is not None and latest > newest:
         say(f"{checkpoints / LATEST} names step {latest}, which is gone")

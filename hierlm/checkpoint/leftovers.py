@@ -4,6 +4,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from hierlm.checkpoint.converting import is_converting
 from hierlm.checkpoint.layout import (
     CONVERTING,
     MANIFEST,
@@ -40,7 +41,8 @@ def clear_leftovers(checkpoints: Path, *, lease: Fence) -> None:
     checkpoints.mkdir(parents=True, exist_ok=True)
     take_over(checkpoints, lease=lease)
     own = [entry.path for entry in entries(checkpoints, suffix=PARTIAL) if entry.generation == lease.generation]
-    dead = [entry.path for suffix in (SWEPT, REMOVED, CONVERTING) for entry in entries(checkpoints, suffix=suffix)]
+    unused = (SWEPT, REMOVED) if is_converting(checkpoints) else (SWEPT, REMOVED, CONVERTING)
+    dead = [entry.path for suffix in unused for entry in entries(checkpoints, suffix=suffix)]
     for path in own:
         shutil.rmtree(path)
     for path in dead:

@@ -9,8 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
+from data_pipeline.cursor import Cursor
 from hierlm.checkpoint.files import FileRecord, write_synced
 from hierlm.checkpoint.layout import MANIFEST
 from hierlm.parallel.config import ParallelConfig
@@ -51,6 +52,8 @@ class Facts(Strict):
     precision: Literal["fp32", "bf16"]
     config_fingerprint: str
     why: Why
+    cursor: Cursor | None = Field(default=None, description="the data position; None: nothing was read")
+    proof: tuple[float, ...] | None = Field(default=None, description="nats of fixed tokens, to compare after a load")
 
 
 class Manifest(Facts):

@@ -1,58 +1,65 @@
 """Which checkpoints stay, and how the others go: never before a newer one is committed. Torch-free."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hierlm.checkpoint.layout import CONVERTING, PARTIAL, REMOVED, REPLACED, UNIVERSAL, step_dir, steps_present
-from hierlm.checkpoint.manifest import ManifestError, read_manifest
+from hierlm.checkpoint.layout import MANIFEST, REMOVED, UNIVERSAL, attempt_dir, step_dir, steps_present
+from hierlm.checkpoint.manifest import ManifestError, Why, read_manifest
+from hierlm.lease import UNFENCED, Fence
+
+EMERGENCIES: tuple[Why, ...] = ("stop", "final")
+"""Saved because training ends."""
 
 
-def steps_to_remove(valid: Sequence[int], *, newest: int, keep: int) -> list[int]:
-    """Of the valid steps up to the one just committed, all but the newest `keep`.
+def steps_to_remove(
+    valid: Mapping[int, Why], *, newest: int, keep: int, keep_every: int | None = None
+) -> Sequence[int]:
+    """Of the valid steps up to the one just committed, with why they were saved, all that no class holds.
 
-    Later steps belong to a future this run has fallen back from: they neither count nor go.
+    For ever: the last of each phase, and multiples of `keep_every`. Till the next of its kind: the newest saved at the
+    end or on a stop request. Of all others the newest `keep`. Later steps belong to a future this run has fallen back
+    from: they neither count nor go.
     """
     past = sorted(step for step in valid if step <= newest)
-    return past[:-keep]
+    held = {step for step in past if valid[step] == "phase_boundary" or (keep_every and step % keep_every == 0)}
+    held.update([step for step in past if valid[step] in EMERGENCIES][-1:])
+    return [step for step in past if step not in held][:-keep]
 
 
-def remove_older(checkpoints: Path, *, newest: int, keep: int) -> None:
-    """Apply `steps_to_remove`; directories older than all that stay go too if they are no checkpoints."""
+def remove_older(
+    checkpoints: Path, *, newest: int, keep: int, keep_every: int | None = None, lease: Fence = UNFENCED
+) -> None:
+    """Apply `steps_to_remove`; directories older than all that stay go too if they are no checkpoints.
+
+    TakenOverError when another attempt has taken over: it decides what stays.
+    """
     present = steps_present(checkpoints)
-    valid = [step for step in present if _is_valid(step_dir(checkpoints, step))]
-    gone = set(steps_to_remove(valid, newest=newest, keep=keep))
+    found = {step: _why(step_dir(checkpoints, step)) for step in present}
+    valid = {step: why for step, why in found.items() if why is not None}
+    gone = set(steps_to_remove(valid, newest=newest, keep=keep, keep_every=keep_every))
     oldest_kept = min((step for step in valid if step not in gone), default=newest)
     for step in present:
         if step in gone or (step not in valid and step < oldest_kept):
-            _remove(checkpoints, step)
+            _remove(checkpoints, step, lease=lease)
 
 
-def clear_leftovers(checkpoints: Path) -> None:
-    """Remove what killed saves and removals have left: nothing that could be loaded."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    for suffix in (PARTIAL, REMOVED, CONVERTING):
-        for step in steps_present(checkpoints, suffix=suffix):
-            shutil.rmtree(step_dir(checkpoints, step, suffix=suffix))
-    for step in steps_present(checkpoints, suffix=REPLACED):
-        replaced = step_dir(checkpoints, step, suffix=REPLACED)
-        if step_dir(checkpoints, step).exists():
-            shutil.rmtree(replaced)
-        else:  # killed between two renames: the older save of this step is still the one that counts
-            replaced.rename(step_dir(checkpoints, step))
-
-
-def _remove(checkpoints: Path, step: int) -> None:
-    """Under another name first, so that a removal cut short never looks like a damaged checkpoint."""
+def _remove(checkpoints: Path, step: int, *, lease: Fence) -> None:
+    """Under another name first: what a newer attempt sees it keeps. Without its manifest nobody brings it back."""
+    home = step_dir(checkpoints, step)
+    removed = attempt_dir(checkpoints, step, suffix=REMOVED, generation=lease.generation)
+    home.rename(removed)
+    if not lease.is_current():
+        removed.rename(home)
+        lease.require_current()
     shutil.rmtree(step_dir(checkpoints, step, suffix=UNIVERSAL), ignore_errors=True)
-    removed = step_dir(checkpoints, step, suffix=REMOVED)
-    step_dir(checkpoints, step).rename(removed)
+    (removed / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(removed, ignore_errors=True)
 
 
-def _is_valid(directory: Path) -> bool:
+def _why(directory: Path) -> Why | None:
+    """None for what is no checkpoint."""
     try:
-        read_manifest(directory)
+        return read_manifest(directory).why
     except ManifestError:
-        return False
-    return True
+        return None

@@ -5,18 +5,21 @@ also covers what DeepSpeed's own converter leaves out: ZeRO 0, and a change betw
 """
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical
+from hierlm.checkpoint.converting import turn_to_convert
 from hierlm.checkpoint.engine_files import STATES
 from hierlm.checkpoint.files import FileRecord, FileWriter, damage, sync, sync_tree, write_synced
-from hierlm.checkpoint.find import CheckpointRef
-from hierlm.checkpoint.layout import CONVERTING, ENGINE, UNIVERSAL, step_dir
+from hierlm.checkpoint.find import CheckpointRef, Report
+from hierlm.checkpoint.layout import CONVERTING, ENGINE, UNIVERSAL, attempt_dir, step_dir
 from hierlm.checkpoint.team import ALONE, Team
 
 MODEL_FILES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
@@ -31,20 +34,25 @@ Progress = Callable[[int, int], None]
 """Parameters done and in all, of this rank's share."""
 
 
-def universal_of(ref: CheckpointRef, *, progress: Progress, team: Team = ALONE) -> Path:
+def universal_of(
+    ref: CheckpointRef, *, progress: Progress, report: Report = lambda line: None, team: Team = ALONE
+) -> Path:
     """The folder to load `ENGINE` from on another layout: converted by all ranks together, or found beside `ref`.
 
+    Several jobs and commands may ask at once: one of them converts. `report` hears, on the first rank, of a wait.
     TeamError on every rank if one of them cannot write; nothing half-made is ever found.
     """
-    done = step_dir(ref.path.parent, ref.step, suffix=UNIVERSAL)
-    if team.first_only(lambda: _is_whole(done, ref)):
+    checkpoints = ref.path.parent
+    done = step_dir(checkpoints, ref.step, suffix=UNIVERSAL)
+    with ExitStack() as turn:
+        team.first_only(lambda: turn.enter_context(turn_to_convert(checkpoints, report=report)))
+        if team.first_only(lambda: _is_whole(done, ref)):
+            return done
+        unfinished = team.first_only(lambda: _begin(done, checkpoints, step=ref.step))
+        shares = team.together(lambda: write_universal(ref.path / ENGINE, unfinished, progress=progress, team=team))
+        records = {name: record for share in shares for name, record in share.items()}
+        team.first_only(lambda: _publish(unfinished, done, records, ref))
         return done
-    unfinished = step_dir(ref.path.parent, ref.step, suffix=CONVERTING)
-    team.first_only(lambda: _begin(done, unfinished))
-    shares = team.together(lambda: write_universal(ref.path / ENGINE, unfinished, progress=progress, team=team))
-    records = {name: record for share in shares for name, record in share.items()}
-    team.first_only(lambda: _publish(unfinished, done, records, ref))
-    return done
 
 
 def write_universal(
@@ -71,7 +79,7 @@ def _write_parameter(files: FileWriter, folder: Path, state: CanonicalState, nam
         how["vocab_tensor"] = True
     for kind in STATES:  # a clone: saving a view would write all of the file it looks into
         _save(files, folder / f"{kind}.pt", {"param": state.tensor(name, kind).clone(), **how})
-    _save(files, folder / "step.pt", torch.tensor(float(state.num_updates)))
+    _save(files, folder / "step.pt", torch.tensor(float(state.updates_of(name))))
 
 
 def _write_common(files: FileWriter, folder: Path, state: CanonicalState) -> None:
@@ -108,18 +116,25 @@ def _is_whole(directory: Path, ref: CheckpointRef) -> bool:
         return False
 
 
-def _begin(done: Path, unfinished: Path) -> None:
-    for stale in (done, unfinished):
-        if stale.exists():
-            shutil.rmtree(stale)
+def _begin(done: Path, checkpoints: Path, *, step: int) -> Path:
+    """A directory that is this conversion's alone."""
+    if done.exists():
+        shutil.rmtree(done)
+    unfinished = attempt_dir(checkpoints, step, suffix=CONVERTING, generation=secrets.randbits(40))
     (unfinished / ENGINE).mkdir(parents=True)
+    return unfinished
 
 
 def _publish(unfinished: Path, done: Path, records: Mapping[str, FileRecord], ref: CheckpointRef) -> None:
     files = {name: record.model_dump() for name, record in sorted(records.items())}
     write_synced(unfinished / RECORD, json.dumps({"source": _source(ref), "files": files}, indent=1) + "\n")
     sync_tree(unfinished)
-    unfinished.rename(done)
+    try:
+        unfinished.rename(done)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if not _is_whole(done, ref):  # else somebody was faster, where there are no locks
+            raise
     sync(done.parent)
 
 

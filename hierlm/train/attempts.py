@@ -1,4 +1,4 @@
-"""attempts.jsonl: one object per start and one per end of an attempt."""
+"""attempts.jsonl: one object per start and one per end of an attempt; its number is the generation of its lease."""
 
 import json
 import os
@@ -6,19 +6,20 @@ import socket
 from datetime import UTC, datetime
 from typing import Any
 
+from hierlm.lease import Lease
 from hierlm.run_dir import RunDir
 
 
-def record_start(run_dir: RunDir, *, layout: dict[str, int], first_step: int) -> int:
-    """Append the start of an attempt; its number, counted from 1."""
-    attempt = sum(1 for r in read_attempts(run_dir) if r["event"] == "start") + 1
-    _append(run_dir, {"event": "start", "attempt": attempt, "first_step": first_step, "layout": layout})
-    return attempt
+def record_start(run_dir: RunDir, *, lease: Lease, layout: dict[str, int], first_step: int) -> None:
+    """Append the start of an attempt. TakenOverError if another one holds the run by now."""
+    lease.require_current()
+    _append(run_dir, {"event": "start", "attempt": lease.generation, "first_step": first_step, "layout": layout})
 
 
-def record_end(run_dir: RunDir, *, attempt: int, last_step: int, why: str) -> None:
-    """Append the end of an attempt. `why`: finished, stopped (SIGNAL), or failed (ERROR)."""
-    _append(run_dir, {"event": "end", "attempt": attempt, "last_step": last_step, "why": why})
+def record_end(run_dir: RunDir, *, lease: Lease, last_step: int, why: str) -> None:
+    """Append the end of an attempt, as `record_start` does. `why`: finished, stopped (SIGNAL), or failed (ERROR)."""
+    lease.require_current()
+    _append(run_dir, {"event": "end", "attempt": lease.generation, "last_step": last_step, "why": why})
 
 
 def read_attempts(run_dir: RunDir) -> list[dict[str, Any]]:

@@ -1,26 +1,43 @@
-"""Between the loop and the checkpoint room: what is saved, and where a run goes on."""
+"""Between the loop and the checkpoint room: what is saved, and where a run goes on.
 
+A save beside training (`checkpoint.asynchronous`) holds training up while the state is copied; a thread of every rank
+then runs the same commit. Its outcome is taken at the next save or when it is there, whichever comes first: what all
+ranks must do alike is decided only after `wait`.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
 
-import torch.distributed as dist
-
-from hierlm.checkpoint.commit import SaveError, save_checkpoint
+from data_pipeline.cursor import Cursor
+from data_pipeline.loader import Split
+from hierlm.checkpoint.commit import Saved, SaveError, Write, save_checkpoint
 from hierlm.checkpoint.files import FileRecord, FileWriter
 from hierlm.checkpoint.find import CheckpointRef, newest_good
+from hierlm.checkpoint.leftovers import take_over
 from hierlm.checkpoint.manifest import Facts, Layout, Why
 from hierlm.checkpoint.recurrent import read_recurrent_states, write_recurrent_state
-from hierlm.checkpoint.team import Team
+from hierlm.checkpoint.retention import EMERGENCIES
+from hierlm.checkpoint.team import Team, TeamError
 from hierlm.checkpoint.universal import universal_of
 from hierlm.config.run_config import RunConfig
 from hierlm.config.structure import fingerprint
+from hierlm.errors import UserError
+from hierlm.lease import Lease
 from hierlm.parallel.engine import Engine
 from hierlm.parallel.memory_lanes import LaneState
+from hierlm.parallel.saving import exchange_objects, writers_group
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
+from hierlm.train.background_save import SECONDS_AFTER_A_FAILURE, BackgroundSave
 from hierlm.train.console import Console
+from hierlm.train.proof import difference, proof_of
 from hierlm.train.recorder import Recorder
+
+PROGRESS_SECONDS = 10.0
 
 
 class Checkpointer:
@@ -32,63 +49,173 @@ class Checkpointer:
         *,
         config: RunConfig[Any],
         timeline: Timeline,
+        splits: Sequence[Split],
         engine: Engine,
+        lease: Lease,
         recorder: Recorder,
         console: Console,
     ) -> None:
-        self._run_dir, self._config, self._timeline = run_dir, config, timeline
-        self._engine, self._recorder, self._console = engine, recorder, console
-        self._team = Team(engine.process.rank, engine.process.world_size, _exchange)
+        self._run_dir, self._config, self._timeline, self._splits = run_dir, config, timeline, splits
+        self._engine, self._lease, self._recorder, self._console = engine, lease, recorder, console
+        self._team = Team(engine.process.rank, engine.process.world_size, exchange_objects)
+        self._writers = self._team  # who commits a save beside training
+        if config.checkpoint.asynchronous:
+            beside = partial(exchange_objects, group=writers_group())
+            self._writers = Team(self._team.rank, self._team.size, beside)
+        self._in_flight: BackgroundSave | None = None
         self.last_saved_step = 0
+        self.slowest_save_seconds = 0.0
 
     def resume(self) -> int:
-        """Load the newest good checkpoint, if any; the number of steps it holds."""
+        """Load the newest good checkpoint, if any; the number of steps it holds. DataError if the data changed."""
+        self._team.first_only(lambda: take_over(self._run_dir.checkpoints, lease=self._lease))
         found = newest_good(self._run_dir.checkpoints, report=self._console.say, team=self._team)
         if found is None:
             return 0
         started = perf_counter()
+        if found.manifest.cursor is not None:
+            now = self._cursor(found.step)
+            found.manifest.cursor.require_same_data(now.fingerprints, paths=[str(s.directory) for s in self._splits])
         self._load(found)
-        self.last_saved_step = found.step
+        self.last_saved_step, self.slowest_save_seconds = found.step, found.manifest.save_seconds
         self._console.say(f"resumed from {found.path} (step {found.step}, {perf_counter() - started:.1f} s)")
         return found.step
 
     def save(self, step: int, *, why: Why) -> None:
-        """Commit the state after `step` steps; a failed save is said and the run goes on, unless it was the last."""
+        """Commit the state after `step` steps, unless it is saved already.
+
+        A failed save is said and the run goes on, unless it was the last.
+        """
+        started = perf_counter()
+        self.wait()
+        if step == self.last_saved_step:  # one that failed is tried again when there is reason to
+            return
+        facts = self._facts(step, why=why)
+        if self._config.checkpoint.asynchronous and why not in EMERGENCIES:
+            self._save_beside(facts, started=started)
+            return
+        saved = self._outcome(lambda: self._commit(facts, partial(self._write, step=step), self._team), why=why)
+        if saved is not None:
+            self._take(saved, step=step, why=why, seconds=perf_counter() - started)
+            self._record(step, save_seconds=saved.seconds, save_blocking_seconds=perf_counter() - started)
+
+    def poll(self) -> None:
+        """Take the outcome of a save beside training, if it is there; ranks may differ in when that is."""
+        if self._in_flight is not None and self._in_flight.is_done and not self._in_flight.is_taken_over:
+            self._land()  # of a takeover all ranks learn together: StopRequest.agreed, or `wait`
+
+    def wait(self) -> None:
+        """Until no save is in flight; every rank calls it. TakenOverError when another attempt has ended it."""
+        if self._in_flight is not None:
+            if not self._in_flight.is_done:
+                self._console.say(f"waiting for the checkpoint of step {self._in_flight.step}, which is being written")
+            self._land()
+
+    def wait_after_failure(self) -> None:
+        """Let a save in flight come to its end, if it can."""
+        if self._in_flight is not None:
+            self._in_flight.give_time(SECONDS_AFTER_A_FAILURE)
+            with suppress(Exception):
+                self.poll()
+
+    def _save_beside(self, facts: Facts, *, started: float) -> None:
+        held: list[Write] = []
         try:
-            saved = save_checkpoint(
-                self._run_dir.checkpoints,
-                facts=self._facts(step, why=why),
-                write=lambda partial: self._write(partial, step=step),
-                team=self._team,
-                keep=self._config.checkpoint.keep,
-            )
+            self._team.together(lambda: held.append(self._hold(facts.step)))
+        except TeamError as failure:
+            self._console.say(f"warning: the checkpoint of step {facts.step} was not saved ({failure})")
+            return
+        save = partial(self._commit, facts, held[0], self._writers)
+        took = perf_counter() - started
+        self._in_flight = BackgroundSave(save, step=facts.step, why=facts.why, blocking_seconds=took)
+        self._record(facts.step, save_blocking_seconds=took)
+
+    def _land(self) -> None:
+        save = self._in_flight
+        assert save is not None
+        self._in_flight = None
+        saved = self._outcome(save.result, why=save.why)
+        if saved is not None:
+            self._take(saved, step=save.step, why=save.why, seconds=save.blocking_seconds)
+
+    def _commit(self, facts: Facts, write: Write, team: Team) -> Saved:
+        settings = self._config.checkpoint
+        return save_checkpoint(
+            self._run_dir.checkpoints,
+            facts=facts,
+            write=write,
+            team=team,
+            keep=settings.keep,
+            keep_every=settings.keep_every.steps if settings.keep_every else None,
+            lease=self._lease,
+        )
+
+    def _outcome(self, save: Callable[[], Saved], *, why: Why) -> Saved | None:
+        try:
+            return save()
         except SaveError as error:
-            if why in ("final", "stop"):
+            if why in EMERGENCIES:
                 raise
             self._console.say(f"warning: {error}")
-            return
+            return None
+
+    def _take(self, saved: Saved, *, step: int, why: Why, seconds: float) -> None:
+        """`seconds` is how long training was held up."""
         self.last_saved_step = step
-        self._recorder.record({"kind": "save", "step": step, "save_seconds": saved.seconds, "time": time()})
-        size = saved.size_bytes / 2**20
-        self._console.say(f"checkpoint step {step} | {why} | {size:,.1f} MiB | {saved.seconds:.2f} s | {saved.path}")
+        self.slowest_save_seconds = max(self.slowest_save_seconds, saved.seconds)
+        size, took = saved.size_bytes / 2**20, f"{saved.seconds:.2f} s"
+        if self._config.checkpoint.asynchronous:
+            took += f", training held up {seconds:.2f} s"
+        self._console.say(f"checkpoint step {step} | {why} | {size:,.1f} MiB | {took} | {saved.path}")
+
+    def _record(self, step: int, **seconds: float) -> None:
+        self._recorder.record({"kind": "save", "step": step, **seconds, "time": time()})
 
     def _load(self, found: CheckpointRef) -> None:
         wanted = Layout.of(self._config.parallel)
-        if found.manifest.layout == wanted:
+        if found.manifest.layout == wanted and self._engine.is_grouped_as(found.path):
             self._engine.load(found.path)
         else:
             self._console.say(f"converting step {found.step} from {found.manifest.layout} to {wanted}")
-            self._engine.load_converted(universal_of(found, progress=_no_progress, team=self._team))
+            told: dict[str, Any] = {"progress": self._progress(), "report": self._console.say}
+            self._engine.load_converted(universal_of(found, **told, team=self._team))
         states = [LaneState(*state) for state in read_recurrent_states(found.path)]
+        last = self._timeline.at(found.step - 1)
         if states:
-            self._engine.restore_recurrent_state(states, phase=self._timeline.at(found.step - 1).phase)
+            self._engine.restore_recurrent_state(states, phase=last.phase)
+        if found.manifest.proof is not None:
+            self._require_same_answers(found, proof=found.manifest.proof)
 
-    def _write(self, partial: Path, *, step: int) -> dict[str, FileRecord]:
-        files = FileWriter(partial)
-        self._engine.save(partial, client_state={"iteration": step}, open_file=files.open)
+    def _require_same_answers(self, found: CheckpointRef, *, proof: Sequence[float]) -> None:
+        """UserError on every rank if any of them has loaded something else than was saved."""
+        answers = proof_of(self._engine, last=self._timeline.at(found.step - 1))
+        wrong = difference(proof, answers, precision=self._config.train.precision)
+        first = next((text for text in self._team.exchange(wrong) if text), None)
+        if first is not None:
+            raise UserError(
+                f"{found.path}: the loaded model is not the one that was saved ({first}); "
+                "load it with the versions and the config it was saved with, or restore another checkpoint"
+            )
+
+    def _hold(self, step: int) -> Write:
+        """Copy this rank's state; what is returned writes it."""
+        held, memories = self._engine.hold(client_state={"iteration": step})
+
+        def write(partial_dir: Path) -> dict[str, FileRecord]:
+            files = FileWriter(partial_dir)
+            held.write(partial_dir, open_file=files.open)
+            if memories is not None:
+                write_recurrent_state(partial_dir, memories, rank=self._engine.process.rank)
+            return files.records
+
+        return write
+
+    def _write(self, partial_dir: Path, *, step: int) -> dict[str, FileRecord]:
+        files = FileWriter(partial_dir)
+        self._engine.save(partial_dir, client_state={"iteration": step}, open_file=files.open)
         state = self._engine.recurrent_state()
         if state is not None:
-            write_recurrent_state(partial, state, rank=self._engine.process.rank)
+            write_recurrent_state(partial_dir, state, rank=self._engine.process.rank)
         return files.records
 
     def _facts(self, step: int, *, why: Why) -> Facts:
@@ -102,14 +229,28 @@ class Checkpointer:
             precision=self._config.train.precision,
             config_fingerprint=fingerprint(self._config),
             why=why,
+            cursor=self._cursor(step),
+            proof=proof_of(self._engine, last=last),
         )
 
+    def _cursor(self, step: int) -> Cursor:
+        """The data position after `step` steps: that of the last step's first row, and how many rows it took."""
+        last = self._timeline.at(step - 1)
+        return Cursor(
+            seed=self._config.seed,
+            data_pass=last.data_pass,
+            first_sample=last.first_sample + last.phase.global_batch_size,
+            fingerprints=tuple(split.fingerprint for split in self._splits),
+        )
 
-def _no_progress(done: int, of: int) -> None:
-    """Too quick to tell."""
+    def _progress(self) -> Callable[[int, int], None]:
+        """A line every few seconds, for conversions of large models."""
+        told = perf_counter()
 
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            if perf_counter() - told >= PROGRESS_SECONDS:
+                told = perf_counter()
+                self._console.say(f"converting: {done} of {total} parameters of this process")
 
-def _exchange(value: Any) -> list[Any]:
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+        return progress

@@ -2,24 +2,42 @@
 
 import os
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from typing import IO, Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hierlm.report.formats import bits
+
 
 class Console:
-    """Lines of rank 0. Every other rank holds one with no stream, which says nothing."""
+    """Lines of the first rank; what another one says is heard only when it must be."""
 
-    def __init__(self, stream: IO[str] | None) -> None:
-        self._stream = stream
-        self._rich = RichConsole(file=stream, highlight=False, soft_wrap=True) if stream and stream.isatty() else None
+    def __init__(
+        self, stream: IO[str] | None, *, is_first: bool = True, copy_to: "os.PathLike[str] | None" = None
+    ) -> None:
+        """Lines are added to the file `copy_to` as well."""
+        self._stream, self._is_first, self._copy_to = stream, is_first, copy_to
+        is_live = is_first and stream is not None and stream.isatty()
+        self._rich = RichConsole(file=stream, highlight=False, soft_wrap=True) if is_live else None
         self._progress: Progress | None = None
         self._task: Any = None
 
     def say(self, line: str) -> None:
-        """Print one line, at once."""
+        """Print one line, at once, on the first rank."""
+        if self._is_first:
+            self.say_from_any_rank(line)
+
+    def say_from_any_rank(self, line: str) -> None:
+        """Print one line whichever rank this is."""
+        if self._copy_to is not None:
+            with (
+                suppress(OSError),
+                open(self._copy_to, "a", encoding="utf-8") as file,
+            ):  # a full disk is no reason to end
+                print(line, file=file)
         if self._rich is not None:
             self._rich.print(line, markup=False)
         elif self._stream is not None:
@@ -46,9 +64,9 @@ class Console:
             self._progress = None
 
 
-def redirect_output(log_path: "os.PathLike[str]") -> IO[str]:
-    """Send everything this process and its libraries print to a file; the stream returned is the old stdout."""
-    console = os.fdopen(os.dup(1), "w", encoding="utf-8")
+def redirect_output(log_path: "os.PathLike[str]") -> tuple[IO[str], IO[str]]:
+    """Send everything this process and its libraries print to a file; returned are the old stdout and stderr."""
+    out, err = (os.fdopen(os.dup(number), "w", encoding="utf-8", buffering=1) for number in (1, 2))
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -57,7 +75,7 @@ def redirect_output(log_path: "os.PathLike[str]") -> IO[str]:
     os.close(log)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, closefd=False)
-    return console
+    return out, err
 
 
 def step_line(record: dict[str, Any], *, num_steps: int, eta_seconds: float) -> str:
@@ -66,7 +84,7 @@ def step_line(record: dict[str, Any], *, num_steps: int, eta_seconds: float) -> 
         f"step {record['step']}/{num_steps}",
         f"phase {record['phase']}",
         f"loss {record['loss']:.4f}",
-        f"bits/byte {record['bits_per_byte']:.4f}",
+        bits(record),
         f"grad {record['grad_norm']:.3f}",
         f"lr {record['learning_rate']:.2e}",
         f"{record['tokens_per_second']:,.0f} tok/s",
@@ -81,5 +99,5 @@ def evaluation_line(record: dict[str, Any]) -> str:
     """One evaluation in one line."""
     return (
         f"eval step {record['step']} | {record['split']} | loss {record['loss']:.4f} | perplexity "
-        f"{record['perplexity']:.4g} | bits/byte {record['bits_per_byte']:.4f} | {record['eval_seconds']:.1f} s"
+        f"{record['perplexity']:.4g} | {bits(record)} | {record['eval_seconds']:.1f} s"
     )

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipeline.assignment import EvaluationLanes
+from data_pipeline.image_shape import Kind
 from data_pipeline.loader import EvaluationRows, Split
+from hierlm.tracking import names
 
 
 @dataclass(frozen=True)
@@ -18,21 +22,24 @@ class EvaluationSums:
     nats: float
     num_tokens: int
     tokens_per_byte: float  # of the split, counted at preparation
+    kind: Kind = "text"  # what the split is made of
 
     def metrics(self) -> dict[str, float | int]:
-        """loss in nats per token, perplexity per token, bits per source byte, tokens scored."""
+        """loss in nats per token, perplexity per token, bits per source byte (and dimension), tokens scored."""
         loss = self.nats / self.num_tokens
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_byte": bits_per_byte(loss, tokens_per_byte=self.tokens_per_byte),
+            **bits(loss, tokens_per_byte=self.tokens_per_byte, kind=self.kind),
             "tokens": self.num_tokens,
         }
 
 
-def bits_per_byte(loss: float, *, tokens_per_byte: float) -> float:
-    """Nats per token to bits per source byte."""
-    return loss * tokens_per_byte / math.log(2)
+def bits(loss: float, *, tokens_per_byte: float, kind: Kind = "text") -> dict[str, float]:
+    """Nats per token as bits per source byte; of images, where a byte is a dimension, the same under that name too."""
+    per_byte = loss * tokens_per_byte / math.log(2)
+    per_dimension = {names.BITS_PER_DIMENSION: per_byte} if kind == "images" else {}
+    return {names.BITS_PER_BYTE: per_byte, **per_dimension}
 
 
 @dataclass(frozen=True)
@@ -79,24 +86,23 @@ class Evaluation:
         """Score the first `max_rows` rows (all by default); None when all ranks agreed to stop on the way."""
         rows, share = EvaluationRows(self._split, sequence_length=sequence_length), self._share
         num_rows = min(len(rows), max_rows or len(rows))
-        num_passes = -(-num_rows // self._rows_per_pass)
+        lanes = EvaluationLanes(num_rows, self._rows_per_pass)
         sums = torch.zeros(2, dtype=torch.float64)
-        for index in range(num_passes):
+        for index in range(lanes.num_steps):
             if share.stopped():
                 return None
-            batch = rows.read(self._rows_of(index, num_passes=num_passes, num_rows=num_rows))
+            batch = rows.read(self._rows_of(index, lanes))
             nats = self._score(batch.tokens, batch.targets, continues=self._is_recurrent and index > 0)
             sums += torch.stack([nats.double().sum().cpu(), batch.valid.sum().double()])
-            self._progress(index + 1, num_passes)
+            self._progress(index + 1, lanes.num_steps)
         nats_sum, tokens = share.add_up(sums).tolist()
-        return EvaluationSums(nats_sum, int(tokens), self._split.num_tokens / self._split.source_bytes)
+        return EvaluationSums(nats_sum, int(tokens), self._split.tokens_per_byte, self._split.kind)
 
-    def _rows_of(self, index: int, *, num_passes: int, num_rows: int) -> list[int]:
+    def _rows_of(self, index: int, lanes: EvaluationLanes) -> list[int]:
         """This rank's rows of a pass: neighbours, or with memory one row of each lane; -1 is padding."""
         mine = self._rows_per_pass // self._share.dp_degree
-        places = range(self._share.dp_rank * mine, (self._share.dp_rank + 1) * mine)
+        places = np.arange(self._share.dp_rank * mine, (self._share.dp_rank + 1) * mine)
         if self._is_recurrent:
-            wanted = [place * num_passes + index for place in places]
-        else:
-            wanted = [index * self._rows_per_pass + place for place in places]
-        return [row if row < num_rows else -1 for row in wanted]
+            return lanes.rows(index, places).tolist()
+        rows = index * self._rows_per_pass + places
+        return np.where(rows < lanes.num_rows, rows, -1).tolist()

@@ -8,8 +8,9 @@ from hierlm.train.summary import summarise
 def write_run_summary(attempt: Attempt, *, status: RunStatus) -> None:
     """Every rank calls it (the memory peak is the largest of all); the writer rank writes."""
     peak_bytes = attempt.engine.largest(attempt.memory.peak_bytes())
-    if attempt.number is None:
+    if not attempt.is_writer:
         return
+    attempt.lease.require_current()
     summary = summarise(
         attempt.run_dir,
         config=attempt.config,
@@ -23,6 +24,7 @@ def write_run_summary(attempt: Attempt, *, status: RunStatus) -> None:
 
 def mark_finished(attempt: Attempt) -> None:
     """After the last step, checkpoint, evaluation and summary."""
-    if attempt.number is not None:
+    if attempt.is_writer:
+        attempt.lease.require_current()
         attempt.run_dir.finished.touch()
         attempt.console.say(f"finished: {attempt.run_dir.path} (step {attempt.timeline.num_steps})")

@@ -9,6 +9,7 @@ from hierlm.config.run_config import RunConfig
 from hierlm.parallel.engine import Engine
 from hierlm.phases.timeline import Timeline
 from hierlm.train.cadence import is_due
+from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.console import Console, evaluation_line, step_line
 from hierlm.train.device_memory import DeviceMemory
 from hierlm.train.evaluation import Evaluation
@@ -31,16 +32,12 @@ class LogHook:
         memory: DeviceMemory,
         peak: Peak,
         flops_per_token: Callable[[int], float],
-        bits_per_byte_of: Callable[[float], float],
+        bits_of: Callable[[float], dict[str, float]],
         wait_seconds: Callable[[], float],
     ) -> None:
         self._config, self._timeline, self._engine = config, timeline, engine
         self._recorder, self._console, self._memory, self._peak = recorder, console, memory, peak
-        self._flops_per_token, self._bits_per_byte_of, self._wait_seconds = (
-            flops_per_token,
-            bits_per_byte_of,
-            wait_seconds,
-        )
+        self._flops_per_token, self._bits_of, self._wait_seconds = flops_per_token, bits_of, wait_seconds
         self._timer = IntervalTimer()
 
     def before_step(self) -> None:
@@ -71,7 +68,7 @@ class LogHook:
             "phase": moment.phase.name,
             "tokens_seen": moment.tokens_seen + moment.phase.tokens_per_step,
             "loss": loss,
-            "bits_per_byte": self._bits_per_byte_of(loss),
+            **self._bits_of(loss),
             "learning_rate": moment.learning_rate,
             "grad_norm": float(completed.result.grad_norm),
             "tokens_per_second": rate,
@@ -133,30 +130,27 @@ class EvaluationHook:
 
 
 class CheckpointHook:
-    """Every `checkpoint.every`, at each phase's end, after the last step, and on a stop request."""
+    """Every `checkpoint.every` and `keep_every`, at each phase's end, after the last step, and on a stop request."""
 
-    def __init__(
-        self, *, config: RunConfig[Any], timeline: Timeline, save: Callable[..., None], last_saved: int
-    ) -> None:
-        self._config, self._timeline, self._save = config, timeline, save
-        self._last_saved = last_saved
+    def __init__(self, *, config: RunConfig[Any], timeline: Timeline, checkpointer: Checkpointer) -> None:
+        self._config, self._timeline, self._checkpointer = config, timeline, checkpointer
 
     def before_step(self) -> None:
-        """Nothing to do."""
+        self._checkpointer.poll()
 
     def after_step(self, completed: Completed) -> None:
         step = completed.step
         if completed.is_last:
-            self._save_once(step, why="final")
+            self._checkpointer.save(step, why="final")
         elif step in self._timeline.boundaries:
-            self._save_once(step, why="phase_boundary")
-        elif is_due(self._config.checkpoint.every, completed=step, timeline=self._timeline):
-            self._save_once(step, why="periodic")
+            self._checkpointer.save(step, why="phase_boundary")
+        elif self._is_due(step):
+            self._checkpointer.save(step, why="periodic")
 
     def on_stop(self, *, step: int) -> None:
-        self._save_once(step, why="stop")
+        self._checkpointer.save(step, why="stop")
 
-    def _save_once(self, step: int, *, why: str) -> None:
-        if step != self._last_saved:
-            self._save(step, why=why)
-            self._last_saved = step
+    def _is_due(self, step: int) -> bool:
+        settings = self._config.checkpoint
+        kept = settings.keep_every is not None and step % settings.keep_every.steps == 0
+        return kept or is_due(settings.every, completed=step, timeline=self._timeline)

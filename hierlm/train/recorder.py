@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hierlm.lease import TakenOverError
 from hierlm.tracking.jsonl import MetricsFile
 from hierlm.tracking.tracker import FinalState, Tracker
 
@@ -26,8 +27,11 @@ class Recorder:
             self._metrics.close()
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append one record, durable before the tracker hears of it."""
-        if self._metrics is not None:
-            self._metrics.write(record)
+        """Append one record, durable before the tracker hears of it; nothing when another attempt has taken over."""
+        try:
+            if self._metrics is not None:
+                self._metrics.write(record)
+        except TakenOverError:
+            return  # all ranks learn of it together, from StopRequest.agreed: an error here would be this rank's only
         if self._tracker is not None:
             self._tracker.metrics(record, step=int(record["step"]))

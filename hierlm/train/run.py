@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Sequence
 from time import perf_counter
 
+from hierlm.lease import TakenOverError
 from hierlm.parallel.process import start_processes, stop_processes
 from hierlm.run_dir import RunDir
 from hierlm.train.attempts import record_end
@@ -18,7 +19,7 @@ from hierlm.train.signals import STOPPED_EXIT_CODE, StopRequest
 def run(run_dir: RunDir, *, console: Console, until_phase: str | None = None, overrides: Sequence[str] = ()) -> int:
     """Train to the end, the end of a phase, or the first agreed stop request; 0, 0 or 85.
 
-    `overrides` change the run's config for this attempt only.
+    TakenOverError when another attempt has begun. `overrides` change the run's config for this attempt only.
     """
     stop = StopRequest()
     started = perf_counter()
@@ -29,9 +30,12 @@ def run(run_dir: RunDir, *, console: Console, until_phase: str | None = None, ov
     attempt = set_up(run_dir, overrides=overrides, process=process, console=console, stop=stop, started=started)
     try:
         return _train_and_finish(attempt, until_phase=until_phase)
+    except TakenOverError:
+        raise  # the run and its tracker belong to another attempt: nothing is said there
     except BaseException as error:
-        _end(attempt, why=f"failed ({type(error).__name__}: {error})")
-        attempt.close("FAILED")
+        attempt.checkpointer.wait_after_failure()
+        if _end(attempt, why=f"failed ({type(error).__name__}: {error})"):
+            attempt.close("FAILED")
         raise
     finally:
         attempt.batches.close()
@@ -44,13 +48,14 @@ def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
     outcome = train(
         engine=attempt.engine,
         timeline=attempt.timeline,
-        batches=attempt.batches,
+        batches=attempt.heartbeat.marking(attempt.batches, first_step=attempt.first_step),
         first_step=attempt.first_step,
         until_step=attempt.timeline.end_of(until_phase) if until_phase else attempt.timeline.num_steps,
         hooks=attempt.hooks,
         stop=attempt.stop,
     )
     attempt.console.close()
+    attempt.checkpointer.wait()
     if outcome == "paused":
         _end(attempt, why=f"finished phase {until_phase}")
         attempt.console.say(f"phase {until_phase} is finished (step {attempt.step}): the next job goes on from there")
@@ -71,10 +76,13 @@ def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
     return STOPPED_EXIT_CODE
 
 
-def _end(attempt: Attempt, *, why: str) -> None:
-    if attempt.number is None:
-        return
+def _end(attempt: Attempt, *, why: str) -> bool:
+    """Record the end; False when another attempt has the run, and with it the last word."""
     try:
-        record_end(attempt.run_dir, attempt=attempt.number, last_step=attempt.step, why=why)
+        if attempt.is_writer:
+            record_end(attempt.run_dir, lease=attempt.lease, last_step=attempt.step, why=why)
+    except TakenOverError:
+        return False
     except OSError:  # a full disk must not hide the error that ended the attempt
         traceback.print_exc()
+    return True

@@ -1,16 +1,18 @@
 """The only wiring: from a run directory to everything one attempt needs."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from time import perf_counter
 from typing import Any
 
 import torch.distributed as dist
 
-from data_pipeline.loader import Prefetcher, Request, Split, TrainRows, open_split
+from data_pipeline.loader import MixtureChange, Prefetcher, Request, Split, TrainRows, open_split
 from hierlm.config.load import load_config
 from hierlm.config.run_config import RunConfig
+from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.engine import Engine
 from hierlm.parallel.process import ProcessInfo
@@ -26,18 +28,25 @@ from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.console import Console
 from hierlm.train.determinism import set_determinism
 from hierlm.train.device_memory import DeviceMemory
-from hierlm.train.evaluation import Evaluation, Share, bits_per_byte
+from hierlm.train.environment import check_environment
+from hierlm.train.evaluation import Evaluation, Share, bits
+from hierlm.train.heartbeat import HeartbeatWriter
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook
 from hierlm.train.loop import Hook
+from hierlm.train.profile import ProfileHook
 from hierlm.train.recorder import Recorder
 from hierlm.train.rehearsal import rehearse
 from hierlm.train.signals import StopRequest
-from hierlm.train.throughput import Peak, device_peak
+from hierlm.train.throughput import device_peak
+from hierlm.train.watch import HeartbeatHook, start_heartbeat
+
+ENDS_AT = "HIERLM_JOB_ENDS_AT"
+"""When the job's time limit falls, seconds since 1970: set by slurm/train.sh."""
 
 
 @dataclass
 class Attempt:
-    """Everything one attempt holds on this process. `number` is None on every rank but the writer, rank 0."""
+    """Everything one attempt holds on this process."""
 
     run_dir: RunDir
     config: RunConfig[Any]
@@ -50,10 +59,10 @@ class Attempt:
     hooks: Sequence[Hook]
     checkpointer: Checkpointer
     memory: DeviceMemory
-    peak: Peak
-    number: int | None
+    lease: Lease
     catch_up: Callable[[], None]
     recorder: Recorder
+    heartbeat: HeartbeatWriter
     sampler: SystemSampler | None  # on the first process of each node
 
     @property
@@ -61,8 +70,14 @@ class Attempt:
         """Completed optimizer steps in the newest checkpoint: what a next attempt starts from."""
         return self.checkpointer.last_saved_step
 
+    @property
+    def is_writer(self) -> bool:
+        """Whether this rank writes what belongs to the run as a whole."""
+        return self.engine.process.rank == 0
+
     def close(self, state: FinalState | None) -> None:
         """Flush what is recorded and set the run's state at the tracker; None: it goes on in another attempt."""
+        self.heartbeat.stop()
         if self.sampler is not None:
             self.sampler.stop()
         self.recorder.finish(state)
@@ -82,56 +97,65 @@ def set_up(
     set_determinism(config.train.deterministic)
     timeline = Timeline(config.phases, contiguous_lanes=is_recurrent(config.model))
     rows = TrainRows(config.data.weighted_sources, seed=config.seed)
-    memory, peak = DeviceMemory(process.device), device_peak(process.device, precision=config.train.precision)
+    memory = DeviceMemory(process.device)
     console.say(_opening(config, timeline, rows.splits))
+    for warning in check_environment(process):
+        console.say(warning)
     engine = Engine(config, process=process)
     rehearse(engine, timeline, console=console)
     recorder = Recorder()
-    checkpointer = Checkpointer(
-        run_dir, config=config, timeline=timeline, engine=engine, recorder=recorder, console=console
-    )
+    common: dict[str, Any] = {"config": config, "timeline": timeline}
+    said: dict[str, Any] = {"recorder": recorder, "console": console}
+    lease = _take_lease(run_dir, process=process, stop=stop)  # late: an attempt that cannot even begin disturbs none
+    checkpointer = Checkpointer(run_dir, **common, splits=rows.splits, engine=engine, lease=lease, **said)
     first_step = checkpointer.resume()
-    number = _open_records(recorder, run_dir, config, first_step=first_step, process=process, console=console)
+    if ENDS_AT in os.environ:
+        stop.end_in_time(float(os.environ[ENDS_AT]), margin_seconds=lambda: _margin(checkpointer.slowest_save_seconds))
+    if process.rank == 0:
+        _open_records(recorder, run_dir, config, first_step=first_step, lease=lease, console=console)
     batches = _batches(rows, config, timeline, engine, first_step=first_step)
-    tokens_per_byte = rows.splits[0].num_tokens / rows.splits[0].source_bytes
-    evaluation = EvaluationHook(
-        config=config,
-        timeline=timeline,
-        evaluation=_evaluation(config, engine, stop),
-        recorder=recorder,
-        console=console,
+    heartbeat = start_heartbeat(
+        run_dir,
+        process=process,
+        lease=lease,
+        hang_after_seconds=config.train.hang_after_seconds,
+        last_step=lambda: checkpointer.last_saved_step,
+        **said,
     )
+    evaluation = EvaluationHook(**common, evaluation=_evaluation(config, engine, stop, heartbeat), **said)
     log = LogHook(
-        config=config,
-        timeline=timeline,
+        **common,
         engine=engine,
-        recorder=recorder,
-        console=console,
+        **said,
         memory=memory,
-        peak=peak,
-        flops_per_token=cache(lambda length: flops_per_token(config.model, length)),
-        bits_per_byte_of=lambda loss: bits_per_byte(loss, tokens_per_byte=tokens_per_byte),
+        peak=device_peak(process.device, precision=config.train.precision),
+        flops_per_token=cache(partial(flops_per_token, config.model)),
+        bits_of=partial(bits, tokens_per_byte=rows.splits[0].tokens_per_byte, kind=rows.splits[0].kind),
         wait_seconds=lambda: batches.wait_seconds,
     )
-    checkpoints = CheckpointHook(config=config, timeline=timeline, save=checkpointer.save, last_saved=first_step)
     console.say(f"ready after {perf_counter() - started:.1f} s")
     return Attempt(
         run_dir=run_dir,
-        config=config,
-        timeline=timeline,
+        **common,
         engine=engine,
         console=console,
         stop=stop,
         first_step=first_step,
         batches=batches,
-        hooks=(log, evaluation, checkpoints),
+        hooks=(
+            HeartbeatHook(heartbeat, process=process, console=console),
+            log,
+            *_profile(run_dir, config, process, first_step=first_step, console=console),
+            evaluation,
+            CheckpointHook(**common, checkpointer=checkpointer),
+        ),
         checkpointer=checkpointer,
         memory=memory,
-        peak=peak,
-        number=number,
+        lease=lease,
         catch_up=lambda: _catch_up(run_dir, evaluation, step=first_step),
         recorder=recorder,
-        sampler=SystemSampler(run_dir, node=process.node) if process.local_rank == 0 else None,
+        heartbeat=heartbeat,
+        sampler=SystemSampler(run_dir, node=process.node, lease=lease) if process.local_rank == 0 else None,
     )
 
 
@@ -145,40 +169,70 @@ def _opening(config: RunConfig[Any], timeline: Timeline, splits: Sequence[Split]
     )
 
 
+def _profile(
+    run_dir: RunDir, config: RunConfig[Any], process: ProcessInfo, *, first_step: int, console: Console
+) -> list[ProfileHook]:
+    """After the log, which waits for the device at the end of a step and should not count the writing of a trace."""
+    wanted, where = config.train.profile, process.device
+    if wanted is None:
+        return []
+    own = ProfileHook(wanted, run_dir=run_dir, device=where, rank=process.rank, first_step=first_step, console=console)
+    return [own]
+
+
+def _margin(save_seconds: float) -> float:
+    """What a last checkpoint may take: file systems are slowest when all jobs of a site end."""
+    return 20.0 + 3.0 * save_seconds
+
+
+def _take_lease(run_dir: RunDir, *, process: ProcessInfo, stop: StopRequest) -> Lease:
+    """Taken by the writer rank, which watches it from now on; the same on all ranks."""
+    shared: list[Lease | None] = [None]
+    if process.rank == 0:
+        lease = take(run_dir.leases, sweep=(run_dir.path, run_dir.logs, run_dir.checkpoints))
+        stop.watch(lease)
+        shared = [lease]
+    dist.broadcast_object_list(shared, src=0)
+    assert shared[0] is not None
+    return shared[0]
+
+
 def _open_records(
     recorder: Recorder,
     run_dir: RunDir,
     config: RunConfig[Any],
     *,
     first_step: int,
-    process: ProcessInfo,
+    lease: Lease,
     console: Console,
-) -> int | None:
-    """Open metrics and tracker on the writer rank; the attempt's number there, None on the others."""
-    if process.rank != 0:
-        return None
-    layout = config.parallel.model_dump()
-    number = record_start(run_dir, layout=layout, first_step=first_step)
-    metrics = MetricsFile(run_dir.metrics)
+) -> None:
+    """Open metrics and tracker, on the writer rank."""
+    record_start(run_dir, lease=lease, layout=config.parallel.model_dump(), first_step=first_step)
+    metrics = MetricsFile(run_dir.metrics, lease=lease)
     metrics.truncate_after(step=first_step)
     tracker = open_tracker(
         config.tracking,
         run_dir,
         run_config_flat=config.model_dump(mode="json"),
-        attempt=number,
+        attempt=lease.generation,
         report=console.say,
+        lease=lease,
     )
     recorder.open(metrics, tracker)
-    return number
 
 
-def _evaluation(config: RunConfig[Any], engine: Engine, stop: StopRequest) -> Evaluation:
+def _evaluation(config: RunConfig[Any], engine: Engine, stop: StopRequest, heartbeat: HeartbeatWriter) -> Evaluation:
     """The valid split of the first source, shared out over data-parallel ranks."""
+
+    def stopped() -> bool:
+        heartbeat.mark("evaluating")
+        return stop.agreed(engine.process.device)
+
     share = Share(
         dp_rank=engine.dp_rank,
         dp_degree=engine.dp_degree,
         add_up=engine.global_sum,
-        stopped=lambda: stop.agreed(engine.process.device),
+        stopped=stopped,
     )
     lanes = config.phases[0].global_batch_size  # the result may not depend on the layout: memory starts anew per lane
     recurrent = is_recurrent(config.model)
@@ -195,6 +249,7 @@ def _batches(
     rows: TrainRows, config: RunConfig[Any], timeline: Timeline, engine: Engine, *, first_step: int
 ) -> Prefetcher:
     """This rank's rows of every step from `first_step` on, read ahead."""
+    own_weights = tuple(source.weight for source in config.data.weighted_sources)
 
     def requests() -> Iterator[Request]:
         for step in range(first_step, timeline.num_steps):
@@ -202,7 +257,8 @@ def _batches(
             phase = moment.phase
             local = engine.local_rows(phase.global_batch_size)
             lanes = phase.global_batch_size if timeline.contiguous_lanes else None
-            yield Request(phase.sequence_length, moment.data_pass, moment.first_sample, local, lanes)
+            mixture = tuple(MixtureChange(first, weights or own_weights) for first, weights in moment.data_weights)
+            yield Request(phase.sequence_length, moment.data_pass, moment.first_sample, local, lanes, mixture)
 
     pin = engine.process.device.type == "cuda"
     return Prefetcher(rows, requests(), config.data.prefetch_batches, pin_memory=pin)

@@ -1,12 +1,20 @@
 """Stop requests: a signal sets a flag, the flag is agreed by all ranks, the loop saves and ends with exit code 85."""
 
 import signal
+from collections.abc import Callable
+from time import monotonic, time
 from types import FrameType
 
 import torch
 import torch.distributed as dist
 
+from hierlm.lease import Lease, TakenOverError
+
 STOPPED_EXIT_CODE = 85
+LEASE_POLL_SECONDS = 1.0
+"""Between two looks at a shared file system; writers look each time before they write."""
+
+_GOES_ON, _ASKED, _TAKEN_OVER = range(3)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -15,6 +23,9 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        self._lease: Lease | None = None
+        self._looked = 0.0
+        self._has_to_end: Callable[[], bool] = lambda: False
 
     def install(self) -> None:
         """Take the signals over; the main thread calls it before the long set-up work."""
@@ -24,17 +35,42 @@ class StopRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal_name = self.signal_name or signal.Signals(number).name
 
+    def watch(self, lease: Lease) -> None:
+        """Stop, too, when another attempt takes the run over; the writer rank alone calls it."""
+        self._lease = lease
+
+    def end_in_time(self, ends_at: float, *, margin_seconds: Callable[[], float]) -> None:
+        """Stop, too, when less than the margin is left until `ends_at`, seconds since 1970."""
+        self._has_to_end = lambda: time() > ends_at - margin_seconds()
+
     @property
     def seen_here(self) -> bool:
         """Whether this rank has been asked; other ranks may not know yet."""
         return self.signal_name is not None
 
     def agreed(self, device: torch.device) -> bool:
-        """Whether any rank has been asked: every rank calls it at the same point and gets the same answer."""
-        flag = torch.tensor([int(self.seen_here)], device=device)
+        """Whether any rank has been asked: every rank calls it at the same point and gets the same answer.
+
+        TakenOverError on every rank when another attempt holds the run: there is nothing to save.
+        """
+        if self.signal_name is None and self._has_to_end():
+            self.signal_name = "the time limit of the job"
+        state = _TAKEN_OVER if self._is_taken_over() else _ASKED if self.seen_here else _GOES_ON
+        flag = torch.tensor([state], device=device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         # what was reduced decides, never `signal_name`: a signal may have come here since, which nobody else knows
-        agreed = bool(flag.item())
+        if flag.item() == _TAKEN_OVER:
+            raise TakenOverError(self._lease.successor() if self._lease else "another attempt has taken over this run")
+        agreed = flag.item() == _ASKED
         if agreed and self.signal_name is None:
             self.signal_name = "another rank's signal"
         return agreed
+
+    def _is_taken_over(self) -> bool:
+        if self._lease is None or monotonic() - self._looked < LEASE_POLL_SECONDS:
+            return False
+        self._looked = monotonic()
+        try:
+            return not self._lease.is_current()
+        except OSError:  # nobody can tell now; nothing can be written without being told
+            return False

@@ -7,7 +7,7 @@ from hierlm import models
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import LanguageModel
 from hierlm.models.config import ModelConfig
-from hierlm.parallel.tensor import rule_for
+from hierlm.parallel.tensor_plan import rule_for
 from hierlm.phases.timeline import Timeline
 from hierlm.plan.flops import flops_per_token
 from hierlm.report.summary import RunStatus, RunSummary, SplitResult
@@ -79,5 +79,9 @@ def _last_result(records: list[dict[str, Any]], split: str) -> SplitResult | Non
         return None
     last = found[-1]
     return SplitResult(
-        loss=last["loss"], perplexity=last["perplexity"], bits_per_byte=last["bits_per_byte"], step=last["step"]
+        loss=last["loss"],
+        perplexity=last["perplexity"],
+        bits_per_byte=last["bits_per_byte"],
+        bits_per_dimension=last.get("bits_per_dimension"),
+        step=last["step"],
     )

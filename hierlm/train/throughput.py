@@ -5,13 +5,7 @@ from time import perf_counter
 
 import torch
 
-_BF16_PEAK_FLOPS = {  # dense, without sparsity; the makers' data sheets
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "V100": 125e12,
-}
+from hierlm.plan.devices import BF16_PEAK_FLOPS, measured_matmul_flops
 
 
 @dataclass(frozen=True)
@@ -26,28 +20,10 @@ def device_peak(device: torch.device, *, precision: str) -> Peak:
     """The data sheet's figure for a known GPU in bf16, else measured now (a fraction of a second)."""
     if device.type == "cuda" and precision == "bf16":
         name = torch.cuda.get_device_name(device)
-        known = next((flops for key, flops in _BF16_PEAK_FLOPS.items() if key in name), None)
+        known = next((flops for key, flops in BF16_PEAK_FLOPS.items() if key in name), None)
         if known is not None:
             return Peak(known, "data-sheet")
-    return Peak(_measured_matmul_flops(device, precision=precision), "measured")
-
-
-def _measured_matmul_flops(device: torch.device, *, precision: str, size: int = 1024, repeats: int = 4) -> float:
-    """The best of a few square products in the training precision, with the threads this process trains with."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left = torch.randn(size, size, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(repeats):
-        start = perf_counter()
-        product = left @ left
-        _wait(product)
-        best = min(best, perf_counter() - start)
-    return 2 * size**3 / best
-
-
-def _wait(tensor: torch.Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)
+    return Peak(measured_matmul_flops(device, precision=precision), "measured")
 
 
 class IntervalTimer:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: list, inspect, verify, digest, export."""
+"""Checkpoints of a run: list, inspect, verify, digest, export, reshape."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +12,20 @@ if TYPE_CHECKING:
     from hierlm.checkpoint.find import CheckpointRef, Listed
     from hierlm.run_dir import RunDir
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help=__doc__,
+    epilog="Example: hierlm checkpoint list runs/demo-hourglass",
+)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="run directory", show_default=False)]
 StepOption = Annotated[
     int | None, typer.Option("--checkpoint", metavar="STEP", help="default: the newest good one", show_default=False)
 ]
+DegreeOption = Annotated[int | None, typer.Option(metavar="N", min=1, show_default=False)]
+StageOption = Annotated[int | None, typer.Option(metavar="N", min=0, max=3, show_default=False)]
 
 
 @app.command("list", epilog="Example: hierlm checkpoint list runs/demo-hourglass")
@@ -103,6 +111,75 @@ def export(
         else:
             size = counts["bytes"] / 2**20
             print(f"{output}: step {ref.step}, {counts['parameters']:,} parameters, {size:,.1f} MiB")
+
+
+@app.command(epilog="Example: hierlm checkpoint reshape runs/demo-hourglass --data-parallel-degree 4 --zero-stage 3")
+def reshape(
+    run: RunArgument,
+    *,
+    data_parallel_degree: DegreeOption = None,
+    tensor_parallel_degree: DegreeOption = None,
+    pipeline_parallel_degree: DegreeOption = None,
+    zero_stage: StageOption = None,
+    step: StepOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a checkpoint for another layout now, on this machine and without a GPU, so that the job need not.
+
+    What is not given stays as the run has it. The run goes on with `hierlm train` or `submit` and the same layout.
+    """
+    with json_on_stdout(as_json) as print_document:
+        degrees = {
+            "data_parallel_degree": data_parallel_degree,
+            "tensor_parallel_degree": tensor_parallel_degree,
+            "pipeline_parallel_degree": pipeline_parallel_degree,
+            "zero_stage": zero_stage,
+        }
+        document = _reshape(run, step, {name: value for name, value in degrees.items() if value is not None})
+        if as_json:
+            print_document(document)
+        elif document["converted"] is None:
+            print(f"step {document['step']} was saved with {document['to']}: nothing has to be converted")
+        else:
+            print(f"step {document['step']}: {document['from']} -> {document['to']}: {document['converted']}")
+
+
+def _reshape(run: Path, step: int | None, degrees: dict[str, int]) -> dict[str, Any]:
+    from hierlm.checkpoint.manifest import Layout
+    from hierlm.config.load import load_config
+    from hierlm.errors import UserError
+
+    if not degrees:
+        raise UserError(
+            "no layout given; give at least one of --data-parallel-degree, --tensor-parallel-degree, "
+            "--pipeline-parallel-degree, --zero-stage"
+        )
+    words = [f"parallel.{name}={value}" for name, value in degrees.items()]
+    wanted = Layout.of(load_config(_run_dir(run).config, words).parallel)  # before any work
+    ref = _checkpoint(run, step)
+    converted = None if ref.manifest.layout == wanted else str(_converted(ref))
+    return {"step": ref.step, "from": str(ref.manifest.layout), "to": str(wanted), "converted": converted}
+
+
+def _converted(ref: "CheckpointRef") -> Path:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from hierlm.checkpoint.team import TeamError
+    from hierlm.checkpoint.universal import universal_of
+    from hierlm.errors import UserError
+
+    console = Console(stderr=True)
+    with Progress(console=console) as bar:
+        task = bar.add_task(f"converting step {ref.step}")
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        try:
+            return universal_of(ref, progress=progress, report=console.print)
+        except TeamError as failure:
+            raise UserError(f"{ref.path}: cannot be converted ({failure})") from None
 
 
 def _run_dir(run: Path) -> "RunDir":

@@ -9,9 +9,10 @@ from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
 
 CONFIG = "configs/tiny/{arch}.yaml"
+GLOBAL_BATCH_SIZE = 8
 SMALL = (
     "phases.0.sequence_length=16",
-    "phases.0.global_batch_size=8",
+    f"phases.0.global_batch_size={GLOBAL_BATCH_SIZE}",
     "model.dropout=0.0",
     "train.deterministic=true",
 )
@@ -40,14 +41,14 @@ def train_and_save(arch: str, settings: list[str], folder: str) -> dict[str, Any
     from hierlm.parallel.saving import save_engine
 
     engine = small_engine(arch, settings)
-    begun = _losses(engine, range(SAVED_AFTER))
+    begun = steps_made(engine, range(SAVED_AFTER))
     files = FileWriter(Path(folder))
     state = {"iteration": SAVED_AFTER, **_universal_info(engine)}
     save_engine(engine._engine, Path(folder), tag="engine", client_state=state, open_file=files.open)
     weights = {name: p.detach().float().clone().numpy() for name, p in engine._engine.module.named_parameters()}
     return {
         "begun": begun,
-        "losses": _losses(engine, range(SAVED_AFTER, SAVED_AFTER + GOES_ON_FOR)),
+        "losses": steps_made(engine, range(SAVED_AFTER, SAVED_AFTER + GOES_ON_FOR)),
         "records": files.records,
         "weights": weights,
     }
@@ -66,7 +67,7 @@ def load_and_go_on(arch: str, settings: list[str], universal: str, save_again: s
         state = {"iteration": SAVED_AFTER, **_universal_info(engine)}
         writer = FileWriter(Path(save_again))
         save_engine(engine._engine, Path(save_again), tag="engine", client_state=state, open_file=writer.open)
-    losses = _losses(engine, range(SAVED_AFTER, SAVED_AFTER + GOES_ON_FOR))
+    losses = steps_made(engine, range(SAVED_AFTER, SAVED_AFTER + GOES_ON_FOR))
     decays = [group["weight_decay"] for group in engine._engine.optimizer.param_groups]
     assert decays == [engine.config.optim.weight_decay, 0.0][: len(decays)], decays
     return losses
@@ -92,7 +93,8 @@ def _universal_info(engine: Any) -> dict[str, Any]:
     return {INFO: universal_info(module, optimizer, plan=plan, vocab_size=model.vocab_size, pipeline=pipeline)}
 
 
-def _losses(engine: Any, steps: range) -> list[float]:
+def steps_made(engine: Any, steps: range) -> list[float]:
+    """The losses of some steps, on every rank."""
     timeline, found = Timeline(engine.config.phases), []
     for step in steps:
         moment = timeline.at(step)

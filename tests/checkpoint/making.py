@@ -11,6 +11,7 @@ from hierlm.checkpoint.files import FileRecord, FileWriter
 from hierlm.checkpoint.layout import ENGINE
 from hierlm.checkpoint.manifest import Facts, Layout
 from hierlm.checkpoint.team import ALONE, Team
+from hierlm.lease import UNFENCED, Fence
 
 
 def facts(step: int) -> Facts:
@@ -40,8 +41,9 @@ def write_two_files(step: int, *, team: Team = ALONE) -> Callable[[Path], dict[s
     return write
 
 
-def save(checkpoints: Path, step: int, *, keep: int = 2, team: Team = ALONE) -> Saved:
-    return save_checkpoint(checkpoints, facts=facts(step), write=write_two_files(step, team=team), team=team, keep=keep)
+def save(checkpoints: Path, step: int, *, keep: int = 2, team: Team = ALONE, lease: Fence = UNFENCED) -> Saved:
+    write = write_two_files(step, team=team)
+    return save_checkpoint(checkpoints, facts=facts(step), write=write, team=team, keep=keep, lease=lease)
 
 
 def on_every_rank(size: int, action: Callable[[Team], Any]) -> list[Any]:

@@ -78,7 +78,7 @@ def test_a_disk_too_full_for_the_pointer_does_not_deny_the_checkpoint(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("hierlm.checkpoint.commit.write_synced", fail)
+    monkeypatch.setattr("hierlm.lease.write_through", fail)
     assert save(tmp_path, 5).path == step_dir(tmp_path, 5)
     assert newest_good(tmp_path, report=pytest.fail).step == 5  # type: ignore[union-attr]
 

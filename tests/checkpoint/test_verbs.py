@@ -118,6 +118,34 @@ def test_what_is_exported_is_the_trained_model(root: Path) -> None:
     assert not torch.equal(fresh(torch.arange(10).view(1, 10))[0], logits[:1])
 
 
+def test_a_reshape_is_made_once_and_is_what_a_load_will_find(root: Path) -> None:
+    words = ("reshape", "runs/small", "--data-parallel-degree", 4, "--zero-stage", 2)
+    document = answer(*words, cwd=root)
+    assert document["step"] == 3 and document["to"] == "dp 4 x tp 1 x pp 1, ZeRO-2"
+    assert document["converted"] == "runs/small/checkpoints/step-00000003.universal"
+    folder = root / document["converted"]
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    told = hierlm("checkpoint", *words, cwd=root)
+    assert told.stdout == f"step 3: dp 2 x tp 1 x pp 1, ZeRO-1 -> {document['to']}: {document['converted']}\n"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == made
+    same = answer("reshape", "runs/small", "--data-parallel-degree", 2, "--zero-stage", 1, "--checkpoint", 2, cwd=root)
+    assert same["converted"] is None and same["step"] == 2
+
+
+def test_an_impossible_layout_is_refused_before_any_work(root: Path) -> None:
+    before = sorted((root / "runs" / "small" / "checkpoints").iterdir())
+    words = ("checkpoint", "reshape", "runs/small", "--tensor-parallel-degree", 3)
+    done = hierlm(*words, cwd=root, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    for field, line in zip(("num_heads", "ffn_dim"), done.stderr.splitlines(), strict=True):
+        assert f"parallel.tensor_parallel_degree: given 3, allowed: a divisor of model.{field}" in line
+    assert "parallel.zero_stage" in refused(
+        "reshape", "runs/small", "--pipeline-parallel-degree", 2, "--zero-stage", 3, cwd=root
+    )
+    assert "give at least one of" in refused("reshape", "runs/small", cwd=root)
+    assert sorted((root / "runs" / "small" / "checkpoints").iterdir()) == before
+
+
 def test_an_export_of_other_weights_is_refused(root: Path) -> None:
     hierlm("checkpoint", "export", "runs/small", "--output", "exported", cwd=root)
     config = root / "exported" / "config.yaml"

@@ -56,8 +56,8 @@ def uninterrupted(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def started(dataset: Path, name: str, cwd: Path) -> subprocess.Popen[str]:
-    command = [hierlm_path(), *arguments(dataset, name)]
+def started(dataset: Path, name: str, cwd: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [hierlm_path(), *arguments(dataset, name), *overrides]
     return subprocess.Popen(
         command, cwd=cwd, env=quiet_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -1,6 +1,7 @@
 """Wrong input ends with exit code 2 and one clear line per problem, and never with a traceback."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,21 @@ def test_a_changed_structure_is_refused_with_the_difference(tiny_dataset: Path, 
     hierlm("train", TINY, *short, cwd=tmp_path)
     lines = refused("train", TINY, *short, "model.hidden_dim=32", cwd=tmp_path)
     assert any("model.hidden_dim" in line and "32" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_a_dataset_may_move_but_not_change(tiny_dataset: Path, tmp_path: Path) -> None:
+    short = ["tracking.uri=none", "train.eval_rows=1", "phases.0.learning_rate.warmup.steps=0"]
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_dataset, moved)
+    hierlm("train", TINY, f"data.path={tiny_dataset}", *short, "phases.0.duration.steps=4", cwd=tmp_path)
+    longer = hierlm("train", TINY, f"data.path={moved}", *short, "phases.0.duration.steps=6", cwd=tmp_path)
+    assert "resumed from" in longer.stdout
+    text = tmp_path / "other.txt"
+    text.write_bytes(bytes(range(256)) * 200)
+    hierlm("data", "prepare", "--input", str(text), "--output", "other", "--splits", "valid=0.1", cwd=tmp_path)
+    lines = refused("train", TINY, "data.path=other", *short, "phases.0.duration.steps=8", cwd=tmp_path)
+    assert any("other: the dataset changed since the run was started" in line for line in lines)
 
 
 def test_a_misspelled_verb_names_the_nearest(tmp_path: Path) -> None:

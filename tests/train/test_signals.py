@@ -1,6 +1,7 @@
 """A stop request is agreed by all ranks or by none, whenever the signal comes."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,3 +38,33 @@ def answers_with_a_signal_during_the_agreement(signalled_rank: int) -> list[bool
 def test_all_ranks_agree_whenever_the_signal_comes(signalled_rank: int) -> None:
     first, second = run_ranks(answers_with_a_signal_during_the_agreement, 2, signalled_rank)
     assert first == second == [False, False, True]
+
+
+def what_a_newcomer_does_to_the_ranks(leases: Path) -> list[str]:
+    """What each agreement gives, the last one after another attempt has taken the run."""
+    import torch
+
+    from hierlm.lease import TakenOverError, take
+    from hierlm.parallel.process import start_processes
+    from hierlm.train import signals
+
+    signals.LEASE_POLL_SECONDS = 0.0
+    process = start_processes()
+    stop = signals.StopRequest()
+    if process.rank == 0:
+        stop.watch(take(leases))
+    answers = [str(stop.agreed(torch.device("cpu")))]
+    if process.rank == 0:
+        take(leases)
+    stop.signal_name = "SIGTERM" if process.rank == 1 else None  # to save would be wrong now
+    try:
+        answers.append(str(stop.agreed(torch.device("cpu"))))
+    except TakenOverError:
+        answers.append("taken over")
+    return answers
+
+
+@pytest.mark.distributed
+def test_all_ranks_end_together_when_another_attempt_takes_over(tmp_path: Path) -> None:
+    first, second = run_ranks(what_a_newcomer_does_to_the_ranks, 2, tmp_path)
+    assert first == second == ["False", "taken over"]

@@ -1,0 +1,89 @@
+"""Before the first step: are all processes the same kind of machine with the same software, and do they compute alike?
+
+One node with an old image, a hidden GPU or broken memory spoils a run of hundreds; here it is named.
+"""
+
+import platform
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from hierlm.parallel.process import ProcessInfo
+
+MUST_AGREE = ("python", "torch", "deepspeed", "hierlm", "device", "computes")
+"""Facts in which no process may differ from most others."""
+
+CLOCK_SECONDS = 60.0
+"""Clocks further apart than this make logs and heartbeats misleading, which is said and no more."""
+
+_SIDE = 128
+
+
+class Facts(NamedTuple):
+    """What one process finds about itself."""
+
+    rank: int
+    host: str
+    clock: float
+    of: dict[str, str]
+
+
+class BadNodeError(RuntimeError):
+    """Processes differ where they may not; one line that names host and difference."""
+
+
+def check_environment(process: ProcessInfo) -> list[str]:
+    """Compare all processes; warnings, the same on every rank. BadNodeError on every rank when one stands out."""
+    everyone: list[Any] = [None] * process.world_size
+    dist.all_gather_object(everyone, _own_facts(process))
+    problems = differences(everyone)
+    if problems:
+        raise BadNodeError("; ".join(problems))
+    return clock_warnings(everyone)
+
+
+def differences(everyone: Sequence[Facts]) -> list[str]:
+    """`host node3 (ranks 6, 7): torch 2.12.0, most have 2.13.0`: one line per host and fact that stands out."""
+    found = []
+    for name in MUST_AGREE:
+        usual = Counter(facts.of[name] for facts in everyone).most_common(1)[0][0]
+        odd = [facts for facts in everyone if facts.of[name] != usual]
+        for host, value in sorted({(facts.host, facts.of[name]) for facts in odd}):
+            ranks = ", ".join(str(f.rank) for f in odd if (f.host, f.of[name]) == (host, value))
+            found.append(f"host {host} (ranks {ranks}): {name} {value}, most have {usual}")
+    return found
+
+
+def clock_warnings(everyone: Sequence[Facts]) -> list[str]:
+    """Hosts whose clock is far from the first one's."""
+    first = everyone[0]
+    odd = {
+        facts.host: facts.clock - first.clock for facts in everyone if abs(facts.clock - first.clock) > CLOCK_SECONDS
+    }
+    return [f"warning: the clock of {host} is {off:+.0f} s off that of {first.host}" for host, off in odd.items()]
+
+
+def _own_facts(process: ProcessInfo) -> Facts:
+    on_gpu = process.device.type == "cuda"
+    of = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "deepspeed": version("deepspeed"),
+        "hierlm": version("hierlm"),
+        "device": torch.cuda.get_device_name(process.device) if on_gpu else f"cpu {platform.machine()}",
+        "computes": _checksum(process.device),
+    }
+    return Facts(process.rank, socket.gethostname(), time.time(), of)
+
+
+def _checksum(device: torch.device) -> str:
+    """A product of whole numbers small enough to be exact in fp32, whatever the order of its sums."""
+    numbers = torch.arange(_SIDE * _SIDE, device=device).remainder(17).float().view(_SIDE, _SIDE)
+    weights = torch.arange(_SIDE, device=device, dtype=torch.float64)
+    return str(int(((numbers @ numbers).double() * weights).sum().item()))

@@ -1,0 +1,44 @@
+"""The proof that a load is right: what the model says of a few fixed tokens is stored in the checkpoint, and compared.
+
+Checksums show that the bytes are those written; this shows that they ended up in the right weights, under any layout.
+Every weight but the embeddings of tokens that do not occur has a part in it.
+"""
+
+import math
+from collections.abc import Sequence
+
+from hierlm.parallel.engine import Engine
+from hierlm.parallel.phase_switch import probe_rows
+from hierlm.phases.timeline import Moment
+
+Proof = tuple[float, ...]
+"""Nats of each fixed token."""
+
+ALLOWED_NATS = {"fp32": 1e-3, "bf16": 0.1}
+"""Another layout or device adds up in another order; bf16 has 8 significant bits, and logits are of the order of 10."""
+
+
+def proof_of(engine: Engine, *, last: Moment) -> Proof | None:
+    """What the state after the step `last` says; every rank calls it, training is not touched.
+
+    None for a model that has diverged: nothing equals a NaN.
+    """
+    engine.take_switches(last)
+    nats = engine.evaluate(*probe_rows(engine.config.model.vocab_size, device=engine.process.device))
+    found = tuple(round(value, 6) for value in nats.flatten().double().tolist())
+    return found if all(map(math.isfinite, found)) else None
+
+
+def difference(stored: Sequence[float], found: Sequence[float] | None, *, precision: str) -> str | None:
+    """What is wrong, in a few words; None when the load is right."""
+    allowed = ALLOWED_NATS[precision]
+    if found is None:
+        return "its losses are not finite"
+    if len(found) != len(stored):
+        return f"{len(found)} tokens were asked, {len(stored)} when it was saved"
+    place, off = max(enumerate(abs(a - b) for a, b in zip(stored, found, strict=True)), key=lambda pair: pair[1])
+    if off <= allowed:
+        return None
+    return (
+        f"token {place} costs {found[place]:.4f} nats, {stored[place]:.4f} when it was saved, allowed: {allowed} apart"
+    )

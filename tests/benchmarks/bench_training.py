@@ -1,0 +1,362 @@
+"""The training step beside its neighbours at equal shapes, and beside what the machine's matrix products could do.
+
+    python -m tests.benchmarks.bench_training [part ...]     (parts: see PARTS)
+
+Both sides of a ratio run in turn in one process, on one thread, and the median over the rounds counts. Time is
+processor time, so that other work on the machine matters little. x-transformers and hourglass-transformer-pytorch are
+measured when installed (`pip install '.[bench]'`). The exit code is 1 where a claim is missed.
+"""
+
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_pipeline.config import SourceConfig
+from data_pipeline.loader import Prefetcher, Request, TrainRows
+from hierlm import models
+from hierlm.config.load import load_config
+from hierlm.models.assembly import LanguageModel
+from hierlm.nn.legendre_memory import LegendreMemory
+from hierlm.nn.positions import rotate, token_positions
+from hierlm.nn.relative_attention import RelativeAttention, Seen, Sight
+from hierlm.phases.timeline import Timeline
+from hierlm.plan.flops import flops_per_token
+from tests.conftest import ROOT, prepare_tiny_dataset
+from tests.distributed.spawn import free_port
+
+ROUNDS = 5
+VOCAB, WIDTH, HEADS, LAYERS, LENGTH, ROWS = 256, 512, 8, 6, 512, 2
+SIZES = {"vocab_size": VOCAB, "hidden_dim": WIDTH, "num_heads": HEADS, "ffn_dim": 4 * WIDTH}
+TRANSFORMER = {"arch": "transformer", "num_layers": LAYERS, **SIZES}
+HOURGLASS = {"arch": "hourglass", "hierarchy": "2@1 8@3 2@1", **SIZES}
+Step = Callable[[], object]
+
+
+class Claim(NamedTuple):
+    """Something measured and what was promised of it."""
+
+    what: str
+    found: float
+    bound: float
+    unit: str = "x"
+
+    @property
+    def holds(self) -> bool:
+        return self.found >= self.bound
+
+    def line(self) -> str:
+        verdict = "holds" if self.holds else "MISSED"
+        return f"{self.what:<78}{self.found:>8.2f}{self.unit:<2} claimed >= {self.bound:.2f}  {verdict}"
+
+
+# Measuring
+
+
+def seconds(step: Step) -> float:
+    """Processor seconds of one call."""
+    began = time.process_time()
+    step()
+    return time.process_time() - began
+
+
+def times_faster(ours: Step, theirs: Step, *, rounds: int = ROUNDS) -> float:
+    """Median over rounds of their time over ours; who comes first changes from round to round."""
+    ours(), theirs()
+    ratios = []
+    for index in range(rounds):
+        if index % 2:
+            other, own = seconds(theirs), seconds(ours)
+        else:
+            own, other = seconds(ours), seconds(theirs)
+        ratios.append(other / own)
+    return median(ratios)
+
+
+def rows(length: int, *, num_rows: int) -> tuple[Tensor, Tensor]:
+    whole = torch.randint(VOCAB, (num_rows, length + 1), generator=torch.Generator().manual_seed(0))
+    return whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
+
+
+def both_passes(model: nn.Module, *, length: int, num_rows: int = ROWS) -> Step:
+    """Forward, loss and backward of a language model on fixed rows."""
+    tokens, targets = rows(length, num_rows=num_rows)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        found = model(tokens)
+        logits = found[0] if isinstance(found, tuple) else found
+        F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+
+    return step
+
+
+def built(part: dict[str, Any]) -> LanguageModel:
+    return models.from_config({"model": part}, seed=0)
+
+
+# The step path beside a plain loop
+
+
+class PlainBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.output = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.ffn_norm = nn.LayerNorm(WIDTH)
+        self.expand, self.contract = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        q, k, v = (p.unflatten(-1, (HEADS, -1)).transpose(1, 2) for p in self.qkv(self.norm(x)).chunk(3, dim=-1))
+        heads = F.scaled_dot_product_attention(rotate(q, positions), rotate(k, positions), v, is_causal=True)
+        x = x + self.output(heads.transpose(1, 2).flatten(2))
+        return x + self.contract(F.gelu(self.expand(self.ffn_norm(x)), approximate="tanh"))
+
+
+class PlainTransformer(nn.Module):
+    """The same mathematics as the architecture `transformer`, written in one piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(VOCAB, WIDTH)
+        self.blocks = nn.ModuleList(PlainBlock() for _ in range(LAYERS))
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCAB, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, positions = self.tokens(tokens), token_positions(tokens.shape[1], device=tokens.device)
+        for block in self.blocks:
+            x = block(x, positions)
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+
+def plain_loop() -> Step:
+    """Loss, backward, clipping, fused AdamW."""
+    model = PlainTransformer()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    both = both_passes(model, length=LENGTH)
+
+    def step() -> None:
+        both()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def step_path(folder: Path) -> Step:
+    """What `hierlm train` does in a step: the next batch of the loader, and `Engine.train_step`."""
+    from hierlm.parallel.engine import Engine
+    from hierlm.parallel.process import start_processes
+
+    os.environ["MASTER_PORT"] = str(free_port())
+    sizes = [f"model.{name}={value}" for name, value in TRANSFORMER.items()]
+    shape = [f"phases.0.sequence_length={LENGTH}", f"phases.0.global_batch_size={ROWS}"]
+    dataset = prepare_tiny_dataset(folder)
+    config = load_config(ROOT / "configs" / "tiny" / "transformer.yaml", [*sizes, *shape, f"data.path={dataset}"])
+    engine, moment = Engine(config, process=start_processes()), Timeline(config.phases).at(0)
+    batches = Prefetcher(TrainRows([SourceConfig(path=str(dataset))], seed=1), _requests(), 2)
+
+    def step() -> None:
+        batch = next(batches)
+        engine.train_step(batch.tokens, batch.targets, moment=moment, starts=batch.starts)
+
+    return step
+
+
+def _requests() -> Iterator[Request]:
+    for step in count():
+        yield Request(LENGTH, 0, step * ROWS, range(ROWS), None, None)
+
+
+def beside_a_plain_loop() -> Iterator[Claim]:
+    with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
+        ratio = times_faster(step_path(Path(folder)), plain_loop(), rounds=2 * ROUNDS)
+    yield Claim(f"step of `hierlm train`, loader included, over a plain loop ({shape_text()})", ratio, 0.97)
+
+
+def shape_text() -> str:
+    return f"D={WIDTH}, {LAYERS} layers, T={LENGTH}, fp32"
+
+
+# Other libraries
+
+
+def beside_x_transformers() -> Iterator[Claim]:
+    from x_transformers import Decoder, TransformerWrapper
+
+    attends = Decoder(dim=WIDTH, depth=LAYERS, heads=HEADS, attn_flash=True, rotary_pos_emb=True)
+    theirs = TransformerWrapper(num_tokens=VOCAB, max_seq_len=LENGTH, attn_layers=attends)
+    ratio = times_faster(both_passes(built(TRANSFORMER), length=LENGTH), both_passes(theirs, length=LENGTH))
+    yield Claim(f"transformer over x-transformers ({shape_text()})", ratio, 1.0)
+
+
+def beside_lucidrains_hourglass() -> Iterator[Claim]:
+    from hourglass_transformer_pytorch import HourglassTransformerLM
+
+    length = 1026  # their padding does not run: a multiple of the shorten factor
+    theirs = HourglassTransformerLM(
+        num_tokens=VOCAB, dim=WIDTH, max_seq_len=length, heads=HEADS, depth=(2, 8, 2), shorten_factor=3
+    )
+    ours = both_passes(built(HOURGLASS), length=length, num_rows=1)
+    ratio = times_faster(ours, both_passes(theirs, length=length, num_rows=1))
+    yield Claim(f"hourglass 2@1 8@3 2@1 over hourglass-transformer-pytorch (D={WIDTH}, T={length})", ratio, 1.3)
+
+
+# One model of the project beside another
+
+
+def hourglass_beside_transformer() -> Iterator[Claim]:
+    length, twelve = 2048, TRANSFORMER | {"num_layers": 12}
+    sides = [built(HOURGLASS), built(twelve)]
+    ratio = times_faster(*(both_passes(model, length=length, num_rows=1) for model in sides), rounds=3)
+    costs = [flops_per_token(model.config, length) for model in sides]
+    by_flops = costs[1] / costs[0]
+    yield Claim(f"hourglass 2@1 8@3 2@1 over a transformer of 12 layers (T={length})", ratio, 1.6)
+    within = 1 - abs(ratio / by_flops - 1)
+    yield Claim(f"  that ratio beside the ratio of FLOPs, {by_flops:.2f}: agreement", within, 0.85, unit="")
+
+
+class ShiftedAttention(RelativeAttention):
+    """The scores of 1901.02860 term by term, as its published code has them: two products, a shift, a softmax."""
+
+    def _look(self, x: Tensor, seen: Seen, sight: Sight) -> Tensor:
+        one, queries = x.new_ones(1, 1, 1), self._split(self.query(x))
+        content = torch.einsum("bhik,bhjk->bhij", queries + self._split(self.content_bias(one)), seen.keys)
+        placed = queries + self._split(self.position_bias(one))
+        position = torch.einsum("bhik,xhjk->bhij", placed, seen.waves)
+        scores = (content + _shifted(position)) / math.sqrt(self.head_dim)
+        shares = scores.masked_fill(~sight.visible, float("-inf")).softmax(dim=-1)
+        heads = torch.einsum("bhij,bhjk->bhik", shares, seen.values)
+        output: Tensor = self.output(heads.transpose(1, 2).flatten(2))
+        return output
+
+
+def _shifted(scores: Tensor) -> Tensor:
+    """[B, H, T, U]: row i moved left by T - 1 - i; appendix B."""
+    batch, heads, num_queries, num_keys = scores.shape
+    padded = torch.cat((scores.new_zeros(batch, heads, num_queries, 1), scores), dim=-1)
+    return padded.view(batch, heads, num_keys + 1, num_queries)[:, :, 1:].view_as(scores)
+
+
+def transformer_xl_beside_shift() -> Iterator[Claim]:
+    part = {"arch": "transformer_xl", "num_layers": 2, "memory_length": LENGTH, **SIZES}
+    ours, theirs = built(part), built(part)
+    for module in theirs.modules():
+        if type(module) is RelativeAttention:
+            module.__class__ = ShiftedAttention
+    tokens, _ = rows(LENGTH, num_rows=ROWS)
+    with torch.no_grad():  # a second segment, so that the memory is full
+        (_, state), (_, same_state) = ours(tokens), theirs(tokens)
+        assert torch.allclose(ours(tokens, state)[0], theirs(tokens, same_state)[0], atol=1e-4)
+    steps = [both_passes(_With(model, state), length=LENGTH) for model in (ours, theirs)]
+    yield Claim(
+        f"transformer_xl over a plain relative shift (T = memory = {LENGTH}, 2 layers)", times_faster(*steps), 1.3
+    )
+
+
+class _With(nn.Module):
+    def __init__(self, model: LanguageModel, state: Any) -> None:
+        super().__init__()
+        self.model, self._state = model, state
+
+    def forward(self, tokens: Tensor) -> Any:
+        return self.model(tokens, self._state)
+
+
+def lmu_beside_recurrence() -> Iterator[Claim]:
+    num_steps, width, order, readout_rows = 1024, 64, 64, 4
+    memory = LegendreMemory(order=order, window_length=num_steps, chunk_length=None)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, num_steps, width, generator=generator).requires_grad_()
+    readout = torch.randn(readout_rows, order, generator=generator).requires_grad_()
+
+    def at_once() -> Tensor:
+        return memory.read(x, readout, state=None)
+
+    def step_by_step() -> Tensor:
+        state, found = x.new_zeros(4, order, width), []
+        for now in x.unbind(1):
+            state = memory.step(now, state)
+            found.append(readout @ state)
+        return torch.stack(found, dim=1)
+
+    assert torch.allclose(at_once(), step_by_step(), atol=1e-3)
+    ratio = times_faster(lambda: at_once().sum().backward(), lambda: step_by_step().sum().backward())
+    yield Claim(f"lmu's convolution over its recurrence step by step (n={num_steps})", ratio, 10.0)
+
+
+# The machine
+
+
+def share_of_peak() -> Iterator[Claim]:
+    """Every architecture at this width: training FLOPs a second over those of plain matrix products."""
+    for arch in models.names():
+        part = _widened(arch)
+        if part is None:
+            continue
+        model = built(part)
+        step = both_passes(model, length=LENGTH)
+        flops = flops_per_token(model.config, LENGTH) * ROWS * LENGTH
+        products, product_flops = _products()
+        product_times_step = times_faster(step, products, rounds=3)
+        share = 100 * (flops / product_flops) * product_times_step
+        bound = 70.0 if arch == "transformer" else 0.0
+        yield Claim(f"{arch}: share of the matrix-product rate ({_layers_text(model)})", share, bound, unit="%")
+
+
+def _products(size: int = 1024, repeats: int = 8) -> tuple[Step, float]:
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    return lambda: [left @ right for _ in range(repeats)], 2.0 * size**3 * repeats
+
+
+def _widened(arch: str) -> dict[str, Any] | None:
+    """The tiny config of an architecture at the width of this benchmark."""
+    path = ROOT / "configs" / "tiny" / f"{arch}.yaml"
+    fields = models.architecture(arch).Config.model_fields
+    wider = [f"model.{name}={value}" for name, value in SIZES.items() if name in fields]
+    config = load_config(path, wider) if path.exists() else None
+    return None if config is None else config.model.model_dump(mode="json")
+
+
+def _layers_text(model: LanguageModel) -> str:
+    return f"D={model.config.hidden_dim}, {len(model.layers)} layers in its list, T={LENGTH}"
+
+
+PARTS: dict[str, Callable[[], Iterator[Claim]]] = {
+    "plain_loop": beside_a_plain_loop,
+    "x_transformers": beside_x_transformers,
+    "hourglass_package": beside_lucidrains_hourglass,
+    "hourglass": hourglass_beside_transformer,
+    "transformer_xl": transformer_xl_beside_shift,
+    "lmu": lmu_beside_recurrence,
+    "peak": share_of_peak,
+}
+
+
+def main(parts: list[str]) -> None:
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+    print(f"one thread, {torch.backends.cpu.get_cpu_capability()}, load of the machine {load:.1f} of {os.cpu_count()}")
+    all_hold = True
+    for name in parts or PARTS:
+        try:
+            for claim in PARTS[name]():
+                print(claim.line(), flush=True)
+                all_hold &= claim.holds
+        except ModuleNotFoundError as error:
+            print(f"{name} is not measured: {error}", file=sys.stderr)
+    sys.exit(int(not all_hold))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,28 @@
+"""A run in which nothing moves any more ends by itself and says who held it up."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import hierlm
+from tests.end_to_end.test_resume import arguments, started, wait_for_step, worker_ids
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_stopped_rank_is_named_the_stacks_are_kept_and_the_run_can_go_on(tiny_dataset: Path, tmp_path: Path) -> None:
+    process = started(tiny_dataset, "hung", tmp_path, "train.hang_after_seconds=6")
+    run = tmp_path / "runs" / "hung"
+    wait_for_step(run, 12)
+    stopped = max(worker_ids(run))
+    os.kill(stopped, signal.SIGSTOP)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 1, output
+    assert f"process {stopped}) does not answer" in output
+    assert "the stacks of rank 0" in (run / "logs" / "rank-0000.log").read_text()
+    ends = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
+    assert ends[-1]["event"] == "end" and "no progress for 6 s" in ends[-1]["why"]
+    assert "resumed from" in hierlm(*arguments(tiny_dataset, "hung"), cwd=tmp_path).stdout

@@ -1,0 +1,58 @@
+"""A phase decides which sources its rows come from, in shuffled rows and in lanes, wherever a run resumes."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from data_pipeline.loader import TrainRows
+from hierlm.config.load import load_config
+from hierlm.phases.timeline import Timeline
+from hierlm.train.setup import _batches
+from tests.data_pipeline.making import prepared
+
+STEPS, ROWS = 4, 8
+PHASES = (
+    f"[{{name: a, duration: {{steps: {STEPS}}}, sequence_length: 8, global_batch_size: {ROWS}, data_weights: [1, 0],"
+    f" learning_rate: {{peak: 0.1}}}}, {{name: b, data_weights: [0, 2]}}, {{name: own, data_weights: null}}]"
+)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A dataset of the letter a, and one of the letter b."""
+    folder = tmp_path_factory.mktemp("sources")
+    for letter in "ab":
+        prepared(folder / letter, letter.encode() * 4000)
+    return [str(folder / letter) for letter in "ab"]
+
+
+def letters(sources: list[str], *, lanes: bool, first_step: int = 0) -> list[list[str]]:
+    """The letter of each row of each step, as the training loop is given them."""
+    weighted = [f"{{path: {path}, weight: {weight}}}" for path, weight in zip(sources, (3, 1), strict=True)]
+    data = f"data={{sources: [{', '.join(weighted)}], prefetch_batches: 0}}"
+    config = load_config("configs/tiny/transformer.yaml", [data, f"phases={PHASES}"])
+    timeline = Timeline(config.phases, contiguous_lanes=lanes)
+    rows = TrainRows(config.data.weighted_sources, seed=config.seed)
+    alone: Any = SimpleNamespace(local_rows=range, process=SimpleNamespace(device=torch.device("cpu")))
+    batches = _batches(rows, config, timeline, alone, first_step=first_step)
+    return [[chr(int(row[0])) for row in next(batches).tokens] for _ in range(first_step, timeline.num_steps)]
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_rows_come_from_the_sources_of_their_phase(lanes: bool, sources: list[str]) -> None:
+    found = letters(sources, lanes=lanes)
+    assert found[:STEPS] == [["a"] * ROWS] * STEPS
+    assert found[STEPS : 2 * STEPS] == [["b"] * ROWS] * STEPS
+    own = [letter for step in found[2 * STEPS :] for letter in step]
+    assert {"a", "b"} == set(own)
+    if lanes:
+        assert own.count("a") == STEPS * 6  # weights 3 to 1, at least one lane each
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_a_run_resumed_in_a_later_phase_reads_the_same_rows(lanes: bool, sources: list[str]) -> None:
+    whole = letters(sources, lanes=lanes)
+    for step in (STEPS - 1, STEPS, STEPS + 1, 2 * STEPS + 1):
+        assert letters(sources, lanes=lanes, first_step=step) == whole[step:]
