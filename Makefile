@@ -6,11 +6,12 @@ INSTALLED := $(VENV)/.installed
 # two workers: most tests wait for their own processes now and then; a file's tests stay together
 IN_PARALLEL := --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-fast lint bench chaos clean install
+.PHONY: demo matrix test test-fast lint bench chaos clean install
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       train a vanilla transformer and an Hourglass on this machine, compare them (under 6 minutes)"
+	@echo "make matrix     every layout into every other (about 10 minutes)"
 	@echo "make test       every test, a real Slurm included where it can be had (under 25 minutes)"
 	@echo "make test-fast  the tier under 3 minutes"
 	@echo "make lint       ruff and mypy"
@@ -33,10 +34,14 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@bash slurm/test-cluster.sh install || echo "no Slurm can be installed here: its tests will be skipped"
-	$(BIN)/python -m pytest $(IN_PARALLEL)
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not matrix"
+
+# every layout into every other: the long form of tests/checkpoint/test_every_layout.py
+matrix: $(INSTALLED)
+	$(BIN)/python -m pytest -m matrix
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not slurm"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not slurm and not matrix"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

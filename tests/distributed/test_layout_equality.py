@@ -38,6 +38,8 @@ MODELS = {
 LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 1), (2, 1, 2), (1, 2, 2), (2, 2, 2)]
 SOME = [((1, 2, 1), 0), ((1, 1, 2), 0), ((2, 1, 1), 2), ((2, 2, 1), 3), ((2, 2, 2), 1)]
 TESTED_IN = {
+    "transformer-tied": [*SOME, ((1, 2, 2), 1)],
+    "hourglass-relative": SOME,
     "transformer_xl-shared": SOME,
     "skip_cross_head_xl": [(where, zero) for where, zero in SOME if where[1] == 1],  # heads of all ranks: see below
     "skip_cross_head_xl-uncrossed": SOME,

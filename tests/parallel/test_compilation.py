@@ -1,0 +1,61 @@
+"""Compiled layers compute the same, keep their names, go on after a resume, and are refused without a compiler."""
+
+import tempfile
+from typing import Any
+
+import pytest
+import torch
+
+from hierlm.errors import UserError
+from hierlm.nn.head import Head
+from hierlm.parallel.compilation import compile_layers
+from tests.distributed.spawn import run_ranks
+from tests.parallel.test_engine import layout, run
+from tests.parallel.test_loss import engine_steps
+
+SMALL = ["model.vocab_size=97", "phases.0.sequence_length=19", "model.num_layers=1", "model.hidden_dim=32"]
+
+
+def test_a_machine_without_compiler_is_told_so() -> None:
+    import torch._inductor.config
+
+    nowhere = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
+    told = r"train\.compile: given true, allowed here: false, .* install g\+\+"
+    with nowhere, pytest.raises(UserError, match=told):
+        compile_layers([], device=torch.device("cpu"))
+
+
+def test_parameters_keep_their_names() -> None:
+    head = Head(vocab_size=7, hidden_dim=4)
+    compile_layers([head], device=torch.device("cpu"))
+    assert [name for name, _ in head.named_parameters()] == ["projection.weight"]
+
+
+def steps_and_graphs(overrides: list[str]) -> tuple[Any, int]:
+    """What `engine_steps` gives, and how many graphs were compiled for it."""
+    import torch._dynamo.utils
+
+    return engine_steps("transformer", overrides), torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("part", ["parallel.zero_stage=1", "parallel.zero_stage=3"])
+def test_compiled_layers_train_the_same(part: str) -> None:
+    overrides = [*SMALL, part, "model.dropout=0.1", "parallel.micro_batch_size=4"]
+    [(expected, none)] = run_ranks(steps_and_graphs, 1, overrides)
+    [(found, some)] = run_ranks(steps_and_graphs, 1, [*overrides, "train.compile=true"])
+    assert none == 0 < some
+    for before, after in zip(expected, found, strict=True):
+        torch.testing.assert_close(torch.tensor(after), torch.tensor(before), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_compiled_run_that_is_resumed_goes_on_to_the_last_bit() -> None:
+    settings = [*layout(1, 1), *SMALL[2:], "train.compile=true"]
+    with tempfile.TemporaryDirectory() as folder:
+        whole = run(settings, 1)
+        begun = run(settings, 1, last=3, save=folder)
+        rest = run(settings, 1, first=3, load=folder)
+    assert begun + rest == whole
