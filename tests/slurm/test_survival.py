@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import ROOT, hierlm, hierlm_path
 from tests.slurm.cluster import TestCluster, wait_until
+from tests.slurm.conftest import wait_for_idle
 from tests.slurm.runs import Place, SubmittedRun
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -78,6 +79,23 @@ def test_a_run_on_two_nodes_finishes_and_says_so(place: Place) -> None:
     assert runs == 1
 
 
+def test_an_allocation_of_ones_own_is_used_whole_and_srun_alone_goes_on_with_the_run(place: Place) -> None:
+    """`salloc` and `hierlm train` in it; then a bare `srun python -m hierlm`, which finds its own meeting point."""
+    config = ROOT / "configs" / "tiny" / "transformer.yaml"
+    words = ["name=by-hand", f"data.path={place.dataset}", *TWO_RANKS, "phases.0.learning_rate.warmup.steps=0"]
+    train = [hierlm_path(), "train", config, *words, "phases.0.duration.steps=4"]
+    allocation = ["salloc", "--nodes=2", "--ntasks-per-node=1", "--quiet"]
+    place.cluster.run(*map(str, [*allocation, *train]), cwd=place.folder)
+    run = SubmittedRun(place, place.folder / "runs" / "by-hand", "")
+    assert {record["host"] for record in run.records("attempts")} <= {"node1", "node2"}
+    (run.path / "FINISHED").unlink()
+    wait_for_idle(place.cluster)
+    alone = ["srun", "--nodes=2", "--ntasks=2", sys.executable, "-m", "hierlm", str(run.path)]
+    place.cluster.run(*alone, cwd=place.folder)
+    first, second = (record for record in run.records("attempts") if record["event"] == "start")
+    assert (first["first_step"], second["first_step"]) == (0, 4)
+
+
 def test_an_interrupted_run_ends_as_if_nothing_had_been(interrupted: SubmittedRun, undisturbed: str) -> None:
     assert interrupted.place.cluster.job(interrupted.job_id)["JobState"] == "COMPLETED", interrupted.log()
     assert interrupted.status()["state"] == "finished"
@@ -145,19 +163,3 @@ def steps_of(run: SubmittedRun) -> list[int]:
 
 def last_loss(run: SubmittedRun) -> float:
     return [record["loss"] for record in run.records("metrics") if record["kind"] == "train"][-1]
-
-
-def test_an_allocation_of_ones_own_is_used_whole_and_srun_alone_goes_on_with_the_run(place: Place) -> None:
-    """`salloc` and `hierlm train` in it; then a bare `srun python -m hierlm`, which finds its own meeting point."""
-    config = ROOT / "configs" / "tiny" / "transformer.yaml"
-    words = ["name=by-hand", f"data.path={place.dataset}", *TWO_RANKS, "phases.0.learning_rate.warmup.steps=0"]
-    train = [hierlm_path(), "train", config, *words, "phases.0.duration.steps=4"]
-    allocation = ["salloc", "--nodes=2", "--ntasks-per-node=1", "--quiet"]
-    place.cluster.run(*map(str, [*allocation, *train]), cwd=place.folder)
-    run = SubmittedRun(place, place.folder / "runs" / "by-hand", "")
-    assert {record["host"] for record in run.records("attempts")} <= {"node1", "node2"}
-    (run.path / "FINISHED").unlink()
-    alone = ["srun", "--nodes=2", "--ntasks=2", sys.executable, "-m", "hierlm", str(run.path)]
-    place.cluster.run(*alone, cwd=place.folder)
-    first, second = (record for record in run.records("attempts") if record["event"] == "start")
-    assert (first["first_step"], second["first_step"]) == (0, 4)
