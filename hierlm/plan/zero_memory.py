@@ -86,7 +86,7 @@ def _on_the_device(kind: Kind, *, values: int, largest: int) -> Holdings:
         return _fp32_gradients(values=values, share=share, largest=largest)
     if kind.stage == 1:
         return _partitioned_moments(kind, values=values, share=share, bucket=bucket, largest=largest)
-    message = min(values, ENGINE_BUFFER)
+    message = min(values, ENGINE_BUFFER) if kind.dp_degree > 1 else 0  # alone there is nobody to reduce with
     return Holdings(
         weights=FULL * values,
         optimizer=MOMENTS * FULL * values,

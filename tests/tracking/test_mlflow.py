@@ -39,6 +39,10 @@ tracker.finish(state)
 SQLITE = "sqlite:///runs/mlflow.db"
 
 
+MORE_TO_SEND = "tracker: not everything could be sent"
+"""An attempt that has been asked to stop does not wait long for a busy database; the next one sends the rest."""
+
+
 def _start_attempt(
     folder: Path, uri: str, name: str, number: int, *, steps: tuple[int, int], state: str
 ) -> subprocess.Popen[str]:
@@ -75,7 +79,8 @@ def _interrupt_three_times(folder: Path, uri: str) -> None:
     for number, (resumed, reached, state) in enumerate(parts, start=1):
         output = _ended(_start_attempt(folder, uri, "demo", number, steps=(resumed, reached), state=state))
         is_server = uri.startswith("http")
-        assert len(output.splitlines()) == is_server, "all there is to say is where the run can be seen"
+        said = [line for line in output.splitlines() if state == "FINISHED" or MORE_TO_SEND not in line]
+        assert len(said) == is_server, "all there is to say is where the run can be seen"
         assert output.startswith(f"tracker: {uri}/#/experiments/" if is_server else "")
 
 
