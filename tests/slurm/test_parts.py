@@ -75,7 +75,8 @@ def test_every_member_of_a_sweep_is_a_run_of_its_own(place: Place) -> None:
     done = json.loads(place.hierlm("submit", config, *overrides, *axes, "--cluster", place.site(), "--json").stdout)
     assert done["runs"] == [f"sweep-peak{peak}-num_layers{n}" for peak in ("0.001", "0.01") for n in (1, 2)]
     wait_until(lambda: {"JobArrayTaskLimit"} == why_waiting(place), seconds=20, what=lambda: str(sweep(place)))
-    wait_until(lambda: {status["state"] for status in sweep(place)} == {"finished"}, seconds=240, every=1)
+    wait_until(lambda: not still_going(place), seconds=300, every=1, what=lambda: told(place))
+    assert {status["state"] for status in sweep(place)} == {"finished"}, told(place)
     losses = {status["loss"] for status in sweep(place)}
     assert len(losses) == 4
     with sqlite3.connect(place.folder / "runs" / "mlflow.db") as database:
@@ -98,6 +99,17 @@ def test_cancelling_a_sweep_cancels_every_member(place: Place) -> None:
 
 def sweep(place: Place, name: str = "sweep") -> list[dict]:
     return json.loads(place.hierlm("status", name, "--json").stdout)
+
+
+def still_going(place: Place) -> set[str]:
+    """The states of members that have not ended."""
+    return {status["state"] for status in sweep(place)} & {"waiting", "running"}
+
+
+def told(place: Place) -> str:
+    """What Slurm, `status` and the members' logs say."""
+    logs = "".join(place.hierlm("logs", status["run"], check=False).stdout[-3000:] for status in sweep(place))
+    return f"{place.cluster.run('squeue')}\n{place.cluster.run('sinfo', '-N')}\n{sweep(place)}\n{logs}"
 
 
 def why_waiting(place: Place) -> set[str]:
