@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 CORPORA = Path(os.environ.get("HIERLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
-def hierlm(*arguments: object, cwd: Path, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def hierlm(*arguments: object, cwd: Path, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """Run the console script as a user would, with one thread per process."""
     done = subprocess.run(
         [hierlm_path(), *map(str, arguments)],

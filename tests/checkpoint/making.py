@@ -49,7 +49,7 @@ def save(checkpoints: Path, step: int, *, keep: int = 2, team: Team = ALONE, lea
 def on_every_rank(size: int, action: Callable[[Team], Any]) -> list[Any]:
     """What the action returns, or raises, on each rank of a team of threads."""
     slots: list[Any] = [None] * size
-    barrier = threading.Barrier(size, timeout=30)
+    barrier = threading.Barrier(size, timeout=300)
 
     def exchange_of(rank: int) -> Callable[[Any], list[Any]]:
         def exchange(value: Any) -> list[Any]:

@@ -165,7 +165,7 @@ def test_without_locks_two_may_convert_and_one_result_stays(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("hierlm.checkpoint.converting.fcntl.flock", no_locks)
-    barrier = threading.Barrier(2, timeout=30)
+    barrier = threading.Barrier(2, timeout=300)
 
     def one(_: int) -> Path:
         is_first = [True]

@@ -21,7 +21,7 @@ class RankFailedError(AssertionError):
     """A rank raised or died; the message holds its traceback."""
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 240) -> list[Any]:
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 900) -> list[Any]:
     """Call `function(*args)` on ranks 0..world_size-1 and return what each returned, in rank order.
 
     `function` is importable (top level of a module) and finds RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT

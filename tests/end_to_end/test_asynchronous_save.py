@@ -101,7 +101,7 @@ def test_it_can_be_ended_at_any_time(
     wait_for_step(run, 12)
     for pid in worker_ids(run):
         os.kill(pid, number)
-    process.communicate(timeout=120)
+    process.communicate(timeout=900)
     assert hierlm("checkpoint", "verify", "runs/ended", cwd=tmp_path).stdout.count("good") >= 1
     hierlm(*arguments(tiny_dataset, "ended"), *more, cwd=tmp_path)
     assert digest("ended", tmp_path) == digest("whole", uninterrupted)

@@ -25,7 +25,7 @@ def test_the_demo_trains_both_models_and_writes_the_report(tmp_path: Path) -> No
     ]
     command = ["bash", "configs/demo/demo.sh", *short, "checkpoint.every.steps=6", "train.log_every.steps=4"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=500
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=1500
     )
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "runs" / "demo-report.html").read_text()

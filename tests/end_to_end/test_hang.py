@@ -19,7 +19,7 @@ def test_a_stopped_rank_is_named_the_stacks_are_kept_and_the_run_can_go_on(tiny_
     wait_for_step(run, 12)
     stopped = max(worker_ids(run))
     os.kill(stopped, signal.SIGSTOP)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
     assert f"process {stopped}) does not answer" in output
     assert "the stacks of rank 0" in (run / "logs" / "rank-0000.log").read_text()

@@ -51,14 +51,14 @@ def test_a_paused_attempt_woken_after_its_successor_changes_nothing(
     assert len(refused.stderr.splitlines()) == 1
 
     newer = attempt_elsewhere(run, num_ranks=NUM_RANKS, log=tmp_path / "newer.log")
-    assert [process.wait(timeout=120) for process in newer] == [0, 0]
+    assert [process.wait(timeout=900) for process in newer] == [0, 0]
     assert "resumed from" in (tmp_path / "newer.log").read_text()
     before = contents(run)
     assert records(run) == whole[0]
 
     for process in paused:
         os.kill(process, signal.SIGCONT)
-    output, _ = older.communicate(timeout=60)
+    output, _ = older.communicate(timeout=900)
     assert older.returncode == 86, output
     assert "has taken over this run; this one stops" in output
     assert contents(run) == before
@@ -70,7 +70,7 @@ def test_of_two_attempts_that_start_at_once_one_trains_the_run_and_the_other_sto
     tiny_dataset: Path, whole: tuple[list[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
     both = [started(tiny_dataset, "double", tmp_path) for _ in range(2)]
-    output = [process.communicate(timeout=180)[0] for process in both]
+    output = [process.communicate(timeout=900)[0] for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes in ([0, 86], [0, 2]), output
     run = tmp_path / "runs" / "double"

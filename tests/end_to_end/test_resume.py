@@ -92,7 +92,7 @@ def test_a_stop_request_saves_and_the_same_command_goes_on(
     process = started(tiny_dataset, "cut", tmp_path)
     wait_for_step(tmp_path / "runs" / "cut", 13)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 85, output
     again = hierlm(*arguments(tiny_dataset, "cut"), cwd=tmp_path)
     assert "resumed from" in again.stdout
@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(
     run = tmp_path / "runs" / "killed"
     wait_for_step(run, step)
     os.kill(worker_ids(run)[-1], signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
     hierlm(*arguments(tiny_dataset, "killed"), cwd=tmp_path)
     assert records(run) == records(uninterrupted / "runs" / "whole")

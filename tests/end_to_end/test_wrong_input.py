@@ -13,7 +13,7 @@ TINY = ROOT / "configs" / "tiny" / "hourglass.yaml"
 
 def refused(*arguments: object, cwd: Path) -> list[str]:
     """The lines on stderr of a command that must be refused."""
-    done = hierlm(*arguments, cwd=cwd, check=False, timeout=60)
+    done = hierlm(*arguments, cwd=cwd, check=False, timeout=600)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]

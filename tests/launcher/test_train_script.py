@@ -55,7 +55,7 @@ class Batch:
         )
 
     def signalled(self, number: signal.Signals) -> "Batch":
-        deadline = monotonic() + 20
+        deadline = monotonic() + 120
         while not (self.place / "started").exists():
             assert monotonic() < deadline
             sleep(0.02)
@@ -152,7 +152,7 @@ def test_a_preempted_job_is_put_back_by_slurm_alone(tmp_path: Path) -> None:
 def test_at_the_time_limit_the_job_is_put_back_before_the_processes_end(tmp_path: Path) -> None:
     state = "JobState=COMPLETING Reason=TimeLimit Restarts=0"
     batch = Batch(tmp_path, mode="wait", code=85, JOB=state).signalled(signal.SIGTERM)
-    deadline = monotonic() + 20
+    deadline = monotonic() + 120
     while not batch.requeued:
         assert monotonic() < deadline
         sleep(0.05)

@@ -50,7 +50,7 @@ class _Nowhere:
 @pytest.mark.parametrize("full_rank", [0, 1])
 @pytest.mark.parametrize("layout", [{"dp": 2, "zero": 1}, {"pp": 2, "zero": 1}], ids=["data", "pipeline"])
 def test_a_full_disk_on_one_rank(full_rank: int, layout: dict[str, int], tmp_path: Path) -> None:
-    ranks = run_ranks(save_with_a_full_disk, 2, overrides(**layout), full_rank, str(tmp_path), timeout_seconds=60)
+    ranks = run_ranks(save_with_a_full_disk, 2, overrides(**layout), full_rank, str(tmp_path), timeout_seconds=600)
     assert [failed for failed, _ in ranks] == [errno.ENOSPC if rank == full_rank else None for rank in range(2)]
     written = {name for _, names in ranks for name in names}
     assert {str(p.relative_to(tmp_path / "second")) for p in (tmp_path / "second").rglob("*.*")} == written

@@ -31,7 +31,7 @@ class Place:
         environment = {**quiet_environment(), "SLURM_CONF": self.cluster.environment["SLURM_CONF"]}
         command = [hierlm_path(), *map(str, words)]
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, text=True, capture_output=True, check=False, timeout=300
+            command, cwd=self.folder, env=environment, text=True, capture_output=True, check=False, timeout=1200
         )
         assert not check or done.returncode == 0, f"{command}: rc {done.returncode}\n{done.stdout}{done.stderr}"
         return done

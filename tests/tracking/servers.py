@@ -56,6 +56,11 @@ class MlflowServer:
             self._process = None
             until(lambda: not self._answers(), what="end of the server")
 
+    def freeze(self) -> None:
+        """It accepts connections and never answers, as a machine that thrashes; `kill` ends that too."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
@@ -130,7 +135,7 @@ def _other_user() -> str:
     return "postgres" if "postgres" in names else "nobody"
 
 
-def until(condition: Callable[[], bool], *, what: str = "what the test expects", seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], *, what: str = "what the test expects", seconds: float = 300) -> None:
     """Wait for it, and fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

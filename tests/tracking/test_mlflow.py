@@ -59,7 +59,7 @@ def _start_attempt(
 
 
 def _ended(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
 

@@ -23,7 +23,7 @@ def test_training_goes_on_while_it_is_written_and_the_result_is_a_checkpoint(tmp
     may_write = threading.Event()
 
     def slow() -> Any:
-        assert may_write.wait(timeout=30)
+        assert may_write.wait(timeout=300)
         return save(tmp_path, 20)
 
     one = beside(slow)
@@ -52,7 +52,7 @@ def test_one_that_is_overtaken_by_another_attempt_leaves_nothing(tmp_path: Path)
     save(checkpoints, 10, lease=older)
 
     def late() -> Any:
-        assert may_go_on.wait(timeout=30)
+        assert may_go_on.wait(timeout=300)
         return save(checkpoints, 20, lease=older)
 
     one = beside(late)
