@@ -155,7 +155,9 @@ def killed_at(event: int, action: Callable[[], object], below: Path) -> bool:
         os._exit(0)
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["next step", "same step"])
+@pytest.mark.parametrize(
+    "again", [pytest.param(False, id="next step"), pytest.param(True, id="same step", marks=pytest.mark.slow)]
+)
 def test_killed_anywhere_there_is_a_good_checkpoint_and_the_next_save_works(again: bool, tmp_path: Path) -> None:
     last = 20 if again else 30
 

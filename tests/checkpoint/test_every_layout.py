@@ -48,6 +48,7 @@ def check_all_pairs(arch: str, layouts: list[Layout], root: Path) -> None:
             assert losses == pytest.approx(went_on[source], rel=RELATIVE, abs=0), which
 
 
+@pytest.mark.slow
 def test_some_layouts_go_on_from_each_other(tmp_path: Path) -> None:
     check_all_pairs("transformer_xl", QUICK, tmp_path)
 

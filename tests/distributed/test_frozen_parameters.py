@@ -125,16 +125,17 @@ def test_what_a_phase_does_not_train_keeps_weight_moments_and_count_to_the_last_
             assert any(same) is not trained and all(same) is not trained, name
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     "where",
     [
         (2, 1, 1, 3),
         (1, 2, 2, 1),
-        *(
-            pytest.param(where, marks=pytest.mark.slow)
-            for where in [(1, 1, 1, 0), (2, 1, 1, 1), (2, 1, 1, 2), (1, 2, 1, 0)]
-        ),
+        (1, 1, 1, 0),
+        (2, 1, 1, 1),
+        (2, 1, 1, 2),
+        (1, 2, 1, 0),
     ],
     ids=lambda where: "-".join(map(str, where)),
 )
@@ -149,6 +150,7 @@ def test_the_gradient_norm_is_that_of_the_trained_parameters(where: tuple[int, i
     assert sum(half**2 for half in halves) == pytest.approx(whole**2, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_run_saved_where_parameters_are_frozen_goes_on_to_the_last_bit(tmp_path: Path) -> None:
     where, folder = layout(2, 1, 1, 1), str(tmp_path)
@@ -172,8 +174,9 @@ def test_update_counts_of_frozen_parameters_survive_a_change_of_layout(target: A
     assert len(set(counts[0].values())) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("where", [(2, 1, 1, 1), *(pytest.param(w, marks=pytest.mark.slow) for w in [(2, 1, 1, 3)])])
+@pytest.mark.parametrize("where", [(2, 1, 1, 1), (2, 1, 1, 3)])
 def test_a_run_that_learns_later_what_to_freeze_is_grouped_anew(where: Any, tmp_path: Path) -> None:
     saved, universal = str(tmp_path / "saved"), str(tmp_path / "universal")
     only_first = [*layout(*where), f"phases={PHASES.partition(', {name: some')[0]}]"]

@@ -102,8 +102,9 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("where", ["one", *(pytest.param(w, marks=pytest.mark.slow) for w in ("dp2-zero3", "dp2-pp2"))])
+@pytest.mark.parametrize("where", ["one", "dp2-zero3", "dp2-pp2"])
 def test_each_thing_a_phase_may_change_changes_and_the_rest_is_kept(where: str) -> None:
     world = {"one": 1, "dp2-zero3": 2, "dp2-pp2": 4}[where]
 

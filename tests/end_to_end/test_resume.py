@@ -63,7 +63,7 @@ def started(dataset: Path, name: str, cwd: Path, *overrides: str) -> subprocess.
     )
 
 
-def wait_for_step(run: Path, step: int, *, seconds: float = 120) -> None:
+def wait_for_step(run: Path, step: int, *, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if (run / "metrics.jsonl").exists() and any(r["step"] >= step for r in records(run)):
@@ -80,10 +80,11 @@ def worker_ids(run: Path) -> list[int]:
     return [int(line) for line in found.stdout.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)],
+    [signal.SIGTERM, signal.SIGUSR1],
     ids=lambda number: signal.Signals(number).name,
 )
 def test_a_stop_request_saves_and_the_same_command_goes_on(

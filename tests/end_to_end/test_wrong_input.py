@@ -86,6 +86,7 @@ def test_a_missing_text_file_is_named(tmp_path: Path) -> None:
     assert any("absent.txt" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_changed_structure_is_refused_with_the_difference(tiny_dataset: Path, tmp_path: Path) -> None:
     short = [f"data.path={tiny_dataset}", "tracking.uri=none", "phases.0.duration.steps=5", "train.eval_rows=1"]
     hierlm("train", TINY, *short, cwd=tmp_path)

@@ -92,6 +92,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_verbs_on_a_trained_run(trained: Path) -> None:
     plain = json.loads(hierlm("eval", "runs/small", "--json", "--per-position", cwd=trained).stdout)
     text = (TEXT * 20)[-(len(TEXT) * 4) :]

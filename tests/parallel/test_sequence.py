@@ -18,14 +18,15 @@ def steps(model: str, layout: tuple[int, int, int], *overrides: str) -> torch.Te
     return torch.tensor(found[0]["steps"])
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("model", "layout", "recompute"),
     [
         ("hourglass", (1, 2, 1), "none"),
-        pytest.param("hourglass", (1, 2, 2), "selective", marks=pytest.mark.slow),
-        pytest.param("hourglass-relative", (2, 2, 1), "none", marks=pytest.mark.slow),
-        pytest.param("transformer-tied", (1, 4, 1), "full", marks=pytest.mark.slow),
+        ("hourglass", (1, 2, 2), "selective"),
+        ("hourglass-relative", (2, 2, 1), "none"),
+        ("transformer-tied", (1, 4, 1), "full"),
     ],
 )
 def test_losses_and_norms_stay_with_dropout_too(model: str, layout: tuple[int, int, int], recompute: str) -> None:

@@ -42,6 +42,7 @@ def test_compare_refuses_wrong_input_in_one_line(
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_compare_shows_the_same_from_mlflow_when_run_directories_are_gone(make_run: MakeRun, tmp_path: Path) -> None:
     run_dir = make_run("a")
     text = run_dir.config.read_text().replace("uri: none", "uri: sqlite:///runs/mlflow.db")
@@ -70,6 +71,7 @@ def test_report_prints_numbers_and_writes_a_page(make_run: MakeRun, tmp_path: Pa
     )
 
 
+@pytest.mark.slow
 def test_report_predicts_the_shares_of_the_stages(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "deep"
     run.mkdir(parents=True)

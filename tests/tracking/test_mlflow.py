@@ -97,6 +97,7 @@ def _check_one_whole_run(uri: str) -> None:
     assert by_phase == {"short": list(range(1, 51)), "long": list(range(51, 101))}
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_three_times_is_one_run_on_sqlite_and_stays_in_its_folder(tmp_path: Path) -> None:
     _interrupt_three_times(tmp_path, SQLITE)
     _check_one_whole_run(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
