@@ -2,7 +2,8 @@
 
 Shapes: B batch, H heads, T queries, S = M + T keys, U distances, K head_dim, D hidden_dim.
 score_ij = [(q_i + u) . k_j + (q_i + v) . r(distance_ij)] / sqrt(K)     (section 3.3)
-The position term is the additive bias of fused attention. It costs one product with the U projected waves; where the
+The position term is the additive bias of fused attention, or both terms are made tile by tile (`relative_blocks`) where
+no fused kernel takes a bias that learns. It costs one product with the U projected waves; where the
 distances of neighbouring keys differ by one, the relative shift (appendix B) puts every value in its place.
 """
 
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 from hierlm.nn.memory_slots import SegmentMemory
 from hierlm.nn.positions import relative_shift, sinusoids
+from hierlm.nn.relative_blocks import Operands, attend_in_tiles
+
+TILED_DEVICES = {"cpu"}  # their fused kernels take no bias that needs a gradient
 
 
 class Sight(NamedTuple):
@@ -137,14 +141,16 @@ class RelativeAttention(nn.Module):
 
     def _look(self, x: Tensor, seen: Seen, sight: Sight) -> Tensor:
         one, queries = x.new_ones(1, 1, 1), self._split(self.query(x))
-        placed = (queries + self._split(self.position_bias(one))) * self.head_dim**-0.5
-        heads = F.scaled_dot_product_attention(
-            queries + self._split(self.content_bias(one)),
-            seen.keys,
-            seen.values,
-            attn_mask=_bias(placed, seen.waves, sight),
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )
+        scale = self.head_dim**-0.5
+        content = queries + self._split(self.content_bias(one))
+        placed = (queries + self._split(self.position_bias(one))) * scale
+        dropout = self.attention_dropout if self.training else 0.0
+        if _is_best_tiled(content, sight, dropout=dropout):
+            operands = Operands(content * scale, placed, seen.keys, seen.values, seen.waves[0])
+            heads = attend_in_tiles(operands, sight.visible)
+        else:
+            bias = _bias(placed, seen.waves, sight)
+            heads = F.scaled_dot_product_attention(content, seen.keys, seen.values, attn_mask=bias, dropout_p=dropout)
         output: Tensor = self.output(heads.transpose(1, 2).flatten(2))
         return output
 
@@ -158,6 +164,13 @@ class RelativeAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def _is_best_tiled(queries: Tensor, sight: Sight, *, dropout: float) -> bool:
+    """Where the fused kernel would fall back to one operation after the other: a bias that learns, on a CPU."""
+    learns = torch.is_grad_enabled() and queries.requires_grad
+    is_plain = sight.pairs is None and dropout == 0 and not torch.compiler.is_compiling()
+    return learns and is_plain and queries.device.type in TILED_DEVICES
 
 
 def _bias(placed: Tensor, waves: Tensor, sight: Sight) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hierlm.nn import relative_attention
+
 aten = torch.ops.aten
 
 
@@ -21,12 +23,15 @@ def fused_attention(*, on_gpu: bool) -> Iterator[None]:
 
     A change of the function itself, because a mode would not reach the recomputation inside a backward pass.
     """
-    original = F.scaled_dot_product_attention
+    original, tiled = F.scaled_dot_product_attention, set(relative_attention.TILED_DEVICES)
     F.scaled_dot_product_attention = partial(_attend, original, on_gpu)
+    if not on_gpu:
+        relative_attention.TILED_DEVICES.add("meta")
     try:
         yield
     finally:
         F.scaled_dot_product_attention = original
+        relative_attention.TILED_DEVICES &= tiled
 
 
 def _attend(  # noqa: PLR0917 - torch's own signature

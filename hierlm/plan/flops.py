@@ -2,7 +2,7 @@
 
 Only products are counted (matrix products, convolutions, attention, Fourier transforms), 2 FLOPs per
 multiply-accumulate; element-wise work is left out, as in the MFU of PaLM (Chowdhery et al. 2022, 2204.02311, app. B),
-and so is the saving of causal masking: attention counts T x T.
+and so is the saving of causal masking: attention counts every pair that its kernel is given, T x T in a causal square.
 
 Shapes: one row of T tokens.
 """

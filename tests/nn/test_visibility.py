@@ -27,6 +27,8 @@ CASES = [
     (OnePerGroup(3), 4, 12),
     (OnePerGroup(3), 2, 12),
     (OnePerGroup(2), 1, 2),
+    (OnePerGroup(3), 150, 450),
+    (OnePerGroup(2), 130, 300),
     *[(GroupsSoFar(3, 0), num, -(-num // 3)) for num in (1, 2, 3, 4, 12)],
     (GroupsSoFar(3, 5), 4, 3),
     (GroupsSoFar(2, 7), 1, 4),
@@ -60,6 +62,15 @@ def test_group_m_sees_the_members_of_groups_up_to_m():
 
 def test_fine_position_i_sees_groups_up_to_i_over_k():
     assert GroupsSoFar(3, 0).mask(7, 3, device=CPU).sum(dim=1).tolist() == [1, 1, 1, 2, 2, 2, 3]
+
+
+def test_most_pairs_that_a_group_does_not_see_are_not_multiplied():
+    num_groups, factor = 512, 3
+    queries, keys = heads(num_groups, seed=1), heads(num_groups * factor, seed=2)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        OnePerGroup(factor).attend(queries, keys, keys)
+    of_all_pairs = 2 * 2 * queries.numel() * num_groups * factor
+    assert counter.get_total_flops() == of_all_pairs * 5 // 8
 
 
 def test_a_window_needs_no_square_of_the_length():

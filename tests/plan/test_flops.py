@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hierlm import models
 from hierlm.models.config import ModelConfig
 from hierlm.models.contract import Layer
 from hierlm.plan import flops
@@ -73,6 +74,25 @@ def test_attention_and_projection_are_counted_to_the_digit(monkeypatch):
     assert attend.forward_flops == 2 * T * D * D + 2 * 2 * T * T * D
     assert attend.training_flops == 3 * attend.forward_flops
     assert attend.parameters == D * D + D
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_an_lstm_is_counted_to_the_digit(depth):
+    """Four gates of D each from input and state, 2D; element-wise gating is left out."""
+    config = models.architecture("lstm").Config(arch="lstm", vocab_size=V, num_layers=depth, hidden_dim=D)
+    counted = [cost.forward_flops for cost in flops.layer_costs(config, sequence_length=T)]
+    assert counted == [0, *[2 * T * 4 * D * 2 * D] * depth, 2 * T * D * V]
+    assert flops.flops_per_token(config, T) == 3 * sum(counted) / T
+
+
+def test_relative_attention_counts_all_pairs_though_hidden_ones_are_left_out_in_training():
+    part = {"arch": "transformer_xl", "vocab_size": V, "num_layers": 1, "num_heads": 2, "memory_length": 5}
+    config = models.architecture("transformer_xl").Config(**part, hidden_dim=D, ffn_dim=3 * D)
+    _, block, _ = flops.layer_costs(config, sequence_length=T)
+    num_keys, num_distances = T + 5, T + 5
+    projections = 2 * D * D * (T + 2 * num_keys + num_distances + T) + 2 * 2 * D  # u and v are maps of the number 1
+    attention = 2 * T * D * (num_keys + num_distances + num_keys)
+    assert block.forward_flops == projections + attention + 2 * 2 * T * D * 3 * D
 
 
 def test_a_layer_behind_a_shorten_costs_its_share(monkeypatch):

@@ -8,7 +8,8 @@ import torch
 
 from hierlm.models.assembly import layer_specs
 from hierlm.plan import layer_memory
-from hierlm.plan.layer_memory import profile, representatives
+from hierlm.plan.layer_memory import profile
+from hierlm.plan.representatives import representatives
 from tests.plan.making import setting
 
 SEEN_ON_META = ("transformer", "hourglass", "transformer_xl", "bottom_up", "top_down", "retina", "lmu")
@@ -41,7 +42,8 @@ def test_recompute_keeps_less_the_more_it_recomputes():
 
 
 def test_rows_follow_from_one_and_two():
-    one, two, five = (profile(setting("transformer_xl", rows=rows)) for rows in (1, 2, 5))
+    long = "phases.0.sequence_length=384"  # beside it the tiles of attention, the same for any rows, are small
+    one, two, five = (profile(setting("transformer_xl", long, rows=rows)) for rows in (1, 2, 5))
     found = one.extrapolated(two, at=(1, 2), rows=5)
     assert kept(found) == kept(five)
     for guess, true in zip(found.layers, five.layers, strict=True):  # a peak may lie elsewhere with more rows
@@ -52,7 +54,7 @@ def test_rows_follow_from_one_and_two():
 def test_of_equal_layers_one_stands_for_many(arch, monkeypatch):
     wanted = setting(arch, "model.num_layers=7")
     short = profile(wanted)
-    monkeypatch.setattr(layer_memory, "MOST_ALIKE", 100)
+    monkeypatch.setattr("hierlm.plan.representatives.MOST_ALIKE", 100)
     assert representatives(layer_specs(wanted.model)) == list(range(len(short.layers)))
     assert profile(wanted) == short
 
@@ -69,6 +71,35 @@ def test_two_tensor_parallel_ranks_hold_half_of_what_is_sliced():
     assert two.logits == one.logits / 2
     assert all(layer.summed_forward > 0 for layer in two.traffic[:-2])  # not the norm, not the head
     assert all(layer.summed_forward == 0 for layer in one.traffic)
+
+
+@pytest.mark.parametrize("tp_degree", [1, 2])
+def test_logits_in_chunks_never_exist_whole(tp_degree):
+    vocabulary, tokens = "model.vocab_size=8192", 2 * 48
+    whole, chunked = (
+        profile(setting("transformer", vocabulary, tp_degree=tp_degree, loss_chunk_tokens=chunk)) for chunk in (None, 8)
+    )
+    logits = tokens * 8192 * 4 // tp_degree
+    assert whole.logits == whole.left_at_loss == logits
+    assert chunked.logits == 0 and chunked.layers[-1].kept == 0
+    assert chunked.left_at_loss == tokens * 64 * 4  # what the norm leaves
+    head_gradients = 3 * 4 * chunked.weights[-1].own  # of a chunk, and the sum before and after it
+    assert head_gradients < chunked.loss_peak < head_gradients + logits / 2
+    assert chunked.traffic[-1] == whole.traffic[-1]
+
+
+@pytest.mark.parametrize(("recompute", "between"), [("none", 4), ("full", 1)])
+def test_sequence_parallel_ranks_keep_a_share_of_what_lies_between_slices(recompute, between):
+    """`between`: whole tensors a block keeps, two norms' outputs and two sums, or what goes in."""
+    size = ("model.num_layers=6", "model.vocab_size=16")
+    plain, shared = (
+        profile(setting("transformer", *size, tp_degree=4, recompute=recompute, sequence_parallel=is_on))
+        for is_on in (False, True)
+    )
+    whole = 2 * 48 * 64 * 4  # bytes of hidden
+    for before, after in list(zip(plain.layers, shared.layers, strict=True))[2:-3]:
+        assert before.kept - after.kept == pytest.approx(between * whole * 3 / 4, rel=0.1)
+        assert before.output == after.output  # a pipeline's boundary sends all of it
 
 
 def test_a_width_that_the_degree_does_not_divide_is_refused():
