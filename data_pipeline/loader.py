@@ -162,6 +162,7 @@ class Prefetcher:
     """Reads batches in order on a background thread, at most `depth` ahead; depth 0 reads when asked.
 
     An error of the reader is raised where the batch was due. Iterate it, and `close()` it or use it as a context.
+    With a CUDA `device` tokens and targets come there, copied while the steps before are computed; masks stay here.
     """
 
     def __init__(
@@ -171,12 +172,13 @@ class Prefetcher:
         depth: int,
         *,
         stop: Callable[[], bool] = lambda: False,
-        pin_memory: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self.wait_seconds = 0.0  # of the last batch
-        self._read, self._requests, self._stop, self._pin = read, requests, stop, pin_memory
+        self._read, self._requests, self._stop = read, requests, stop
+        self._copies = _CopiesAhead(device) if device is not None and device.type == "cuda" else None
         self._closed = threading.Event()
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=max(depth, 1))
+        self._ready: queue.Queue[Batch | _OnTheWay | BaseException] = queue.Queue(maxsize=max(depth, 1))
         self._exhausted: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="data-prefetch", daemon=True) if depth else None
         if self._thread:
@@ -194,7 +196,7 @@ class Prefetcher:
         if isinstance(item, BaseException):
             self._exhausted = item
             raise item
-        return item
+        return item.arrived() if isinstance(item, _OnTheWay) else item
 
     def close(self) -> None:
         """Stop the thread and drop what it read ahead."""
@@ -208,7 +210,7 @@ class Prefetcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take(self) -> Batch | BaseException:
+    def _take(self) -> "Batch | _OnTheWay | BaseException":
         if self._exhausted is not None:
             return self._exhausted
         while True:
@@ -220,21 +222,21 @@ class Prefetcher:
                 if self._closed.is_set():
                     raise RuntimeError("the prefetcher is closed") from None
 
-    def _next_item(self) -> Batch | BaseException:
+    def _next_item(self) -> "Batch | _OnTheWay | BaseException":
         """The next batch, or what ends the sequence: StopIteration or the reader's error."""
         try:
             batch = self._read(next(self._requests))
-            return _pinned(batch) if self._pin else batch
+            return batch if self._copies is None else self._copies.begin(batch)
         except BaseException as error:
             return error
 
     def _work(self) -> None:
-        item: Batch | BaseException | None = None
+        item: Batch | _OnTheWay | BaseException | None = None
         while not isinstance(item, BaseException) and not self._closed.is_set():
             item = self._next_item()
             self._offer(item)
 
-    def _offer(self, item: Batch | BaseException) -> None:
+    def _offer(self, item: "Batch | _OnTheWay | BaseException") -> None:
         while not self._closed.is_set():
             try:
                 return self._ready.put(item, timeout=_POLL_SECONDS)
@@ -242,8 +244,32 @@ class Prefetcher:
                 continue
 
 
-def _pinned(batch: Batch) -> Batch:
-    tokens, targets, *masks = batch
-    return Batch(
-        tokens.pin_memory(), targets.pin_memory(), *(mask if mask is None else mask.pin_memory() for mask in masks)
-    )
+class _OnTheWay(NamedTuple):
+    """A batch whose tokens and targets are being copied to a GPU."""
+
+    batch: Batch
+    copied: torch.cuda.Event
+
+    def arrived(self) -> Batch:
+        """The batch, for the stream this thread works on, which waits for the copy; this thread does not."""
+        stream = torch.cuda.current_stream(self.batch.tokens.device)
+        stream.wait_event(self.copied)
+        for tensor in (self.batch.tokens, self.batch.targets):
+            tensor.record_stream(stream)  # its memory belongs to the stream of the copies
+        return self.batch
+
+
+class _CopiesAhead:
+    """Copies to a GPU on a stream of their own, so that none waits for the step that is being computed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def begin(self, batch: Batch) -> _OnTheWay:
+        """Returns at once: only from pinned memory does a copy run beside anything else."""
+        with torch.cuda.stream(self._stream):
+            tokens, targets = (
+                tensor.pin_memory().to(self._device, non_blocking=True) for tensor in (batch.tokens, batch.targets)
+            )
+            return _OnTheWay(batch._replace(tokens=tokens, targets=targets), self._stream.record_event())

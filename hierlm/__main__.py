@@ -11,10 +11,12 @@ from hierlm.errors import UserError
 from hierlm.lease import TAKEN_OVER_EXIT_CODE, TakenOverError
 from hierlm.run_dir import RunDir
 from hierlm.train.console import Console, redirect_output
+from hierlm.train.start_up import StartUp
 
 
 def main() -> int:
     """Exit codes: 0 finished, 1 failed, 2 the user's input is wrong, 85 stopped and resumable, 86 taken over."""
+    start_up = StartUp()
     parser = argparse.ArgumentParser(prog="python -m hierlm", allow_abbrev=False)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     parser.add_argument("--until", metavar="PHASE", help="stop at the end of this phase; a later job goes on")
@@ -34,7 +36,7 @@ def main() -> int:
             console.say("starting: importing torch and DeepSpeed")
         from hierlm.train.run import run
 
-        return run(run_dir, console=console, until_phase=arguments.until, overrides=overrides)
+        return run(run_dir, console=console, until_phase=arguments.until, overrides=overrides, start_up=start_up)
     except (UserError, DataError) as error:
         if rank == 0:
             for problem in error.problems:

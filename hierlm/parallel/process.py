@@ -7,9 +7,10 @@ from datetime import timedelta
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if os.path.exists("/dev/nvidiactl") else "cpu")
 
-import deepspeed
 import torch
 import torch.distributed as dist
+
+from hierlm.parallel.light_imports import deepspeed
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 

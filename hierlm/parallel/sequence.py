@@ -12,7 +12,7 @@ Shapes: B batch, T tokens of the level, D hidden_dim, n = ceil(B*T / degree) tok
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from hierlm.errors import UserError
 from hierlm.models.contract import Layer, Stream
 from hierlm.nn.block import Block
-from hierlm.parallel.groups import Groups
-from hierlm.parallel.tensor import SlicedColumn, SlicedRow
+
+if TYPE_CHECKING:
+    from hierlm.parallel.groups import Groups
 
 Whole = tuple[int, int]
 """B, T of the sequences that are shared out."""
@@ -32,7 +33,7 @@ Whole = tuple[int, int]
 class TokenShares:
     """Which layers work on shares, and how whole sequences become shares and back."""
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: "Groups") -> None:
         self.group, self.degree, self.tp_rank = groups.tensor, groups.degrees.tensor, groups.tp_rank
         self._layers: set[Layer] = set()
         self._whole: Whole = (0, 0)  # of the layer that is running
@@ -127,9 +128,9 @@ class TokenShares:
 
     def _share_out(self, block: Block) -> None:
         for name, module in list(block.named_modules()):
-            if isinstance(module, SlicedColumn):
+            if hasattr(module, "leave_input_gradient_in_parts"):  # a column slice, of tensor.py or of the plan
                 module.leave_input_gradient_in_parts()
-            elif isinstance(module, SlicedRow):
+            elif hasattr(module, "sum_over_ranks"):  # a row slice
                 module.sum_over_ranks = self.sum_of
                 if module.bias is not None:
                     module.bias.register_hook(self._summed)
@@ -147,9 +148,9 @@ class TokenShares:
 
     def _kept(self, tensor: Tensor) -> Any:
         """What is kept for the backward pass: of a gathered tensor the share it came from."""
-        storage = tensor.untyped_storage().data_ptr()
+        storage = tensor.untyped_storage()._cdata  # an address would not tell those of the meta device apart
         for gathered, share in self._gathered:
-            if gathered.untyped_storage().data_ptr() == storage:
+            if gathered.untyped_storage()._cdata == storage:
                 return share, self._whole, tensor.shape
         return tensor
 
@@ -174,7 +175,7 @@ class _SharedDropout(nn.Dropout):
 def _only_slices_see_tokens(block: Block) -> bool:
     """Whether all weights but those of norms and of biases behind a sum are slices: gradients then come in parts."""
     inside = [module for name, module in block.named_children() if not name.endswith("norm")]
-    after_sum = {id(m.bias) for m in block.modules() if isinstance(m, SlicedRow)}
+    after_sum = {id(m.bias) for m in block.modules() if hasattr(m, "sum_over_ranks")}
     weights = [p for module in inside for p in module.parameters() if id(p) not in after_sum]
     return all(getattr(weight, "tensor_model_parallel", False) for weight in weights)
 

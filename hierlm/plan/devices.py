@@ -41,6 +41,8 @@ class Device:
         return self.bf16_flops if bf16 else self.fp32_flops
 
 
+# dense rates: the data sheets print twice as much, with sparsity (1,979 TFLOP/s of bf16 for H100 and H200, 624 for
+# A100); memory is in GB of 10**9 bytes
 H100 = Device(
     name="h100",
     bf16_flops=989.4e12,

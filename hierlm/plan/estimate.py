@@ -175,6 +175,8 @@ class Estimator:
             recompute=layout.activation_recompute,
             bf16=self._bf16,
             on_gpu=self.device.is_gpu,
+            sequence_parallel=layout.sequence_parallel,
+            loss_chunk_tokens=self.config.train.loss_chunk_tokens,
         )
         if exact or rows <= 2:
             return self._run(setting)
@@ -202,16 +204,23 @@ class Estimator:
     ) -> float:
         """One rank's, of one micro-batch, recompute included."""
         forward = sum(self._costs_of(phase)[index].forward_flops for index in layers) * rows
-        again = self._recomputed(forward, layout, layers, seen)
+        again = self._recomputed(phase, layout, layers, seen, rows=rows)
         return (TRAINING_FACTOR * forward + again) / layout.tensor_parallel_degree
 
-    def _recomputed(self, forward: float, layout: ParallelConfig, layers: range, seen: Profile) -> float:
+    def _recomputed(
+        self, phase: PhaseConfig, layout: ParallelConfig, layers: range, seen: Profile, *, rows: int
+    ) -> float:
         """FLOPs the backward passes of all tensor-parallel ranks make again."""
+        costs = self._costs_of(phase)
         if layout.activation_recompute == "full":
-            return forward
+            return sum(costs[index].forward_flops for index in layers) * rows
+        again = 0.0
         if layout.activation_recompute == "selective":
-            return layout.tensor_parallel_degree * sum(seen.traffic[index].remade_flops for index in layers)
-        return 0.0
+            again += layout.tensor_parallel_degree * sum(seen.traffic[index].remade_flops for index in layers)
+        head = len(costs) - 1
+        if self.config.train.loss_chunk_tokens is not None and head in layers:
+            again += costs[head].forward_flops * rows
+        return again
 
     def _flops_per_token(
         self, phase: PhaseConfig, layout: ParallelConfig, seen: Profile, *, rows: int
@@ -219,5 +228,5 @@ class Estimator:
         tokens = rows * phase.sequence_length
         costs = self._costs_of(phase)
         forward = sum(cost.forward_flops for cost in costs) * rows
-        again = self._recomputed(forward, layout, range(len(costs)), seen)
+        again = self._recomputed(phase, layout, range(len(costs)), seen, rows=rows)
         return FlopsPerToken(forward / tokens, (TRAINING_FACTOR - 1) * forward / tokens, again / tokens)

@@ -52,7 +52,8 @@ class Profile:
     layers: tuple[Footprint, ...]
     weights: tuple[LayerWeights, ...]
     traffic: tuple[TensorTraffic, ...]
-    logits: int  # bytes of the logits alone
+    logits: int  # bytes of the logits alone, as far as they are made at once and outlive the loss: 0 when in chunks
+    left_at_loss: int  # bytes of what the last layer before the loss leaves on top: the logits, or what makes them
     loss_peak: int  # the most above what stood after the last layer, until its backward pass begins
     is_extrapolated: bool  # shapes depend on data: run on real rows
 
@@ -72,5 +73,6 @@ class Profile:
             layers=lines(self.layers, other.layers),
             traffic=lines(self.traffic, other.traffic),
             logits=line(self.logits, other.logits),
+            left_at_loss=line(self.left_at_loss, other.left_at_loss),
             loss_peak=line(self.loss_peak, other.loss_peak),
         )

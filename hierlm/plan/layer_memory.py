@@ -8,11 +8,10 @@ Shapes: B rows of a micro-batch, T tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hierlm import models
 from hierlm.models.assembly import layer_specs, shared_weights
@@ -23,10 +22,10 @@ from hierlm.phases.config import PhaseConfig
 from hierlm.plan.attention_kernel import fused_attention
 from hierlm.plan.footprint import Borrowed, Footprint, LayerWeights, Profile, TensorTraffic
 from hierlm.plan.live_bytes import LiveBytes, storage_bytes
-from hierlm.plan.slices import ColumnSlice, EmbeddingSlice, HeadSlice, RowSlice, SlicedCrossEntropy, slice_layers
-
-MOST_ALIKE = 3
-"""Of more equal layers in a row only so many are run: the second stands for those left out."""
+from hierlm.plan.loss_memory import loss_of
+from hierlm.plan.representatives import representatives
+from hierlm.plan.slices import ColumnSlice, EmbeddingSlice, HeadSlice, RowSlice, slice_layers
+from hierlm.plan.token_shares import LoneShares
 
 MOST_SEGMENTS = 256
 
@@ -42,12 +41,15 @@ class Setting:
     recompute: Recompute
     bf16: bool
     on_gpu: bool
+    sequence_parallel: bool = False
+    loss_chunk_tokens: int | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal where the profile of one model is."""
         of_phase = (self.phase.sequence_length, repr(sorted(self.phase.model.items())))
-        return (*of_phase, self.rows, self.tp_degree, self.recompute, self.bf16, self.on_gpu)
+        how = (self.recompute, self.bf16, self.on_gpu, self.sequence_parallel, self.loss_chunk_tokens)
+        return (*of_phase, self.rows, self.tp_degree, *how)
 
 
 def profile(setting: Setting) -> Profile:
@@ -68,6 +70,7 @@ def _nothing(like: Profile) -> Profile:
         layers=tuple(Footprint(0, 0, 0, 0, 0, 0) for _ in like.layers),
         traffic=tuple(TensorTraffic(0, 0, 0) for _ in like.traffic),
         logits=0,
+        left_at_loss=0,
         loss_peak=0,
     )
 
@@ -83,43 +86,24 @@ def _run(setting: Setting, *, device: torch.device, rows: int) -> Profile:
         layer.bfloat16() if setting.bf16 else layer
         layer.train()
         layer.begin_step(_context(setting))
-    trace = _Trace(layers, device=device)
+    shares = _shares(setting, layers)
+    trace = _Trace(layers, device=device, shares=shares)
     tokens = torch.zeros(rows, setting.phase.sequence_length, dtype=torch.int64, device=device)
     if device.type != "meta":
         tokens.random_(setting.model.vocab_size, generator=torch.Generator().manual_seed(0))
     with fused_attention(on_gpu=setting.on_gpu):
-        trace.there_and_back(tokens, recompute=setting.recompute)
+        trace.there_and_back(tokens, recompute=setting.recompute, chunk_tokens=setting.loss_chunk_tokens)
     weights = {i: _weights(layer, borrowed.get(i, [])) for i, layer in layers.items()}
-    traffic = {i: _traffic(layer) for i, layer in layers.items()}
+    traffic = {i: _traffic(layer, shares, num_tokens=tokens.numel()) for i, layer in layers.items()}
     return Profile(
         layers=tuple(trace.footprint(index) for index in chosen),
         weights=tuple(weights[index] for index in chosen),
         traffic=tuple(traffic[index] for index in chosen),
-        logits=trace.logits,
+        logits=0 if setting.loss_chunk_tokens else trace.left_at_loss,
+        left_at_loss=trace.left_at_loss,
         loss_peak=trace.loss_peak,
         is_extrapolated=False,
     )
-
-
-def representatives(specs: Sequence[LayerSpec]) -> list[int]:
-    """For each layer the one that is run in its place: in a stretch of equal layers, the second for the middle ones."""
-    chosen: list[int] = []
-    start = 0
-    while start < len(specs):
-        stop = start + 1
-        while stop < len(specs) and _equal(specs[start], specs[stop]):
-            stop += 1
-        length = stop - start
-        middle = range(start, stop) if length <= MOST_ALIKE else [start, *[start + 1] * (length - 2), stop - 1]
-        chosen += middle
-        start = stop
-    return chosen
-
-
-def _equal(a: LayerSpec, b: LayerSpec) -> bool:
-    if not (isinstance(a, partial) and isinstance(b, partial)):
-        return False
-    return a.func is b.func and a.args == b.args and a.keywords == b.keywords
 
 
 def _built(spec: LayerSpec, *, index: int, device: torch.device) -> Layer:
@@ -155,11 +139,22 @@ def _weights(layer: Layer, shares: Sequence[SharedWeights]) -> LayerWeights:
     )
 
 
-def _traffic(layer: Layer) -> TensorTraffic:
-    slices = [module for module in layer.modules() if isinstance(module, ColumnSlice | EmbeddingSlice)]
+def _shares(setting: Setting, layers: dict[int, Layer]) -> LoneShares | None:
+    if not setting.sequence_parallel or setting.tp_degree == 1:
+        return None
+    shares = LoneShares(degree=setting.tp_degree, sums_whole=not setting.on_gpu)
+    shares.take(layers)
+    return shares
+
+
+def _traffic(layer: Layer, shares: LoneShares | None, *, num_tokens: int) -> TensorTraffic:
+    slices = [module for module in layer.modules() if isinstance(module, ColumnSlice | RowSlice | EmbeddingSlice)]
+    for head in (module for module in slices if isinstance(module, HeadSlice)):
+        head.summed_backward = num_tokens * head.weight.shape[1]  # in chunks it has seen the last of them last
+    gathers = TensorTraffic(0, 0, 0) if shares is None else shares.traffic_of_gathers(layer)
     return TensorTraffic(
-        summed_forward=sum(module.summed_forward for module in slices),
-        summed_backward=sum(module.summed_backward for module in slices),
+        summed_forward=gathers.summed_forward + sum(module.summed_forward for module in slices),
+        summed_backward=gathers.summed_backward + sum(module.summed_backward for module in slices),
         remade_flops=sum(module.forward_flops for module in slices if isinstance(module, RowSlice)),
     )
 
@@ -167,8 +162,8 @@ def _traffic(layer: Layer) -> TensorTraffic:
 class _Trace:
     """Marks on the way through the layers and back."""
 
-    def __init__(self, layers: dict[int, Layer], *, device: torch.device) -> None:
-        self._layers, self._device = layers, device
+    def __init__(self, layers: dict[int, Layer], *, device: torch.device, shares: LoneShares | None) -> None:
+        self._layers, self._device, self._shares = layers, device, shares
         self._live = LiveBytes()
         self._forward: dict[int, tuple[int, int, int]] = {}  # live before, most, live after
         self._backward: dict[int, tuple[int, int]] = {}  # most without and with the gradients of weights
@@ -176,7 +171,7 @@ class _Trace:
         self._new_memory: dict[int, int] = {}
         self._output: dict[int, int] = {}
         self._current: int | None = None
-        self.logits = self.loss_peak = 0
+        self.left_at_loss = self.loss_peak = 0
         self._before_loss = 0
 
     def footprint(self, index: int) -> Footprint:
@@ -191,7 +186,8 @@ class _Trace:
             output=self._output[index],
         )
 
-    def there_and_back(self, tokens: Tensor, *, recompute: Recompute) -> None:
+    def there_and_back(self, tokens: Tensor, *, recompute: Recompute, chunk_tokens: int | None) -> None:
+        """With `chunk_tokens` the last layer, a Head, is run by the loss."""
         parameters = {p for layer in self._layers.values() for p in layer.parameters()}
         for parameter in parameters:  # gradients of weights are counted by whoever knows what becomes of them
             parameter.register_post_accumulate_grad_hook(self._drop_gradient)
@@ -200,25 +196,39 @@ class _Trace:
         self._live.ignore(held)
         self._live.ignore(tensor for memory in memories.values() for tensor in memory or ())
         with self._live:
-            loss = self._forward_pass(tokens, memories, recompute)
+            loss = self._forward_pass(tokens, memories, recompute, chunk_tokens)
             loss.backward()
             self._end_backward()
 
-    def _forward_pass(self, tokens: Tensor, memories: dict[int, Memory | None], recompute: Recompute) -> Tensor:
+    def _forward_pass(
+        self, tokens: Tensor, memories: dict[int, Memory | None], recompute: Recompute, chunk_tokens: int | None
+    ) -> Tensor:
         stream, new_memories = Stream((tokens,)), []
+        head = max(self._layers)
         for index, layer in self._layers.items():
             before = self._mark()
-            stream, (memory,) = run_layers({index: layer}, stream, (memories[index],), recompute=recompute)
+            if index == head and chunk_tokens is not None:
+                self._skip(index)
+                continue
+            how: dict[str, Any] = {"recompute": recompute, "shares": self._shares}
+            stream, (memory,) = run_layers({index: layer}, stream, (memories[index],), **how)
             new_memories.append(None if memory is None else tuple(tensor.detach() for tensor in memory))
             self._new_memory[index] = storage_bytes(memory or ())
             self._forward[index] = (before, self._live.peak, self._live.now)
             self._output[index] = sum(level.numel() * level.element_size() for level in stream.levels)
+            self._output[index] += 0 if self._shares is None else self._shares.missing_bytes(stream)
             self._watch(stream.hidden, index)
+        stream = stream if self._shares is None else self._shares.whole(stream)
         self._before_loss = self._mark()
-        self.logits = storage_bytes([stream.hidden])
-        loss = _loss(stream, sliced=any(isinstance(m, HeadSlice) for m in layer.modules()))
+        self.left_at_loss = storage_bytes([stream.hidden])
+        loss = loss_of(stream, head=self._layers[head], chunk_tokens=chunk_tokens)
         self._lasting = new_memories  # held by the lanes until the next segment
         return loss
+
+    def _skip(self, index: int) -> None:
+        """A layer that is part of the loss: what it needs is the loss's."""
+        self._forward[index] = (self._live.now,) * 3
+        self._new_memory[index] = self._output[index] = 0
 
     def _watch(self, hidden: Tensor, index: int) -> None:
         """The backward pass of a layer begins when the gradient of its output is there."""
@@ -272,20 +282,6 @@ class _Trace:
     def _fresh_memory(self, layer: Layer, num_rows: int) -> Memory | None:
         dtype = next((p.dtype for p in layer.parameters()), torch.float32)
         return layer.initial_memory(num_rows, device=self._device, dtype=dtype)
-
-
-def _loss(stream: Stream, *, sliced: bool) -> Tensor:
-    """As `hierlm.parallel.loss` and `loss_module`: fp32 cross entropy of every token, and what the model adds."""
-    logits, (rows, length) = stream.hidden, stream.hidden.shape[:2]
-    targets = torch.zeros(rows, length, dtype=torch.int64, device=logits.device)
-    if sliced:
-        nats: Tensor = SlicedCrossEntropy.apply(logits.float(), targets)  # type: ignore[no-untyped-call]
-    else:
-        flat = logits.float().flatten(0, 1)
-        nats = nn.functional.cross_entropy(flat, targets.flatten(), reduction="none").view_as(targets)
-    nats = torch.where(targets >= 0, nats, 0.0)
-    penalty = stream.penalty
-    return (nats if penalty is None else nats + penalty).mean()
 
 
 def _shapes(memory: Memory | None) -> list[Any]:

@@ -88,7 +88,7 @@ class _Stage:
         sent = 0 if self._is_last else profile.layers[self._layers.stop - 1].output
         self._kept = sum(self._of(index).kept for index in self._layers) + self._received
         # DeepSpeed's last stage forgets the logits and inputs of its two buffers only when they are filled again
-        self._left_over = profile.logits if self._is_last and kind.pipeline else 0
+        self._left_over = profile.left_at_loss if self._is_last and kind.pipeline else 0
         other_buffer = self._left_over + self._received if self._left_over and kind.micro_batches > 1 else 0
         self._buffers = self._received // 2 + sent + other_buffer
 

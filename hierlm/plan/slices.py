@@ -3,7 +3,7 @@
 Only sizes are right here: sums over ranks are left out, values are those of nobody.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from hierlm.parallel.recompute import unkept_products
 from hierlm.parallel.tensor_plan import Rule, TensorPlan, rule_for
 
 
-class ColumnSlice(nn.Module):
-    """megatron-core's ColumnParallelLinear: the bias is added to the finished product.
+class _Slice(nn.Module):
+    """A linear layer's slice.
 
     `summed_forward` and `summed_backward`: values the last pass would have summed over the tensor-parallel ranks.
     """
@@ -26,21 +26,49 @@ class ColumnSlice(nn.Module):
         self.weight, self.bias = weight, bias
         self.forward_flops = self.summed_forward = self.summed_backward = 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.forward_flops, self.summed_backward = 2 * x.numel() * self.weight.shape[0], x.numel()
+    def _product(self, x: Tensor) -> Tensor:
         product = x.flatten(0, -2).matmul(self.weight.t())
         if self.bias is not None:
             product = product + self.bias
         return product.unflatten(0, x.shape[:-1])
 
 
-class RowSlice(ColumnSlice):
-    """RowParallelLinear: the product is summed over ranks in place, so selective recompute makes it again."""
+class ColumnSlice(_Slice):
+    """megatron-core's ColumnParallelLinear: the bias is added to the finished product."""
+
+    num_inputs = 0
+    """Values the last pass was given."""
+
+    _leaves_gradient_in_parts = False
+
+    def leave_input_gradient_in_parts(self) -> None:
+        """Whoever gathered the input sums its gradient, once for all who took it."""
+        self._leaves_gradient_in_parts = True
 
     def forward(self, x: Tensor) -> Tensor:
+        self.forward_flops, self.num_inputs = 2 * x.numel() * self.weight.shape[0], x.numel()
+        self.summed_backward = 0 if self._leaves_gradient_in_parts else x.numel()
+        return self._product(x)
+
+
+class RowSlice(_Slice):
+    """RowParallelLinear: the product is summed over ranks in place, so selective recompute makes it again.
+
+    `sum_over_ranks` may do the sum in another way, which leaves each rank a share of it.
+    """
+
+    sum_over_ranks: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forward_flops = 2 * x.numel() * self.weight.shape[0]
+        if self.sum_over_ranks is not None:
+            product = F.linear(x, self.weight)
+            self.summed_forward = self.summed_backward = product.numel() // 2  # a reduce-scatter, and a gather back
+            total = self.sum_over_ranks(product)
+            return total if self.bias is None else total + self.bias
         with unkept_products():
-            output = super().forward(x)
-        self.summed_forward, self.summed_backward = output.numel(), 0
+            output = self._product(x)
+        self.summed_forward = output.numel()
         return output
 
 
@@ -130,5 +158,6 @@ class _Cutter:
                 )
             shape[dim] = -(-shape[dim] // self._degree)
             part = nn.Parameter(whole.new_zeros(shape), requires_grad=whole.requires_grad)
+            part.tensor_model_parallel = True  # type: ignore[attr-defined]  # as megatron-core marks them
             self._cut[id(whole)] = (whole, part)  # keeps the whole one alive: ids stay unique
         return self._cut[id(whole)][1]

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 Record = Mapping[str, Any]
-Kind = Literal["train", "eval", "save", "system"]
+Kind = Literal["train", "eval", "save", "start_up", "system"]
 
 KIND, STEP, TIME, PHASE, SPLIT, NODE = "kind", "step", "time", "phase", "split", "node"
 
-TRAIN, EVAL, SAVE, SYSTEM = "train", "eval", "save", "system"
+TRAIN, EVAL, SAVE, START_UP, SYSTEM = "train", "eval", "save", "start_up", "system"
 
 TOKENS_SEEN = "tokens_seen"
 LOSS = "loss"
@@ -46,7 +46,7 @@ def of_stream(name: str) -> dict[str, str]:
     """The fields that put a record into a stream: the inverse of `stream`."""
     if name.startswith(SYSTEM + "/"):
         return {KIND: SYSTEM, NODE: name.removeprefix(SYSTEM + "/")}
-    return {KIND: name} if name in (TRAIN, SAVE) else {KIND: EVAL, SPLIT: name}
+    return {KIND: name} if name in (TRAIN, SAVE, START_UP) else {KIND: EVAL, SPLIT: name}
 
 
 def metric_values(record: Record) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import traceback
 from collections.abc import Sequence
-from time import perf_counter
 
 from hierlm.lease import TakenOverError
 from hierlm.parallel.process import start_processes, stop_processes
@@ -14,20 +13,31 @@ from hierlm.train.finish import mark_finished, write_run_summary
 from hierlm.train.loop import train
 from hierlm.train.setup import Attempt, set_up
 from hierlm.train.signals import STOPPED_EXIT_CODE, StopRequest
+from hierlm.train.start_up import StartUp
 
 
-def run(run_dir: RunDir, *, console: Console, until_phase: str | None = None, overrides: Sequence[str] = ()) -> int:
+def run(
+    run_dir: RunDir,
+    *,
+    console: Console,
+    until_phase: str | None = None,
+    overrides: Sequence[str] = (),
+    start_up: StartUp | None = None,
+) -> int:
     """Train to the end, the end of a phase, or the first agreed stop request; 0, 0 or 85.
 
-    TakenOverError when another attempt has begun. `overrides` change the run's config for this attempt only.
+    TakenOverError when another attempt has begun. `overrides` change the run's config for this attempt only. `start_up`
+    is a clock that began before the imports.
     """
     stop = StopRequest()
-    started = perf_counter()
+    start_up = start_up or StartUp()
+    start_up.done("imports")
     keep_freed_blocks()
     process = start_processes()
+    start_up.done("process group")
     # not before: a signal then ends every process at once, whereas one that merely noted it would wait for the others
     stop.install()
-    attempt = set_up(run_dir, overrides=overrides, process=process, console=console, stop=stop, started=started)
+    attempt = set_up(run_dir, overrides=overrides, process=process, console=console, stop=stop, start_up=start_up)
     try:
         return _train_and_finish(attempt, until_phase=until_phase)
     except TakenOverError:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from time import perf_counter
 from typing import Any
 
 import torch.distributed as dist
@@ -37,6 +36,7 @@ from hierlm.train.profile import ProfileHook
 from hierlm.train.recorder import Recorder
 from hierlm.train.rehearsal import rehearse
 from hierlm.train.signals import StopRequest
+from hierlm.train.start_up import StartUp, StartUpHook
 from hierlm.train.throughput import device_peak
 from hierlm.train.watch import HeartbeatHook, start_heartbeat
 
@@ -90,7 +90,7 @@ def set_up(
     process: ProcessInfo,
     console: Console,
     stop: StopRequest,
-    started: float,
+    start_up: StartUp,
 ) -> Attempt:
     """Build the model, load the newest checkpoint, open data, metrics and tracker."""
     config = load_config(run_dir.config, overrides)
@@ -101,18 +101,23 @@ def set_up(
     console.say(_opening(config, timeline, rows.splits))
     for warning in check_environment(process):
         console.say(warning)
+    start_up.done("data and checks")
     engine = Engine(config, process=process)
+    start_up.done("model and engine")
     rehearse(engine, timeline, console=console)
+    start_up.done("rehearsal")
     recorder = Recorder()
     common: dict[str, Any] = {"config": config, "timeline": timeline}
     said: dict[str, Any] = {"recorder": recorder, "console": console}
     lease = _take_lease(run_dir, process=process, stop=stop)  # late: an attempt that cannot even begin disturbs none
     checkpointer = Checkpointer(run_dir, **common, splits=rows.splits, engine=engine, lease=lease, **said)
     first_step = checkpointer.resume()
+    start_up.done("checkpoint")
     if ENDS_AT in os.environ:
         stop.end_in_time(float(os.environ[ENDS_AT]), margin_seconds=lambda: _margin(checkpointer.slowest_save_seconds))
     if process.rank == 0:
         _open_records(recorder, run_dir, config, first_step=first_step, lease=lease, console=console)
+    start_up.done("tracker")
     batches = _batches(rows, config, timeline, engine, first_step=first_step)
     heartbeat = start_heartbeat(
         run_dir,
@@ -133,7 +138,8 @@ def set_up(
         bits_of=partial(bits, tokens_per_byte=rows.splits[0].tokens_per_byte, kind=rows.splits[0].kind),
         wait_seconds=lambda: batches.wait_seconds,
     )
-    console.say(f"ready after {perf_counter() - started:.1f} s")
+    start_up.done("hooks")
+    console.say(f"ready after {start_up.total_seconds:.1f} s")
     return Attempt(
         run_dir=run_dir,
         **common,
@@ -145,6 +151,7 @@ def set_up(
         hooks=(
             HeartbeatHook(heartbeat, process=process, console=console),
             log,
+            StartUpHook(start_up, recorder=recorder, console=console),
             *_profile(run_dir, config, process, first_step=first_step, console=console),
             evaluation,
             CheckpointHook(**common, checkpointer=checkpointer),
@@ -260,8 +267,7 @@ def _batches(
             mixture = tuple(MixtureChange(first, weights or own_weights) for first, weights in moment.data_weights)
             yield Request(phase.sequence_length, moment.data_pass, moment.first_sample, local, lanes, mixture)
 
-    pin = engine.process.device.type == "cuda"
-    return Prefetcher(rows, requests(), config.data.prefetch_batches, pin_memory=pin)
+    return Prefetcher(rows, requests(), config.data.prefetch_batches, device=engine.process.device)
 
 
 def _catch_up(run_dir: RunDir, evaluation: EvaluationHook, *, step: int) -> None:

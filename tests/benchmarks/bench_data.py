@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.bench_data [work folder]
 
-mosaicml-streaming is measured when it is installed (it is no dependency of the project). The corpus is
+mosaicml-streaming is measured where it can be imported: it asks for transformers below 5 and a torchvision built for
+the same torch, which the project's pins do not allow, so it needs an environment of its own. The corpus is
 enwiki2014-plain-100M from HIERLM_TEST_DATA where it is there, else random words of the same size.
 """
 

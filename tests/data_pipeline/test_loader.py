@@ -193,3 +193,18 @@ def test_it_reads_ahead_but_no_further_than_asked(rows):
         time.sleep(0.3)
         assert 3 <= len(taken) <= 4
     assert not any(thread.name == "data-prefetch" and thread.is_alive() for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_batches_come_to_the_device_the_same_with_their_masks_left_here(rows, kind, depth):
+    if kind == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    lanes = iter([Request(T, 0, 8 * step, range(8), 8) for step in range(4)])
+    with Prefetcher(rows, lanes, depth, device=torch.device(kind)) as batches:
+        for step, batch in enumerate(batches):
+            expected = rows(Request(T, 0, 8 * step, range(8), 8))
+            assert {batch.tokens.device.type, batch.targets.device.type} == {kind}
+            assert torch.equal(batch.tokens.cpu(), expected.tokens)
+            assert torch.equal(batch.targets.cpu(), expected.targets)
+            assert batch.starts.device.type == "cpu"  # asked for before the step begins: it must not wait for a device

@@ -117,7 +117,8 @@ def numbers(run: Path) -> list[dict[str, Any]]:
     """Every logged step and evaluation, without clocks."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     fixed = ("kind", "step", "phase", "tokens_seen", "loss", "learning_rate", "grad_norm", "tokens")
-    return [{key: record[key] for key in fixed if key in record} for record in found if record["kind"] != "save"]
+    found = [record for record in found if record["kind"] in ("train", "eval")]
+    return [{key: record[key] for key in fixed if key in record} for record in found]
 
 
 def memory(run: Path, step: int) -> dict[tuple[int, int, int], torch.Tensor]:

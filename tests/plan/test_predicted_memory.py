@@ -11,6 +11,9 @@ CASES = [
     ("transformer_xl", "long", "tp2", ()),
     ("transformer", "wide", "dp1", ("parallel.micro_batch_size=1",)),
     ("hourglass", "long", "dp1", ("parallel.activation_recompute=selective",)),
+    ("hourglass", "long", "dp1", ("parallel.activation_recompute=full",)),
+    ("transformer", "vocabulary", "tp2", ("train.loss_chunk_tokens=64",)),
+    ("transformer", "long", "tp2", ("model.num_layers=8", "parallel.sequence_parallel=true")),
 ]
 
 

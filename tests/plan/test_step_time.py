@@ -67,6 +67,24 @@ def test_tensor_ranks_sum_after_attention_and_feed_forward():
     assert found.traffic[0].tensor == (forward + backward) * 4
 
 
+def test_sequence_parallel_ranks_gather_before_the_slices_and_scatter_behind_them():
+    layout = ("parallel.tensor_parallel_degree=2", "parallel.sequence_parallel=true")
+    found = phase(*layout, "model.num_layers=1", "parallel.micro_batch_size=8")
+    tokens, width = 8 * 48, 64
+    forward = 1 + 2 * (0.5 + 0.5)  # embedding; two gathers and two scatters of half a sum each
+    backward = 2 * (0.5 + 0.5) + 2 * 0.5 + 1  # scatters, what was kept as a share gathered again; gathers; head
+    assert found.traffic[0].tensor == (forward + backward) * tokens * width * 4
+
+
+def test_logits_in_chunks_are_made_twice():
+    def recomputed(*overrides: str) -> float:
+        return phase("train.loss_chunk_tokens=16", *overrides).flops.recompute
+
+    assert recomputed() == 2 * 64 * 256
+    everything = recomputed("parallel.activation_recompute=full")
+    assert everything == phase("parallel.activation_recompute=full").flops.recompute  # the head's once as well
+
+
 def test_this_machine_is_measured_and_shared():
     one, two = device("cpu", processes=1), device("cpu", processes=2)
     assert two.memory_bytes == one.memory_bytes // 2

@@ -8,6 +8,7 @@ RECORDS = [
     {"kind": "train", "step": 3, "loss": 1.5},
     {"kind": "eval", "step": 3, "split": "test", "loss": 1.5},
     {"kind": "save", "step": 3, "save_seconds": 0.5},
+    {"kind": "start_up", "step": 3, "imports_seconds": 0.5},
     {"kind": "system", "step": 3, "node": "node2", "cpu_utilization_percentage": 90.0},
 ]
 
