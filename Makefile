@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# two workers: most tests wait for their own processes now and then; a file's tests stay together
-IN_PARALLEL := --numprocesses 2 --dist loadfile
+# two workers: most tests wait for their own processes now and then; a file's tests stay together,
+# and the longest files come first (tests/conftest.py)
+IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo matrix test test-fast lint bench chaos clean install
+.PHONY: demo matrix test test-fast lint bench chaos claims clean install
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +17,8 @@ help:
 	@echo "make test-fast  the tier under 3 minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, written to tests/benchmarks/RESULTS.md"
+	@echo "make claims     the papers' claims tried here (under 2 hours on 2 cores; again: only what is missing);"
+	@echo "                one of them: make claim-hourglass, claim-multi-scale, claim-skip-cross-head, claim-lmu"
 	@echo "make chaos      kills, full disks, damaged files, second writers: 56 faults, and nothing may be lost"
 
 install: $(INSTALLED)
@@ -51,6 +54,15 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m tests.benchmarks
+
+# a run that is finished is not run again; what was killed goes on from its checkpoint. REHEARSE=1: a few steps of each
+claims: $(INSTALLED)
+	@echo "runs in runs/claims, records in tests/benchmarks/claims_results, written up in tests/benchmarks/CLAIMS.md"
+	$(BIN)/python -m tests.benchmarks.claims $(if $(REHEARSE),--rehearse)
+
+claim-%: $(INSTALLED)
+	@echo "runs in runs/claims, records in tests/benchmarks/claims_results, written up in tests/benchmarks/CLAIMS.md"
+	$(BIN)/python -m tests.benchmarks.claims $* $(if $(REHEARSE),--rehearse)
 
 # FAULTS=N and SEED=S choose another campaign
 chaos: $(INSTALLED)

@@ -1,0 +1,1 @@
+"""The papers' claims, tried with the system itself; `python -m tests.benchmarks.claims --help`."""
