@@ -50,6 +50,7 @@ class Campaign:
     def __init__(self, folder: Path, *, dataset: Path, num_steps: int, seed: int, say: Say) -> None:
         self._folder, self._dataset, self._num_steps = folder, dataset, num_steps
         self._draw, self._say = random.Random(seed), say
+        self._num_runs = 0
         self.outcomes: list[Outcome] = []
         self.problems: list[str] = []
         self.skipped: dict[str, str] = {}
@@ -100,8 +101,8 @@ class Campaign:
         return True
 
     def _new_run(self) -> Run:
-        number = len({outcome.run for outcome in self.outcomes}) + 1
-        return Run(self._folder, f"run-{number}", dataset=self._dataset, num_steps=self._num_steps)
+        self._num_runs += 1  # not counted from the outcomes: a run may be over before anything strikes it
+        return Run(self._folder, f"run-{self._num_runs}", dataset=self._dataset, num_steps=self._num_steps)
 
     def _whole(self) -> tuple[Any, list[dict[str, Any]]]:
         run = Run(self._folder, "whole", dataset=self._dataset, num_steps=self._num_steps)
@@ -134,8 +135,7 @@ class Campaign:
         counts = Counter(outcome.fault for outcome in self.outcomes)
         lines = [f"{count:>4}  {fault}" for fault, count in counts.most_common()]
         lines += [f"   -  {fault}: skipped, {reason}" for fault, reason in self.skipped.items()]
-        runs = len({outcome.run for outcome in self.outcomes})
-        lines.append(f"{len(self.outcomes)} faults on {runs} runs, {len(self.problems)} problems")
+        lines.append(f"{len(self.outcomes)} faults on {self._num_runs} runs, {len(self.problems)} problems")
         return "\n".join([*lines, *self.problems])
 
 
