@@ -50,6 +50,7 @@ END
 }
 
 timers_conf() {
+  # a step's daemon that was cut off tries for a minute to report its end: taken for unkillable before, it drains its node
   cat <<END
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1,bf_resolution=1,batch_sched_delay=0
@@ -58,7 +59,7 @@ MessageTimeout=5
 KillWait=5
 MinJobAge=3600
 InactiveLimit=0
-UnkillableStepTimeout=20
+UnkillableStepTimeout=120
 BatchStartTimeout=20
 END
 }
