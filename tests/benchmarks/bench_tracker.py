@@ -140,9 +140,8 @@ def report(
         ratio = median(x / y for x, y in zip(medians(periods, steps, state), answering, strict=True))
         holds &= ratio <= bound
         verdict = "holds" if ratio <= bound else "MISSED"
-        say(
-            f"step with a server {state + ', over one that answers':<32} {ratio:.3f}x  claimed <= {bound:.3f}  {verdict}"
-        )
+        what = f"step with a server {state}, over one that answers"
+        say(f"{what:<52} {ratio:.3f}x  claimed <= {bound:.3f}  {verdict}")
     whole = sent == [step for _, step, _ in steps]
     say(f"steps recorded {len(steps)}, in MLflow afterwards {len(sent)}: {'every one once' if whole else 'DIFFERENT'}")
     return holds and whole
