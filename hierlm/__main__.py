@@ -8,7 +8,8 @@ from pathlib import Path
 
 from data_pipeline.errors import DataError
 from hierlm.errors import UserError
-from hierlm.lease import TAKEN_OVER_EXIT_CODE, TakenOverError
+from hierlm.exit_codes import FAILED, TAKEN_OVER, WRONG_INPUT
+from hierlm.lease import TakenOverError
 from hierlm.run_dir import RunDir
 from hierlm.train.console import Console, redirect_output
 from hierlm.train.start_up import StartUp
@@ -42,17 +43,17 @@ def main() -> int:
             for problem in error.problems:
                 print(f"error: {problem}", file=error_stream, flush=True)
         traceback.print_exc()
-        return 2
+        return WRONG_INPUT
     except TakenOverError as error:
         console.say(str(error))
         print(error, file=sys.stderr)  # nobody may be listening to the job's log any more
-        return TAKEN_OVER_EXIT_CODE
+        return TAKEN_OVER
     except Exception as error:
         traceback.print_exc()
         if not _is_echo(error):
             what = f"{type(error).__name__}: {error}".partition("\n")[0]
             console.say_from_any_rank(f"rank {rank} failed: {what} (traceback in {run_dir.rank_log(rank)})")
-        return 1
+        return FAILED
     finally:
         console.close()
         stream.flush()

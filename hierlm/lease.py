@@ -29,9 +29,6 @@ from uuid import uuid4
 
 from hierlm.checkpoint.files import sync, write_through
 
-TAKEN_OVER_EXIT_CODE = 86
-"""Of an attempt that has noticed: there is nothing to save, and starting it again would take the run back."""
-
 _NAME = re.compile(r"generation-(\d{8,})")
 _TEMPORARY = re.compile(r"\..+\.g(\d+)\.partial")
 _NO_LINKS_HERE = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)

@@ -6,9 +6,9 @@ import subprocess
 from types import FrameType
 
 from hierlm.errors import UserError
+from hierlm.exit_codes import INTERRUPTED, STOPPED
 from launcher.job import JobSpec
 from launcher.local import FORWARDED_AS
-from launcher.verb import INTERRUPTED, STOPPED
 
 SECONDS_FOR_THE_OTHERS = 60
 """After the first process has ended."""

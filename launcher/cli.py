@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher.verb import WRONG_INPUT, exit_code_of
+from hierlm.exit_codes import WRONG_INPUT
+from launcher.verb import exit_code_of
 
 COMMANDS = Path(__file__).parent / "commands"
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from hierlm.exit_codes import FAILED, INTERRUPTED, STOPPED, TAKEN_OVER, WRONG_INPUT
 from launcher.job import JobSpec
-from launcher.verb import FAILED, INTERRUPTED, STOPPED, TAKEN_OVER, WRONG_INPUT
 
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from hierlm.exit_codes import STOPPED
 from launcher.job_history import CANCEL, END, START, SUBMIT, Event
 from launcher.slurm import QueuedJob
 
@@ -15,7 +16,6 @@ State = Literal["new", "waiting", "running", "finished", "stopped", "failed", "c
 ACTIVE: tuple[State, ...] = ("waiting", "running")
 """Something may still be written by a run in these states."""
 
-STOPPED_EXIT_CODE = 85
 _WITHOUT_A_WORD = "ended without a word: killed, out of memory, or its node was lost"
 
 
@@ -119,7 +119,7 @@ def _after_job(event: Event, evidence: Evidence) -> Verdict:
 
 def _after_end(event: Event, attempts: Sequence[dict[str, Any]]) -> Verdict:
     reason = event.get("reason")
-    if event.get("exit_code") == STOPPED_EXIT_CODE:
+    if event.get("exit_code") == STOPPED:
         return Verdict("stopped", reason)
     ends = [record for record in attempts if record["event"] == "end"]
     error = str(ends[-1].get("why", "")).removeprefix("failed").strip(" ()") if ends else ""

@@ -8,13 +8,7 @@ from contextlib import contextmanager, redirect_stdout
 
 from data_pipeline.errors import DataError
 from hierlm.errors import UserError
-from hierlm.lease import TAKEN_OVER_EXIT_CODE
-
-FAILED = 1
-WRONG_INPUT = 2
-STOPPED = 85
-TAKEN_OVER = TAKEN_OVER_EXIT_CODE
-INTERRUPTED = 130
+from hierlm.exit_codes import FAILED, INTERRUPTED, WRONG_INPUT
 
 JsonPrinter = Callable[[object], None]
 

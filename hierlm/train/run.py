@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Sequence
 
+from hierlm.exit_codes import STOPPED
 from hierlm.lease import TakenOverError
 from hierlm.parallel.process import start_processes, stop_processes
 from hierlm.run_dir import RunDir
@@ -12,7 +13,7 @@ from hierlm.train.cpu_memory import keep_freed_blocks
 from hierlm.train.finish import mark_finished, write_run_summary
 from hierlm.train.loop import train
 from hierlm.train.setup import Attempt, set_up
-from hierlm.train.signals import STOPPED_EXIT_CODE, StopRequest
+from hierlm.train.signals import StopRequest
 from hierlm.train.start_up import StartUp
 
 
@@ -83,7 +84,7 @@ def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
         f"stopped by {attempt.stop.signal_name} after step {attempt.step}: run it again to go on from there"
     )
     attempt.close("KILLED")
-    return STOPPED_EXIT_CODE
+    return STOPPED
 
 
 def _end(attempt: Attempt, *, why: str) -> bool:

@@ -4,18 +4,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import torch.distributed as dist
 
-from data_pipeline.loader import MixtureChange, Prefetcher, Request, Split, TrainRows, open_split
+from data_pipeline.loader import MixtureChange, Prefetcher, Request, open_split
 from hierlm.config.load import load_config
-from hierlm.config.run_config import RunConfig
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
-from hierlm.parallel.engine import Engine
 from hierlm.parallel.process import ProcessInfo
-from hierlm.phases.timeline import Timeline
 from hierlm.plan.flops import flops_per_token
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import MetricsFile, read_records
@@ -25,16 +21,12 @@ from hierlm.tracking.tracker import FinalState
 from hierlm.train.attempts import record_start
 from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.console import Console
-from hierlm.train.determinism import set_determinism
-from hierlm.train.device_memory import DeviceMemory
-from hierlm.train.environment import check_environment
 from hierlm.train.evaluation import Evaluation, Share, bits
+from hierlm.train.foundation import Foundation, lay_foundation
 from hierlm.train.heartbeat import HeartbeatWriter
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook
 from hierlm.train.loop import Hook
 from hierlm.train.profile import ProfileHook
-from hierlm.train.recorder import Recorder
-from hierlm.train.rehearsal import rehearse
 from hierlm.train.signals import StopRequest
 from hierlm.train.start_up import StartUp, StartUpHook
 from hierlm.train.throughput import device_peak
@@ -44,24 +36,16 @@ ENDS_AT = "HIERLM_JOB_ENDS_AT"
 """When the job's time limit falls, seconds since 1970: set by slurm/train.sh."""
 
 
-@dataclass
-class Attempt:
+@dataclass(frozen=True)
+class Attempt(Foundation):
     """Everything one attempt holds on this process."""
 
-    run_dir: RunDir
-    config: RunConfig[Any]
-    timeline: Timeline
-    engine: Engine
-    console: Console
-    stop: StopRequest
     first_step: int
     batches: Prefetcher
     hooks: Sequence[Hook]
     checkpointer: Checkpointer
-    memory: DeviceMemory
     lease: Lease
     catch_up: Callable[[], None]
-    recorder: Recorder
     heartbeat: HeartbeatWriter
     sampler: SystemSampler | None  # on the first process of each node
 
@@ -94,97 +78,80 @@ def set_up(
 ) -> Attempt:
     """Build the model, load the newest checkpoint, open data, metrics and tracker."""
     config = load_config(run_dir.config, overrides)
-    set_determinism(config.train.deterministic)
-    timeline = Timeline(config.phases, contiguous_lanes=is_recurrent(config.model))
-    rows = TrainRows(config.data.weighted_sources, seed=config.seed)
-    memory = DeviceMemory(process.device)
-    console.say(_opening(config, timeline, rows.splits))
-    for warning in check_environment(process):
-        console.say(warning)
-    start_up.done("data and checks")
-    engine = Engine(config, process=process)
-    start_up.done("model and engine")
-    rehearse(engine, timeline, console=console)
-    start_up.done("rehearsal")
-    recorder = Recorder()
-    common: dict[str, Any] = {"config": config, "timeline": timeline}
-    said: dict[str, Any] = {"recorder": recorder, "console": console}
-    lease = _take_lease(run_dir, process=process, stop=stop)  # late: an attempt that cannot even begin disturbs none
-    checkpointer = Checkpointer(run_dir, **common, splits=rows.splits, engine=engine, lease=lease, **said)
+    base = lay_foundation(run_dir, config, process=process, console=console, stop=stop, start_up=start_up)
+    lease = _take_lease(base)  # late: an attempt that cannot even begin disturbs none
+    checkpointer = Checkpointer(run_dir, **base.common, splits=base.rows.splits, engine=base.engine, lease=lease)
     first_step = checkpointer.resume()
     start_up.done("checkpoint")
     if ENDS_AT in os.environ:
         stop.end_in_time(float(os.environ[ENDS_AT]), margin_seconds=lambda: _margin(checkpointer.slowest_save_seconds))
     if process.rank == 0:
-        _open_records(recorder, run_dir, config, first_step=first_step, lease=lease, console=console)
+        _open_records(base, first_step=first_step, lease=lease)
     start_up.done("tracker")
-    batches = _batches(rows, config, timeline, engine, first_step=first_step)
-    heartbeat = start_heartbeat(
-        run_dir,
-        process=process,
-        lease=lease,
-        hang_after_seconds=config.train.hang_after_seconds,
-        last_step=lambda: checkpointer.last_saved_step,
-        **said,
-    )
-    evaluation = EvaluationHook(**common, evaluation=_evaluation(config, engine, stop, heartbeat), **said)
-    log = LogHook(
-        **common,
-        engine=engine,
-        **said,
-        memory=memory,
-        peak=device_peak(process.device, precision=config.train.precision),
-        flops_per_token=cache(partial(flops_per_token, config.model)),
-        bits_of=partial(bits, tokens_per_byte=rows.splits[0].tokens_per_byte, kind=rows.splits[0].kind),
-        wait_seconds=lambda: batches.wait_seconds,
+    batches = _batches(base, first_step=first_step)
+    heartbeat = _start_heartbeat(base, lease=lease, checkpointer=checkpointer)
+    evaluation = EvaluationHook(**base.common, evaluation=_evaluation(base, heartbeat))
+    hooks: Sequence[Hook] = (
+        HeartbeatHook(heartbeat, process=process, console=console),
+        _log_hook(base, batches),
+        StartUpHook(start_up, **base.said),
+        *_profile(base, first_step=first_step),
+        evaluation,
+        CheckpointHook(config=config, timeline=base.timeline, checkpointer=checkpointer),
     )
     start_up.done("hooks")
     console.say(f"ready after {start_up.total_seconds:.1f} s")
     return Attempt(
-        run_dir=run_dir,
-        **common,
-        engine=engine,
-        console=console,
-        stop=stop,
+        **vars(base),
         first_step=first_step,
         batches=batches,
-        hooks=(
-            HeartbeatHook(heartbeat, process=process, console=console),
-            log,
-            StartUpHook(start_up, recorder=recorder, console=console),
-            *_profile(run_dir, config, process, first_step=first_step, console=console),
-            evaluation,
-            CheckpointHook(**common, checkpointer=checkpointer),
-        ),
+        hooks=hooks,
         checkpointer=checkpointer,
-        memory=memory,
         lease=lease,
         catch_up=lambda: _catch_up(run_dir, evaluation, step=first_step),
-        recorder=recorder,
         heartbeat=heartbeat,
         sampler=SystemSampler(run_dir, node=process.node, lease=lease) if process.local_rank == 0 else None,
     )
 
 
-def _opening(config: RunConfig[Any], timeline: Timeline, splits: Sequence[Split]) -> str:
-    layout = config.parallel
-    return (
-        f"{config.name}: {config.model.arch}, {timeline.num_steps} steps, {timeline.num_tokens:,} tokens of "
-        f"{sum(split.num_tokens for split in splits):,} | data {layout.data_parallel_degree} x tensor "
-        f"{layout.tensor_parallel_degree} x pipeline {layout.pipeline_parallel_degree}, ZeRO {layout.zero_stage}, "
-        f"{config.train.precision}"
+def _start_heartbeat(base: Foundation, *, lease: Lease, checkpointer: Checkpointer) -> HeartbeatWriter:
+    return start_heartbeat(
+        base.run_dir,
+        process=base.process,
+        lease=lease,
+        hang_after_seconds=base.config.train.hang_after_seconds,
+        last_step=lambda: checkpointer.last_saved_step,
+        **base.said,
     )
 
 
-def _profile(
-    run_dir: RunDir, config: RunConfig[Any], process: ProcessInfo, *, first_step: int, console: Console
-) -> list[ProfileHook]:
+def _log_hook(base: Foundation, batches: Prefetcher) -> LogHook:
+    first = base.rows.splits[0]
+    return LogHook(
+        **base.common,
+        engine=base.engine,
+        memory=base.memory,
+        peak=device_peak(base.process.device, precision=base.config.train.precision),
+        flops_per_token=cache(partial(flops_per_token, base.config.model)),
+        bits_of=partial(bits, tokens_per_byte=first.tokens_per_byte, kind=first.kind),
+        wait_seconds=lambda: batches.wait_seconds,
+    )
+
+
+def _profile(base: Foundation, *, first_step: int) -> list[ProfileHook]:
     """After the log, which waits for the device at the end of a step and should not count the writing of a trace."""
-    wanted, where = config.train.profile, process.device
+    wanted, process = base.config.train.profile, base.process
     if wanted is None:
         return []
-    own = ProfileHook(wanted, run_dir=run_dir, device=where, rank=process.rank, first_step=first_step, console=console)
-    return [own]
+    hook = ProfileHook(
+        wanted,
+        run_dir=base.run_dir,
+        device=process.device,
+        rank=process.rank,
+        first_step=first_step,
+        console=base.console,
+    )
+    return [hook]
 
 
 def _margin(save_seconds: float) -> float:
@@ -192,28 +159,22 @@ def _margin(save_seconds: float) -> float:
     return 20.0 + 3.0 * save_seconds
 
 
-def _take_lease(run_dir: RunDir, *, process: ProcessInfo, stop: StopRequest) -> Lease:
+def _take_lease(base: Foundation) -> Lease:
     """Taken by the writer rank, which watches it from now on; the same on all ranks."""
     shared: list[Lease | None] = [None]
-    if process.rank == 0:
+    if base.process.rank == 0:
+        run_dir = base.run_dir
         lease = take(run_dir.leases, sweep=(run_dir.path, run_dir.logs, run_dir.checkpoints))
-        stop.watch(lease)
+        base.stop.watch(lease)
         shared = [lease]
     dist.broadcast_object_list(shared, src=0)
     assert shared[0] is not None
     return shared[0]
 
 
-def _open_records(
-    recorder: Recorder,
-    run_dir: RunDir,
-    config: RunConfig[Any],
-    *,
-    first_step: int,
-    lease: Lease,
-    console: Console,
-) -> None:
+def _open_records(base: Foundation, *, first_step: int, lease: Lease) -> None:
     """Open metrics and tracker, on the writer rank."""
+    run_dir, config = base.run_dir, base.config
     record_start(run_dir, lease=lease, layout=config.parallel.model_dump(), first_step=first_step)
     metrics = MetricsFile(run_dir.metrics, lease=lease)
     metrics.truncate_after(step=first_step)
@@ -222,18 +183,19 @@ def _open_records(
         run_dir,
         run_config_flat=config.model_dump(mode="json"),
         attempt=lease.generation,
-        report=console.say,
+        report=base.console.say,
         lease=lease,
     )
-    recorder.open(metrics, tracker)
+    base.recorder.open(metrics, tracker)
 
 
-def _evaluation(config: RunConfig[Any], engine: Engine, stop: StopRequest, heartbeat: HeartbeatWriter) -> Evaluation:
+def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> Evaluation:
     """The valid split of the first source, shared out over data-parallel ranks."""
+    config, engine = base.config, base.engine
 
     def stopped() -> bool:
         heartbeat.mark("evaluating")
-        return stop.agreed(engine.process.device)
+        return base.stop.agreed(engine.process.device)
 
     share = Share(
         dp_rank=engine.dp_rank,
@@ -252,11 +214,10 @@ def _evaluation(config: RunConfig[Any], engine: Engine, stop: StopRequest, heart
     )
 
 
-def _batches(
-    rows: TrainRows, config: RunConfig[Any], timeline: Timeline, engine: Engine, *, first_step: int
-) -> Prefetcher:
+def _batches(base: Foundation, *, first_step: int) -> Prefetcher:
     """This rank's rows of every step from `first_step` on, read ahead."""
-    own_weights = tuple(source.weight for source in config.data.weighted_sources)
+    data, engine, timeline = base.config.data, base.engine, base.timeline
+    own_weights = tuple(source.weight for source in data.weighted_sources)
 
     def requests() -> Iterator[Request]:
         for step in range(first_step, timeline.num_steps):
@@ -267,7 +228,7 @@ def _batches(
             mixture = tuple(MixtureChange(first, weights or own_weights) for first, weights in moment.data_weights)
             yield Request(phase.sequence_length, moment.data_pass, moment.first_sample, local, lanes, mixture)
 
-    return Prefetcher(rows, requests(), config.data.prefetch_batches, device=engine.process.device)
+    return Prefetcher(base.rows, requests(), data.prefetch_batches, device=engine.process.device)
 
 
 def _catch_up(run_dir: RunDir, evaluation: EvaluationHook, *, step: int) -> None:

@@ -10,7 +10,6 @@ import torch.distributed as dist
 
 from hierlm.lease import Lease, TakenOverError
 
-STOPPED_EXIT_CODE = 85
 LEASE_POLL_SECONDS = 1.0
 """Between two looks at a shared file system; writers look each time before they write."""
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hierlm.exit_codes import FAILED
 from launcher.options import JsonOption
-from launcher.verb import FAILED, json_on_stdout
+from launcher.verb import json_on_stdout
 
 if TYPE_CHECKING:
     from hierlm.checkpoint.find import CheckpointRef, Listed

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_pipeline.documents import Broken, DocumentMode
-from data_pipeline.filters import Deduplicate
+from data_pipeline.documents import Broken, DocumentMode, DocumentOptions
+from data_pipeline.filters import Deduplicate, Filters
 from data_pipeline.image_shape import Kind
-from data_pipeline.request import TokenizerKind
-from data_pipeline.text_policy import BadText, LongDocuments
+from data_pipeline.request import Request, TokenizerKind
+from data_pipeline.sources import find_files
+from data_pipeline.splits import parse_splits
+from data_pipeline.text_policy import BadText, LongDocuments, TextPolicy
 from data_pipeline.tokenizer_training import ModelType
+from hierlm.exit_codes import FAILED
 from launcher.options import JsonOption
-from launcher.verb import FAILED, json_on_stdout
+from launcher.verb import json_on_stdout
 
 if TYPE_CHECKING:
     from data_pipeline.image_shape import ImageShape
     from data_pipeline.progress import Progress
-    from data_pipeline.request import Request
     from data_pipeline.sources import SourceFile
     from launcher.verb import JsonPrinter
 
@@ -47,13 +49,42 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a prepara
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a prepared dataset")]
 
 
+InputOption = Annotated[list[str], typer.Option("--input", metavar="PATH...", help="files, folders, globs, addresses")]
+MoreInputs = Annotated[list[str] | None, typer.Argument(hidden=True)]
+KindOption = Annotated[Kind, typer.Option(help="images: pictures or arrays, all of one shape, a document each")]
+PartsOption = Annotated[int, typer.Option(min=1, max=1000, help="parts of whole files, to be prepared apart")]
+PartOption = Annotated[int | None, typer.Option(min=0, help="prepare only this part, e.g. $SLURM_ARRAY_TASK_ID")]
+PlanOption = Annotated[bool, typer.Option("--plan", help="only settle splits and tokenizer, before the parts")]
+ClusterOption = Annotated[Path | None, typer.Option(metavar="FILE", help="through Slurm, the parts as an array job")]
+DocumentsOption = Annotated[DocumentMode, typer.Option(help="what a document is; ends are kept beside the tokens")]
+SeparatorOption = Annotated[str, typer.Option(metavar="TEXT", help="ends a document, stays in its text")]
+FieldOption = Annotated[str, typer.Option(metavar="NAME", help="text field of a record; a.b leads inside")]
+RecordEndOption = Annotated[str, typer.Option(metavar="TEXT", help="appended to the text of every record")]
+BadTextOption = Annotated[BadText, typer.Option(help="bytes that are no UTF-8")]
+BrokenOption = Annotated[Broken, typer.Option(help="archives and records that cannot be read")]
+MaxBytesOption = Annotated[int | None, typer.Option(min=1, help="see --long-documents")]
+LongOption = Annotated[LongDocuments, typer.Option(help="those above the limit")]
+MinBytesOption = Annotated[int, typer.Option(min=0, help="leave out shorter documents")]
+RepeatedOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="leave out documents with more of their bytes in repeated lines")
+]
+DenseOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="leave out documents that zlib packs below this share")
+]
+LooseOption = Annotated[
+    float | None, typer.Option(min=0, max=2, help="leave out documents that zlib packs only above it")
+]
+DeduplicateOption = Annotated[Deduplicate, typer.Option(help="keep the first of equal or similar documents")]
+ThresholdOption = Annotated[float, typer.Option(min=0.1, max=1, help="similarity of near duplicates")]
+
+
 @app.command(epilog="Example: hierlm data prepare --input corpus.txt.gz --output data/corpus")
 def prepare(
     *,
-    inputs: Annotated[list[str], typer.Option("--input", metavar="PATH...", help="files, folders, globs, addresses")],
+    inputs: InputOption,
     output: OutputOption,
-    kind: Annotated[Kind, typer.Option(help="images: pictures or arrays, all of one shape, a document each")] = "text",
-    more_inputs: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    kind: KindOption = "text",
+    more_inputs: MoreInputs = None,
     tokenizer: TokenizerOption = "bytes",
     vocab_size: VocabSizeOption = 8192,
     model_type: ModelTypeOption = "bpe",
@@ -62,47 +93,30 @@ def prepare(
     workers: WorkersOption = None,
     shard_tokens: ShardTokensOption = 1 << 24,
     resume: ResumeOption = False,
-    parts: Annotated[int, typer.Option(min=1, max=1000, help="parts of whole files, to be prepared apart")] = 1,
-    part: Annotated[int | None, typer.Option(min=0, help="prepare only this part, e.g. $SLURM_ARRAY_TASK_ID")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="only settle splits and tokenizer, before the parts")] = False,
-    cluster: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="through Slurm, the parts as an array job")
-    ] = None,
-    documents: Annotated[DocumentMode, typer.Option(help="what a document is; ends are kept beside the tokens")] = (
-        "auto"
-    ),
-    separator: Annotated[str, typer.Option(metavar="TEXT", help="ends a document, stays in its text")] = "",
-    field: Annotated[str, typer.Option(metavar="NAME", help="text field of a record; a.b leads inside")] = "text",
-    record_end: Annotated[str, typer.Option(metavar="TEXT", help="appended to the text of every record")] = "",
-    bad_text: Annotated[BadText, typer.Option(help="bytes that are no UTF-8")] = "keep",
-    broken: Annotated[Broken, typer.Option(help="archives and records that cannot be read")] = "fail",
-    max_document_bytes: Annotated[int | None, typer.Option(min=1, help="see --long-documents")] = None,
-    long_documents: Annotated[LongDocuments, typer.Option(help="those above the limit")] = "skip",
-    min_document_bytes: Annotated[int, typer.Option(min=0, help="leave out shorter documents")] = 0,
-    max_repeated_line_share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="leave out documents with more of their bytes in repeated lines")
-    ] = None,
-    min_compressed_share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="leave out documents that zlib packs below this share")
-    ] = None,
-    max_compressed_share: Annotated[
-        float | None, typer.Option(min=0, max=2, help="leave out documents that zlib packs only above it")
-    ] = None,
-    deduplicate: Annotated[Deduplicate, typer.Option(help="keep the first of equal or similar documents")] = ("none"),
-    near_threshold: Annotated[float, typer.Option(min=0.1, max=1, help="similarity of near duplicates")] = 0.8,
+    parts: PartsOption = 1,
+    part: PartOption = None,
+    plan: PlanOption = False,
+    cluster: ClusterOption = None,
+    documents: DocumentsOption = "auto",
+    separator: SeparatorOption = "",
+    field: FieldOption = "text",
+    record_end: RecordEndOption = "",
+    bad_text: BadTextOption = "keep",
+    broken: BrokenOption = "fail",
+    max_document_bytes: MaxBytesOption = None,
+    long_documents: LongOption = "skip",
+    min_document_bytes: MinBytesOption = 0,
+    max_repeated_line_share: RepeatedOption = None,
+    min_compressed_share: DenseOption = None,
+    max_compressed_share: LooseOption = None,
+    deduplicate: DeduplicateOption = "none",
+    near_threshold: ThresholdOption = 0.8,
     as_json: JsonOption = False,
 ) -> None:
     """Text (plain, gz, xz, zst, bz2, jsonl, parquet) or images (png, npy, npz) to tokens in webdataset shards."""
     if cluster is not None:
         _submit(cluster, output=output, parts=parts, as_json=as_json)
         return
-    from data_pipeline.documents import DocumentOptions
-    from data_pipeline.filters import Filters
-    from data_pipeline.request import Request
-    from data_pipeline.sources import find_files
-    from data_pipeline.splits import parse_splits
-    from data_pipeline.text_policy import TextPolicy
-
     given = (*inputs, *(more_inputs or ()))
     files = tuple(find_files(given))
     request = Request(
@@ -151,8 +165,6 @@ def stdlib(
     """The sources of Python's own standard library as a dataset: text every machine has."""
     import platform
 
-    from data_pipeline.request import Request
-    from data_pipeline.splits import parse_splits
     from data_pipeline.stdlib_corpus import stdlib_files
 
     request = Request(
@@ -222,7 +234,7 @@ def _progress() -> "Iterator[Progress]":
         progress.close()
 
 
-def _prepare(request: "Request", *, as_json: bool) -> None:
+def _prepare(request: Request, *, as_json: bool) -> None:
     from data_pipeline.inspection import inspect as summary_of
     from data_pipeline.prepare import prepare as prepare_dataset
 
@@ -259,7 +271,7 @@ def _submit(cluster: Path, *, output: Path, parts: int, as_json: bool) -> None:
     print(f"{output}: jobs {plan} (plan), {array} ({parts} parts) and {merge} (index); logs in {output}{JOBS_SUFFIX}/")
 
 
-def _say_what_is_left(request: "Request", print_json: "JsonPrinter | None") -> None:
+def _say_what_is_left(request: Request, print_json: "JsonPrinter | None") -> None:
     what = "planned" if request.plan else f"part {request.part} of {request.parts} is prepared"
     if print_json:
         print_json({"path": str(request.output), "plan": request.plan, "part": request.part, "parts": request.parts})

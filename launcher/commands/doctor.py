@@ -17,8 +17,9 @@ def command(
     """Examine this machine; exit code 1 when something is wrong that training needs."""
     from dataclasses import asdict
 
+    from hierlm.exit_codes import FAILED
     from launcher.doctor import Check, examine
-    from launcher.verb import FAILED, print_json
+    from launcher.verb import print_json
 
     checks: list[Check] = []
     for check in examine(tracker_uri=tracker, say=lambda what: print(f"{what} ...", file=sys.stderr, flush=True)):

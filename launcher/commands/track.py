@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from hierlm.exit_codes import FAILED
 from launcher.options import JsonOption
-from launcher.verb import FAILED, json_on_stdout
+from launcher.verb import json_on_stdout
 
 EXAMPLE = "hierlm track sync runs/demo-hourglass"
 

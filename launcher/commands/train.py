@@ -4,6 +4,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from hierlm.exit_codes import STOPPED, TAKEN_OVER, WRONG_INPUT
 from launcher.options import ConfigArgument, JsonOption, OverridesArgument
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "hierlm train configs/tiny/hourglass.yaml data.path=data/demo phases.0.duration.steps=100"
 
-STATES = {0: "finished", 85: "stopped", 86: "taken over", 2: "refused"}
+STATES = {0: "finished", STOPPED: "stopped", TAKEN_OVER: "taken over", WRONG_INPUT: "refused"}
 
 
 def command(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> int:

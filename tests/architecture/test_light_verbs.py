@@ -10,6 +10,8 @@ import pytest
 from tests.config.making import write
 
 HEAVY = ("torch", "deepspeed", "megatron", "mlflow")
+SLOW = (*HEAVY, "pydantic", "yaml", "omegaconf", "typer", "numpy")
+"""Not imported by an answer that reads nothing: with pydantic and what led to it `--help` took 0.2 s, not 0.05."""
 
 RUN_AND_TELL = """
 import json, sys
@@ -20,11 +22,11 @@ print(json.dumps({"code": code, "heavy": heavy}))
 """
 
 
-def imported_by(*arguments: object, cwd: Path) -> tuple[int, list[str]]:
+def imported_by(*arguments: object, cwd: Path, heavy: tuple[str, ...] = HEAVY) -> tuple[int, list[str]]:
     """(exit code, heavy packages imported) of one command line in a fresh process."""
     words = json.dumps([str(argument) for argument in arguments])
     done = subprocess.run(
-        [sys.executable, "-c", RUN_AND_TELL, words, json.dumps(HEAVY)],
+        [sys.executable, "-c", RUN_AND_TELL, words, json.dumps(heavy)],
         capture_output=True,
         text=True,
         check=True,
@@ -60,3 +62,8 @@ def test_the_measurement_would_see_torch(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert json.loads(done.stdout.splitlines()[-1])["heavy"] == ["torch"]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("tarin",)])
+def test_help_and_a_typo_are_answered_at_once(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    assert imported_by(*arguments, cwd=tmp_path, heavy=SLOW)[1] == []

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from hierlm.checkpoint.find import list_checkpoints
 from hierlm.checkpoint.layout import CONVERTING, PARTIAL, UNIVERSAL, step_dir
+from hierlm.exit_codes import FAILED, STOPPED, TAKEN_OVER, WRONG_INPUT
 from tests.chaos.run import END_SECONDS, EVAL_EVERY, NUM_RANKS, SAVE_EVERY, START_SECONDS, Attempt, Run, wait_until
 from tests.end_to_end.attempts import attempt_elsewhere
 
-KILLED, STOPPED, TAKEN_OVER, REFUSED = 1, 85, 86, 2
 FILLED_TO_BYTES = 200_000
 """What a full disk has left: less than a checkpoint needs."""
 
@@ -93,7 +93,7 @@ def disk_full_in_a_save(run: Run, draw: random.Random) -> Strike | None:
     what = "disk full, a save failed and the run went on" if failed else "disk full, the attempt ended"
     if not attempt.has_ended:
         attempt.signal(signal.SIGKILL, draw.choice(attempt.ranks() or [attempt.process.pid]))
-    return _struck(run, attempt.end(), what, (KILLED,))
+    return _struck(run, attempt.end(), what, (FAILED,))
 
 
 def truncated_file(run: Run, draw: random.Random) -> Strike | None:
@@ -137,7 +137,7 @@ def two_starts_at_once(run: Run, draw: random.Random) -> Strike | None:
     code = loser.end()
     winner.wait_for_step(_some_steps_on(run, draw))
     winner.kill_all()
-    return _struck(run, code, "two starts at once", (TAKEN_OVER, REFUSED))
+    return _struck(run, code, "two starts at once", (TAKEN_OVER, WRONG_INPUT))
 
 
 def paused_attempt_woken(run: Run, draw: random.Random) -> Strike | None:
@@ -215,8 +215,8 @@ def _kill(attempt: Attempt, draw: random.Random, where: str, *, delay: float) ->
     if ranks and not attempt.has_ended:
         index = draw.randrange(len(ranks))
         attempt.signal(signal.SIGKILL, ranks[index])
-        return _struck(attempt.run, attempt.end(), f"rank {index} killed {where}", (KILLED,))
-    return _struck(attempt.run, attempt.end(), f"killed {where}", (KILLED,))
+        return _struck(attempt.run, attempt.end(), f"rank {index} killed {where}", (FAILED,))
+    return _struck(attempt.run, attempt.end(), f"killed {where}", (FAILED,))
 
 
 def _damage(run: Run, draw: random.Random, harm: Callable[[Path], None], what: str) -> Strike | None:

@@ -27,3 +27,8 @@ def test_a_run_that_meets_six_faults_ends_as_one_that_met_none(
         campaign.strike(len(SIX), faults=SIX)
     assert not campaign.problems, campaign.summary() + capsys.readouterr().out
     assert len(campaign.outcomes) == len(SIX)
+
+
+def test_a_run_that_was_over_before_anything_struck_it_is_not_taken_up_again(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, dataset=tmp_path, num_steps=1, seed=0, say=print)
+    assert len({campaign._new_run().name for _ in range(3)}) == 3

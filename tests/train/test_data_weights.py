@@ -36,7 +36,8 @@ def letters(sources: list[str], *, lanes: bool, first_step: int = 0) -> list[lis
     timeline = Timeline(config.phases, contiguous_lanes=lanes)
     rows = TrainRows(config.data.weighted_sources, seed=config.seed)
     alone: Any = SimpleNamespace(local_rows=range, process=SimpleNamespace(device=torch.device("cpu")))
-    batches = _batches(rows, config, timeline, alone, first_step=first_step)
+    base: Any = SimpleNamespace(config=config, timeline=timeline, rows=rows, engine=alone)
+    batches = _batches(base, first_step=first_step)
     return [[chr(int(row[0])) for row in next(batches).tokens] for _ in range(first_step, timeline.num_steps)]
 
 

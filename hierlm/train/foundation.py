@@ -1,0 +1,85 @@
+"""What stands of an attempt before its run directory is touched: data, checks, model and engine, rehearsed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_pipeline.loader import Split, TrainRows
+from hierlm.config.run_config import RunConfig
+from hierlm.models.assembly import is_recurrent
+from hierlm.parallel.engine import Engine
+from hierlm.parallel.process import ProcessInfo
+from hierlm.phases.timeline import Timeline
+from hierlm.run_dir import RunDir
+from hierlm.train.console import Console
+from hierlm.train.determinism import set_determinism
+from hierlm.train.device_memory import DeviceMemory
+from hierlm.train.environment import check_environment
+from hierlm.train.recorder import Recorder
+from hierlm.train.rehearsal import rehearse
+from hierlm.train.signals import StopRequest
+from hierlm.train.start_up import StartUp
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """What stands before the run directory is touched; the rest is made from it."""
+
+    run_dir: RunDir
+    config: RunConfig[Any]
+    timeline: Timeline
+    rows: TrainRows
+    engine: Engine
+    console: Console
+    stop: StopRequest
+    memory: DeviceMemory
+    recorder: Recorder
+
+    @property
+    def process(self) -> ProcessInfo:
+        return self.engine.process
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Where parts report to."""
+        return {"recorder": self.recorder, "console": self.console}
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What every part that follows the steps is given."""
+        return {"config": self.config, "timeline": self.timeline, **self.said}
+
+
+def lay_foundation(
+    run_dir: RunDir,
+    config: RunConfig[Any],
+    *,
+    process: ProcessInfo,
+    console: Console,
+    stop: StopRequest,
+    start_up: StartUp,
+) -> Foundation:
+    """Data, checks of the machine, model and engine, and a rehearsal of every phase's shapes."""
+    set_determinism(config.train.deterministic)
+    timeline = Timeline(config.phases, contiguous_lanes=is_recurrent(config.model))
+    rows = TrainRows(config.data.weighted_sources, seed=config.seed)
+    memory = DeviceMemory(process.device)
+    console.say(_opening(config, timeline, rows.splits))
+    for warning in check_environment(process):
+        console.say(warning)
+    start_up.done("data and checks")
+    engine = Engine(config, process=process)
+    start_up.done("model and engine")
+    rehearse(engine, timeline, console=console)
+    start_up.done("rehearsal")
+    return Foundation(run_dir, config, timeline, rows, engine, console, stop, memory, Recorder())
+
+
+def _opening(config: RunConfig[Any], timeline: Timeline, splits: Sequence[Split]) -> str:
+    layout = config.parallel
+    return (
+        f"{config.name}: {config.model.arch}, {timeline.num_steps} steps, {timeline.num_tokens:,} tokens of "
+        f"{sum(split.num_tokens for split in splits):,} | data {layout.data_parallel_degree} x tensor "
+        f"{layout.tensor_parallel_degree} x pipeline {layout.pipeline_parallel_degree}, ZeRO {layout.zero_stage}, "
+        f"{config.train.precision}"
+    )
