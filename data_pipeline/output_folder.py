@@ -70,6 +70,13 @@ def differences(made: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     return sorted(key for key in asked if made.get(key) != asked[key])
 
 
+def without_places(signature: dict[str, Any]) -> dict[str, Any]:
+    """What must agree where the input files have moved: how many and how large they are, not where."""
+    inputs = [{key: value for key, value in group.items() if key != "given"} for group in signature["inputs"]]
+    splits = {name: "a file" if isinstance(share, str) else share for name, share in signature["splits"].items()}
+    return {**signature, "inputs": inputs, "splits": splits}
+
+
 def remove_unnamed_shards(folder: Path, state: journal.PartState, *, part: int) -> None:
     """What a killed attempt left of a part's shards that it had not finished."""
     named = {folder / record.name for shards in state.shards.values() for record in shards}

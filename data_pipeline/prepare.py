@@ -15,7 +15,14 @@ from data_pipeline.dataset_writer import DatasetWriter
 from data_pipeline.encoding import encode_pieces
 from data_pipeline.errors import DataError
 from data_pipeline.measure import SAMPLE_LINES, Measured, measure
-from data_pipeline.output_folder import differences, locked, part_locked, remove_unnamed_shards, require_unused
+from data_pipeline.output_folder import (
+    differences,
+    locked,
+    part_locked,
+    remove_unnamed_shards,
+    require_unused,
+    without_places,
+)
 from data_pipeline.parts import SHARD_NUMBERS_PER_PART, Span, part_spans
 from data_pipeline.pieces import Group, Position, pieces
 from data_pipeline.progress import Progress
@@ -69,8 +76,9 @@ class _Work:
         """The dataset that is there, if it is the one asked for."""
         output = self.request.output
         index = load_index(output)
-        different = differences(index.made, self.signature)
-        if not different and self._inputs_are_newer() and not self._inputs_are_same(index):
+        different = differences(without_places(index.made), without_places(self.signature))
+        have_moved = bool(differences(index.made, self.signature))
+        if not different and (have_moved or self._inputs_are_newer()) and not self._inputs_are_same(index):
             different = ["inputs"]
         if different:
             raise DataError(

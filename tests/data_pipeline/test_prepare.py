@@ -111,6 +111,19 @@ def test_the_same_request_again_is_found_done_and_another_one_refused(tmp_path):
         prepared(tmp_path / "d", TEXT[:-1] + b"X")
 
 
+def test_inputs_that_have_moved_are_the_same_and_others_of_their_size_are_not(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, text in ((here, TEXT), (there, TEXT)):
+        folder.mkdir()
+        (folder / "train.txt").write_bytes(text)
+        (folder / "valid.txt").write_bytes(b"for validation")
+    first = prepared(tmp_path / "d", [here / "train.txt"], splits=f"valid={here / 'valid.txt'}")
+    assert prepared(tmp_path / "d", [there / "train.txt"], splits=f"valid={there / 'valid.txt'}") == first
+    (there / "valid.txt").write_bytes(b"for VALIDATION")
+    with pytest.raises(DataError, match=r"made otherwise .*inputs"):
+        prepared(tmp_path / "d", [there / "train.txt"], splits=f"valid={there / 'valid.txt'}")
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "thesis.tex").write_text("precious")
