@@ -18,6 +18,7 @@ from hierlm.models.config import MultiScaleConfig
 
 if TYPE_CHECKING:
     from hierlm.models.contract import LayerSpec, SharedWeights
+    from hierlm.nn.shape import BlockShape
 
 PAPER = "2005.00581, Subramanian et al., 2020"
 
@@ -71,7 +72,12 @@ def layers(config: Config) -> "list[LayerSpec]":
         factors=config.scales[1:],
         kernel_groups=config.kernel_groups,
     )
-    condition = partial(Condition, hidden_dim=config.hidden_dim, is_linear=config.upsampling == "linear")
+    condition = partial(
+        Condition,
+        hidden_dim=config.hidden_dim,
+        is_linear=config.upsampling == "linear",
+        residual_scale=_shape(config).residual_scale,
+    )
     specs: list[LayerSpec] = [partial(Embed, **width, dropout=config.dropout, sinusoidal=False)]
     specs += [pool] if len(config.scales) > 1 else []
     for scale in reversed(range(len(config.scales))):
@@ -83,10 +89,14 @@ def layers(config: Config) -> "list[LayerSpec]":
 
 def _stack(config: Config, scale: int) -> "list[LayerSpec]":
     from hierlm.nn.block import Block
+
+    return [partial(Block, shape=_shape(config), stride=config.scales[scale])] * config.layers_per_scale[scale]
+
+
+def _shape(config: Config) -> "BlockShape":
     from hierlm.nn.shape import BlockShape
 
-    shape = BlockShape.of(config, positions="rotary", num_residual_writes=max(1, 2 * config.num_blocks))
-    return [partial(Block, shape=shape, stride=config.scales[scale])] * config.layers_per_scale[scale]
+    return BlockShape.of(config, positions="rotary", num_residual_writes=max(1, 2 * config.num_blocks))
 
 
 def shared_weights(config: Config) -> "list[SharedWeights]":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.adaptive_bins import Bin
 from hierlm.nn.dropout import take_dropout
+from hierlm.nn.linear import Linear
 
 TABLE_STD = 0.02
 PROJECTION_STD = 0.01
@@ -42,7 +43,7 @@ class AdaptiveEmbed(Layer):
         self.bins = bins
         self.hidden_dim = hidden_dim
         self.tables = nn.ModuleList(nn.Embedding(b.size, b.width) for b in bins)
-        self.projections = nn.ModuleList(nn.Linear(b.width, hidden_dim, bias=False) for b in bins if is_projected)
+        self.projections = nn.ModuleList(Linear(b.width, hidden_dim, bias=False) for b in bins if is_projected)
         self.dropout = nn.Dropout(dropout)
         for table in self.tables:
             nn.init.normal_(table.weight, std=TABLE_STD)

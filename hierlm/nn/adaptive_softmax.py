@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hierlm.models.contract import Cache, Layer, Memory, Stream
 from hierlm.nn.adaptive_bins import Bin
 from hierlm.nn.adaptive_input import PROJECTION_STD, TABLE_STD
+from hierlm.nn.linear import Linear
 
 
 class IntoBin(nn.Module):
@@ -32,9 +33,9 @@ class AdaptiveHead(Layer):
     def __init__(self, *, bins: tuple[Bin, ...], hidden_dim: int, is_projected: bool) -> None:
         super().__init__()
         self.bins = bins
-        self.tables = nn.ModuleList(nn.Linear(b.width, b.size) for b in bins)
+        self.tables = nn.ModuleList(Linear(b.width, b.size) for b in bins)
         self.projections = nn.ModuleList(IntoBin(hidden_dim=hidden_dim, width=b.width) for b in bins if is_projected)
-        self.tails = nn.Linear(hidden_dim, len(bins) - 1)
+        self.tails = Linear(hidden_dim, len(bins) - 1)
         for linear in (*self.tables, self.tails):
             nn.init.normal_(linear.weight, std=TABLE_STD)
             nn.init.zeros_(linear.bias)

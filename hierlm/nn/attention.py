@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hierlm.nn.linear import Linear
 from hierlm.nn.positions import rotate
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.visibility import Rule
@@ -34,10 +35,10 @@ class Attention(nn.Module):
         self.head_dim = shape.head_dim
         self.is_rotary = shape.positions == "rotary"
         width = (num_heads or shape.num_heads) * shape.head_dim
-        self.query = nn.Linear(shape.hidden_dim, width)
-        self.key = nn.Linear(shape.hidden_dim, width)
-        self.value = nn.Linear(shape.hidden_dim, width)
-        self.output = nn.Linear(width, shape.hidden_dim, bias=output_bias)
+        self.query = Linear(shape.hidden_dim, width)
+        self.key = Linear(shape.hidden_dim, width)
+        self.value = Linear(shape.hidden_dim, width)
+        self.output = Linear(width, shape.hidden_dim, bias=output_bias)
 
     def key_values(self, x: Tensor, positions: Tensor, *, past: KeyValues | None = None) -> KeyValues:
         """x [B, S, D] at positions [S], appended to `past`."""

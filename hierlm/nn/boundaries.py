@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.nn.feed_forward import FeedForward
+from hierlm.nn.linear import Linear
 from hierlm.nn.shape import BlockShape
 
 BoundaryKind = Literal["fixed", "whitespace", "unigram", "entropy", "gumbel"]
@@ -23,7 +24,7 @@ class BoundaryPredictor(nn.Module):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         self.hidden = FeedForward(shape)
-        self.hidden.contract = nn.Linear(shape.ffn_dim, 1)
+        self.hidden.contract = Linear(shape.ffn_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> logits [B, T, 1]."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hierlm.nn.linear import Linear
 from hierlm.nn.shape import Activation, BlockShape
 
 
@@ -20,9 +21,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
-        self.expand = nn.Linear(shape.hidden_dim, shape.ffn_dim)
+        self.expand = Linear(shape.hidden_dim, shape.ffn_dim)
         self.activation = ACTIVATIONS[shape.activation]
-        self.contract = nn.Linear(shape.ffn_dim, shape.hidden_dim)
+        self.contract = Linear(shape.ffn_dim, shape.hidden_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.contract(self.activation(self.expand(x)))

@@ -1,9 +1,10 @@
 """Vectors to logits."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hierlm.models.contract import Cache, Layer, Memory, Stream
 from hierlm.nn.initialisation import initialise
+from hierlm.nn.linear import Linear
 
 
 class Head(Layer):
@@ -11,7 +12,7 @@ class Head(Layer):
 
     def __init__(self, *, vocab_size: int, hidden_dim: int, bias: bool = False) -> None:
         super().__init__()
-        self.projection = nn.Linear(hidden_dim, vocab_size, bias=bias)
+        self.projection = Linear(hidden_dim, vocab_size, bias=bias)
         initialise(self)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
+from hierlm.nn.linear import Linear
 from hierlm.nn.normalisation import layer_norm
 
 
@@ -42,9 +43,9 @@ class LevelCell(nn.Module):
         super().__init__()
         self.num_gates = 4 * hidden_dim
         rows = self.num_gates + int(has_above)  # the top level closes nothing
-        self.from_below = nn.Linear(below_dim, rows)
-        self.recurrent = nn.Linear(hidden_dim, rows, bias=False)
-        self.from_above = nn.Linear(hidden_dim, rows, bias=False) if has_above else None
+        self.from_below = Linear(below_dim, rows)
+        self.recurrent = Linear(hidden_dim, rows, bias=False)
+        self.from_above = Linear(hidden_dim, rows, bias=False) if has_above else None
         self.norm = layer_norm(self.num_gates) if normalised else None
 
     def forward(
@@ -131,8 +132,8 @@ class GatedOutput(Layer):
 
     def __init__(self, *, hidden_dim: int, num_levels: int, output_dim: int) -> None:
         super().__init__()
-        self.gates = nn.Linear(num_levels * hidden_dim, num_levels, bias=False)
-        self.levels = nn.ModuleList(nn.Linear(hidden_dim, output_dim, bias=False) for _ in range(num_levels))
+        self.gates = Linear(num_levels * hidden_dim, num_levels, bias=False)
+        self.levels = nn.ModuleList(Linear(hidden_dim, output_dim, bias=False) for _ in range(num_levels))
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         outputs = stream.hidden

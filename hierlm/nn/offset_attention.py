@@ -7,9 +7,10 @@ The bias of every pair is needed at once, so this kind costs O(H * Q * S) memory
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hierlm.nn.attention import Attention, KeyValues
+from hierlm.nn.linear import Linear
 from hierlm.nn.positions import sinusoids
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.visibility import Rule
@@ -24,9 +25,9 @@ class OffsetAttention(Attention):
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__(shape)
-        self.position = nn.Linear(shape.hidden_dim, shape.hidden_dim)
-        self.content_bias = nn.Linear(1, shape.hidden_dim, bias=False)
-        self.position_bias = nn.Linear(1, shape.hidden_dim, bias=False)
+        self.position = Linear(shape.hidden_dim, shape.hidden_dim)
+        self.content_bias = Linear(1, shape.hidden_dim, bias=False)
+        self.position_bias = Linear(1, shape.hidden_dim, bias=False)
 
     def attend(self, queries: Tensor, *, seen: KeyValues, rule: Rule, stride: int) -> Tensor:
         """[B, H, Q, K] -> [B, H, Q, K]."""

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hierlm.nn.linear import Linear
 from hierlm.nn.memory_slots import SegmentMemory
 from hierlm.nn.positions import relative_shift, sinusoids
 from hierlm.nn.relative_blocks import Operands, attend_in_tiles
 
-TILED_DEVICES = {"cpu"}  # their fused kernels take no bias that needs a gradient
+TILED_DEVICES = frozenset({"cpu"})  # their fused kernels take no bias that needs a gradient
 
 
 class Sight(NamedTuple):
@@ -108,13 +109,13 @@ class RelativeAttention(nn.Module):
         self.hidden_dim = hidden_dim
         self.head_dim = hidden_dim // num_heads
         self.attention_dropout = attention_dropout
-        self.query = nn.Linear(hidden_dim, hidden_dim, bias=False)
-        self.key = nn.Linear(hidden_dim, hidden_dim, bias=False)
-        self.value = nn.Linear(hidden_dim, hidden_dim, bias=False)
-        self.position = nn.Linear(hidden_dim, hidden_dim, bias=False)
-        self.output = nn.Linear(hidden_dim, hidden_dim, bias=False)
-        self.content_bias = nn.Linear(1, hidden_dim, bias=False)
-        self.position_bias = nn.Linear(1, hidden_dim, bias=False)
+        self.query = Linear(hidden_dim, hidden_dim, bias=False)
+        self.key = Linear(hidden_dim, hidden_dim, bias=False)
+        self.value = Linear(hidden_dim, hidden_dim, bias=False)
+        self.position = Linear(hidden_dim, hidden_dim, bias=False)
+        self.output = Linear(hidden_dim, hidden_dim, bias=False)
+        self.content_bias = Linear(1, hidden_dim, bias=False)
+        self.position_bias = Linear(1, hidden_dim, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, past: Tensor, sight: Sight, *, head_order: Tensor | None = None) -> Tensor:

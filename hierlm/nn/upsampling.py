@@ -14,6 +14,7 @@ from hierlm.nn.attention import KeyValues
 from hierlm.nn.dropout import take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
+from hierlm.nn.linear import Linear
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.offset_attention import make_attention
 from hierlm.nn.positions import token_positions
@@ -38,7 +39,7 @@ class LinearExpansion(nn.Module):
 
     def __init__(self, *, hidden_dim: int, factor: int) -> None:
         super().__init__()
-        self.project = nn.Linear(hidden_dim, factor * hidden_dim)
+        self.project = Linear(hidden_dim, factor * hidden_dim)
 
     def forward(self, x: Tensor, *, factor: int) -> Tensor:
         return self.project(x).unflatten(2, (factor, -1)).flatten(1, 2)

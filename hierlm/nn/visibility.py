@@ -104,6 +104,8 @@ class GroupsSoFar:
         padded = F.pad(queries, (0, 0, 0, num_groups * self.factor - num_queries))
         by_remainder = padded.reshape(batch, heads, num_groups, self.factor, head_dim).transpose(2, 3)
         by_remainder = by_remainder.reshape(batch, heads * self.factor, num_groups, head_dim)
+        if keys.is_cuda and keys.dtype == torch.float32:  # no fused kernel there shares keys in this precision
+            keys, values = with_keys_of_their_own(by_remainder, keys, values)
         out = F.scaled_dot_product_attention(by_remainder, keys, values, is_causal=True, enable_gqa=True)
         out = out.reshape(batch, heads, self.factor, num_groups, head_dim).transpose(2, 3)
         return out.reshape(batch, heads, num_groups * self.factor, head_dim)[..., :num_queries, :]
@@ -126,6 +128,12 @@ class GroupsSoFar:
 
 
 Rule = Causal | OnePerGroup | GroupsSoFar
+
+
+def with_keys_of_their_own(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [B, H, S, K] repeated for the heads of the queries [B, H * n, Q, K], n neighbours each."""
+    repeats = queries.shape[-3] // keys.shape[-3]
+    return keys.repeat_interleave(repeats, dim=-3), values.repeat_interleave(repeats, dim=-3)
 
 
 def _gathered(by_offset: Tensor, offsets: Tensor, *, span: range) -> Tensor:

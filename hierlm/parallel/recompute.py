@@ -12,6 +12,7 @@ from torch.profiler import record_function
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from hierlm.models.contract import Layer, Memory, Stream
+from hierlm.nn.linear import fused_product
 from hierlm.parallel.random_state import keyed_seed
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _KEPT = frozenset(
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,
         aten._scaled_dot_product_cudnn_attention.default,
+        *([] if fused_product is None else [fused_product.default]),
     }
 )
 """What selective recompute keeps: outputs that are dear to compute for their size. The rest is computed again."""

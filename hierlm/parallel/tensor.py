@@ -55,7 +55,9 @@ class SlicedRow(_WithoutExtraState, RowParallelLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.sum_over_ranks is not None:
-            total = self.sum_over_ranks(F.linear(x, self.weight))
+            with unkept_products():  # only a share of their sum is needed later
+                product = F.linear(x, self.weight)
+            total = self.sum_over_ranks(product)
             return total if self.bias is None else total + self.bias
         with unkept_products():  # they are summed over ranks in place: a kept one would be summed again
             return _on_rows(super().forward, x)

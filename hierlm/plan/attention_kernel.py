@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hierlm.nn import relative_attention
+from hierlm.nn.visibility import with_keys_of_their_own
 
 aten = torch.ops.aten
 
@@ -23,15 +24,13 @@ def fused_attention(*, on_gpu: bool) -> Iterator[None]:
 
     A change of the function itself, because a mode would not reach the recomputation inside a backward pass.
     """
-    original, tiled = F.scaled_dot_product_attention, set(relative_attention.TILED_DEVICES)
+    original, tiled = F.scaled_dot_product_attention, relative_attention.TILED_DEVICES
     F.scaled_dot_product_attention = partial(_attend, original, on_gpu)
-    if not on_gpu:
-        relative_attention.TILED_DEVICES.add("meta")
+    relative_attention.TILED_DEVICES = frozenset() if on_gpu else frozenset({"cpu", "meta"})
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = original
-        relative_attention.TILED_DEVICES &= tiled
+        F.scaled_dot_product_attention, relative_attention.TILED_DEVICES = original, tiled
 
 
 def _attend(  # noqa: PLR0917 - torch's own signature
@@ -50,9 +49,14 @@ def _attend(  # noqa: PLR0917 - torch's own signature
     if not query.is_meta:
         return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     mask = _additive(attn_mask, like=query)
-    if on_gpu:  # the memory-efficient kernel: it keeps what the flash kernel keeps, and takes any mask
+    shares_keys = query.shape[-3] != key.shape[-3]
+    if on_gpu and shares_keys and query.dtype != torch.float32:
+        assert enable_gqa and mask is None
+        output: Any = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)
+    elif on_gpu:  # the memory-efficient kernel: it keeps what the flash kernel keeps, and takes any mask
         bias = None if mask is None else mask.expand(*query.shape[:-1], key.shape[-2])
-        output: Any = aten._scaled_dot_product_efficient_attention(
+        key, value = with_keys_of_their_own(query, key, value) if shares_keys else (key, value)
+        output = aten._scaled_dot_product_efficient_attention(
             query, key, value, bias, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
         )
     elif dropout_p > 0 or (mask is not None and mask.requires_grad):  # what the CPU's flash kernel refuses

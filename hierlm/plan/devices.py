@@ -6,6 +6,7 @@ from time import perf_counter
 
 import psutil
 import torch
+from torch import Tensor
 
 GIB = 2**30
 
@@ -115,15 +116,28 @@ def _this_machine(processes: int) -> Device:
     )
 
 
-def measured_matmul_flops(on: torch.device, *, precision: str, size: int = 1024, repeats: int = 4) -> float:
-    """FLOP/s of the best of a few square products in the training precision, with the threads of this process."""
+def measured_matmul_flops(on: torch.device, *, precision: str, largest: int = 1024, repeats: int = 4) -> float:
+    """FLOP/s of the best of a few square products in the training precision, with the threads of this process.
+
+    The squares grow up to `largest`, or until the next would be slow: some processors only emulate bf16.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left = torch.randn(size, size, device=on, dtype=dtype)
-    best = float("inf")
-    for _ in range(repeats):
-        start = perf_counter()
-        product = left @ left
-        if product.is_cuda:
-            torch.cuda.synchronize(product.device)
-        best = min(best, perf_counter() - start)
-    return 2 * size**3 / best
+    size = min(largest, 256)
+    while True:
+        left = torch.randn(size, size, device=on, dtype=dtype)
+        best = min(_product_seconds(left) for _ in range(repeats))
+        if 2 * size > largest or 2**3 * best > _SLOW_SECONDS:
+            return 2 * size**3 / best
+        size *= 2
+
+
+_SLOW_SECONDS = 0.1
+"""Of one product."""
+
+
+def _product_seconds(square: Tensor) -> float:
+    start = perf_counter()
+    product = square @ square
+    if product.is_cuda:
+        torch.cuda.synchronize(product.device)
+    return perf_counter() - start

@@ -18,7 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
-from hierlm.models.contract import Layer, LayerSpec, Memory, Stream, build_layer
+from hierlm.models.contract import Layer, LayerSpec, Memory, Stream
+from hierlm.nn.linear import fused_product
+from hierlm.plan.weightless import alone
 
 TRAINING_FACTOR = 3
 """Forward + backward over forward: the backward pass does two products for each of the forward pass."""
@@ -69,7 +71,7 @@ def _costs(
 ) -> list[LayerCost]:
     costs, stream = [], Stream((tokens,))
     for index, spec in enumerate(specs):
-        layer = _built(spec, index=index, device=tokens.device)
+        layer = alone(spec, index=index, device=tokens.device)
         stream, flops = _counted(layer, stream)
         costs.append(
             LayerCost(
@@ -80,12 +82,6 @@ def _costs(
             )
         )
     return costs
-
-
-def _built(spec: LayerSpec, *, index: int, device: torch.device) -> Layer:
-    """One layer alone in memory; constants made from numpy escape the device context, hence the second move."""
-    with device:
-        return build_layer(spec, seed=0, index=index).to(device)
 
 
 @torch.no_grad()
@@ -122,6 +118,10 @@ def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[i
     return int(sdpa_flop_count(query, key, value))
 
 
+def _product_flops(x: Sequence[int], weight: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
+
+
 def _fft_flops(shape: Sequence[int], dims: Sequence[int], *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     """5 N log2 N for a complex transform of N points (Cooley & Tukey), over every other element of the tensor."""
     points = math.prod(shape[d] for d in dims)
@@ -139,4 +139,5 @@ _MORE_FORMULAS = {
     aten._fft_c2c: _fft_flops,
     aten._fft_r2c: _real_fft_flops,
     aten._fft_c2r: _real_fft_flops,
+    **({} if fused_product is None else {fused_product: _product_flops}),
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 from hierlm import models
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
-from hierlm.models.contract import Layer, LayerSpec, Memory, SharedWeights, StepContext, Stream, build_layer
+from hierlm.models.contract import Layer, Memory, SharedWeights, StepContext, Stream
 from hierlm.parallel.recompute import Recompute, run_layers
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.attention_kernel import fused_attention
@@ -26,6 +26,7 @@ from hierlm.plan.loss_memory import loss_of
 from hierlm.plan.representatives import representatives
 from hierlm.plan.slices import ColumnSlice, EmbeddingSlice, HeadSlice, RowSlice, slice_layers
 from hierlm.plan.token_shares import LoneShares
+from hierlm.plan.weightless import alone
 
 MOST_SEGMENTS = 256
 
@@ -79,7 +80,7 @@ def _run(setting: Setting, *, device: torch.device, rows: int) -> Profile:
     specs = layer_specs(setting.model)
     chosen = representatives(specs)
     run = sorted({*chosen, *(share.owner for share in shared_weights(setting.model))})
-    layers = {index: _built(specs[index], index=index, device=device) for index in run}
+    layers = {index: alone(specs[index], index=index, device=device) for index in run}
     borrowed = _share(layers, shared_weights(setting.model))
     slice_layers(layers, models.architecture(setting.model.arch).TENSOR_PLAN, degree=setting.tp_degree)
     for layer in layers.values():
@@ -104,11 +105,6 @@ def _run(setting: Setting, *, device: torch.device, rows: int) -> Profile:
         loss_peak=trace.loss_peak,
         is_extrapolated=False,
     )
-
-
-def _built(spec: LayerSpec, *, index: int, device: torch.device) -> Layer:
-    with device:
-        return build_layer(spec, seed=0, index=index).to(device)
 
 
 def _share(layers: dict[int, Layer], shares: Sequence[SharedWeights]) -> dict[int, list[SharedWeights]]:

@@ -81,6 +81,7 @@ class _Stage:
         self._in_flight = min(kind.micro_batches, len(stages) - number)
         largest = max(profile.weights[index].largest for index in self._layers)
         self._values = self._weights_by_layer()
+        self._waits_elsewhere = self._gradients_that_wait_elsewhere()
         self._holds: Holdings = holdings(kind, values=sum(self._values.values()), largest=largest)
         self._memory = kind.micro_batches * sum(self._of(index).memory for index in self._layers)
         # what arrives is kept as received and as copied for the pass
@@ -129,6 +130,7 @@ class _Stage:
         stays = is_first and self._kind.stage <= 1  # from stage 2 on a gradient goes into the bucket at once
         for index in reversed(self._layers):
             peak = self._of(index).first_backward_peak if stays else self._of(index).backward_peak
+            peak = max(peak - self._waits_elsewhere[index], 0)
             work = peak + self._holds.during_backward + self._buffers + self._left_over
             yield self._moment(f"backward of layer {index}", kept=kept, work=work, gradients=gradients)
             gradients += self._values[index] if is_first else 0
@@ -153,6 +155,27 @@ class _Stage:
 
     def _of(self, index: int) -> Footprint:
         return self._profile.layers[index]
+
+    def _gradients_that_wait_elsewhere(self) -> dict[int, int]:
+        """Layer -> bytes in its backward peaks that are not there in this stage.
+
+        The first gradient of a tied weight waits for those of its other uses, and each of them makes a sum with it. The
+        profile is of all layers in one place; here only uses within the stage are waited for.
+        """
+        uses: dict[tuple[int, str], list[int]] = {}
+        values: dict[tuple[int, str], int] = {}
+        for index, weights in enumerate(self._profile.weights):
+            for weight in weights.borrowed:
+                uses.setdefault((weight.owner, weight.name), [weight.owner]).append(index)
+                values[weight.owner, weight.name] = weight.values
+        waiting = dict.fromkeys(self._layers, 0)
+        for key, everywhere in uses.items():
+            here = [index for index in everywhere if index in self._layers] or [0]
+            for index in self._layers:
+                waits = min(everywhere) <= index < max(everywhere) and not min(here) <= index < max(here)
+                num_copies = 1 + (index in everywhere)
+                waiting[index] += num_copies * self._kind.working * values[key] if waits else 0
+        return waiting
 
     def _weights_by_layer(self) -> dict[int, int]:
         """Values; what is borrowed counts with its owner, or with the first of the stage to borrow it."""

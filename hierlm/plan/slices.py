@@ -62,7 +62,8 @@ class RowSlice(_Slice):
     def forward(self, x: Tensor) -> Tensor:
         self.forward_flops = 2 * x.numel() * self.weight.shape[0]
         if self.sum_over_ranks is not None:
-            product = F.linear(x, self.weight)
+            with unkept_products():
+                product = F.linear(x, self.weight)
             self.summed_forward = self.summed_backward = product.numel() // 2  # a reduce-scatter, and a gather back
             total = self.sum_over_ranks(product)
             return total if self.bias is None else total + self.bias

@@ -6,9 +6,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hierlm import models
+from hierlm.models.contract import Stream
 from hierlm.nn import aggregation, retina
 from hierlm.nn.aggregation import EndedBy
-from hierlm.nn.downsampling import CausalExpansion
+from hierlm.nn.downsampling import CausalExpansion, Condition
 from hierlm.nn.retina import RetinaView
 from tests.models.zoo import built, tokens
 
@@ -50,6 +51,17 @@ def test_a_retina_whose_sharp_window_holds_everything_is_the_plain_transformer()
     model = build("retina", scales=[1, 4, 16], windows=[40, 4], num_layers=2)
     model.load_state_dict(plain.state_dict(), strict=False)
     torch.testing.assert_close(model(tokens(40))[0], plain(tokens(40))[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden_dim", [96, 1024])
+def test_a_finer_level_begins_as_if_it_were_alone(hidden_dim):
+    """With all of the merge drawn at random a model of 30 layers did not learn for 500 steps."""
+    torch.manual_seed(0)
+    condition = Condition(hidden_dim=hidden_dim, factor=4, is_linear=False, residual_scale=60**-0.5)
+    fine, coarse = torch.randn(2, 32, hidden_dim), torch.randn(2, 8, hidden_dim)
+    with torch.no_grad():
+        merged = condition(Stream((fine, coarse)))[0].hidden
+    assert 0 < (merged - fine).std() < 0.1 * fine.std()
 
 
 def test_reading_a_unit_one_position_early_sees_the_future_top_down(monkeypatch):

@@ -1,17 +1,22 @@
 """Recompute changes what is kept, never what is computed."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from hierlm.models.contract import Layer, Stream
+from hierlm.nn import linear
+from hierlm.nn.linear import Linear
 from hierlm.parallel.recompute import run_layers, unkept_products
 
 
 class Block(Layer):
-    def __init__(self):
+    def __init__(self, linear_class=nn.Linear):
         super().__init__()
-        self.expand, self.contract, self.drop = nn.Linear(8, 64), nn.Linear(64, 8), nn.Dropout(0.3)
+        self.expand, self.contract, self.drop = linear_class(8, 64), linear_class(64, 8), nn.Dropout(0.3)
         self.num_calls = 0
 
     def forward(self, stream, memory=None):
@@ -62,8 +67,14 @@ def test_full_recompute_keeps_less():
     assert run("full")[3] < run("none")[3] / 2
 
 
-def test_selective_recompute_repeats_no_kept_product():
-    assert count_products("selective") < count_products("full")
+@pytest.mark.parametrize("linear_class", [nn.Linear, Linear])
+def test_selective_recompute_repeats_no_kept_product(linear_class, monkeypatch):
+    """Whichever library makes them."""
+    monkeypatch.setattr(linear, "LEAST_MULTIPLICATIONS", 1)
+    monkeypatch.setattr(linear, "has_slow_blas", lambda: linear.fused_product is not None)
+    kind = partial(Block, linear_class=linear_class)
+    assert count_products("none", kind=kind) == count_products("selective", kind=kind)
+    assert count_products("selective", kind=kind) < count_products("full", kind=kind)
 
 
 def test_products_that_change_in_place_are_repeated():
@@ -75,15 +86,18 @@ def test_products_that_change_in_place_are_repeated():
     assert count_products("selective", kind=Summed) == count_products("full", kind=Summed)
 
 
-def count_products(recompute: str, *, kind: type[Block] = Block) -> int:
+def count_products(recompute: str, *, kind: Callable[[], Block] = Block) -> int:
     """Matrix products that ran in forward and backward."""
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    products = {torch.ops.aten.addmm.default, torch.ops.aten.mm.default}
+    products |= set() if linear.fused_product is None else {linear.fused_product.default}
 
     class Counter(TorchDispatchMode):
         count = 0
 
         def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-            self.count += operator in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
+            self.count += operator in products
             return operator(*args, **(kwargs or {}))
 
     layer, x = kind(), torch.randn(4, 8, requires_grad=True)

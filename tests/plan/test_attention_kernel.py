@@ -40,6 +40,18 @@ def test_what_is_said_of_the_cpu_is_what_it_does(learned):
     assert kept(on_gpu=False, learned=learned) == kept(on_gpu=False, learned=learned, device="cpu")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_heads_that_share_keys_get_gradients_of_their_shapes(on_gpu, dtype):
+    query = torch.zeros(1, 3 * HEADS, LENGTH, WIDTH, device="meta", dtype=dtype, requires_grad=True)
+    keys = torch.zeros(1, HEADS, LENGTH, WIDTH, device="meta", dtype=dtype, requires_grad=True)
+    with fused_attention(on_gpu=on_gpu):
+        output = F.scaled_dot_product_attention(query, keys, keys, is_causal=True, enable_gqa=True)
+        output.sum().backward()
+    assert query.grad is not None and keys.grad is not None
+    assert (output.shape, query.grad.shape, keys.grad.shape) == (query.shape, query.shape, keys.shape)
+
+
 def test_attention_is_as_before_afterwards():
     original = F.scaled_dot_product_attention
     with fused_attention(on_gpu=True):

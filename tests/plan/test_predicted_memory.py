@@ -9,6 +9,7 @@ CASES = [
     ("transformer", "narrow", "pp2", ()),
     ("hourglass", "narrow", "dp2 zero1", ()),
     ("transformer_xl", "long", "tp2", ()),
+    ("transformer_xl", "vocabulary", "pp2", ("model.tie_embeddings=true", "model.vocab_size=16384")),
     ("transformer", "wide", "dp1", ("parallel.micro_batch_size=1",)),
     ("hourglass", "long", "dp1", ("parallel.activation_recompute=selective",)),
     ("hourglass", "long", "dp1", ("parallel.activation_recompute=full",)),

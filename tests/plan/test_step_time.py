@@ -90,4 +90,4 @@ def test_this_machine_is_measured_and_shared():
     assert two.memory_bytes == one.memory_bytes // 2
     import torch
 
-    assert measured_matmul_flops(torch.device("cpu"), precision="fp32", size=128) > 1e8
+    assert measured_matmul_flops(torch.device("cpu"), precision="fp32", largest=128) > 1e8

@@ -1,0 +1,30 @@
+"""Layers on a device where they hold nothing: shapes without values."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from hierlm.models.contract import Layer, LayerSpec, build_layer
+
+
+class _NoDraws(TorchFunctionMode):
+    """Initial weights on the meta device are not drawn: doing so imports a compiler, for seconds, and nothing else."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        if function in (torch.Tensor.normal_, torch.Tensor.uniform_) and args[0].is_meta:
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def alone(spec: LayerSpec, *, index: int, device: torch.device) -> Layer:
+    """One layer of the list, alone in memory; constants made from numpy escape the device context: a second move."""
+    with device, _NoDraws():
+        return build_layer(spec, seed=0, index=index).to(device)
