@@ -9,12 +9,12 @@ Our choices, where the paper is silent:
 - window_length is given; the papers' configs take the sequence length.
 - pre-norm with a residual around each of a block's three sublayers, and a last LayerNorm.
 - no positions in LMU_G's attention: the memory knows the order.
-- `chunk_length`: rows are convolved piece by piece, with the memory handed on: the same function, and time and memory
-  grow with the row's length, not faster. `null` is the paper's one convolution over the row.
+- `chunk_length`: rows are read piece by piece, with the memory handed on, every piece in blocks that are one product
+  each: the same function, and time and memory grow with the row's length, not faster. `null` is the paper's one
+  convolution over the row, by FFT.
 - `carry_memory` chains the rows of a stream; the paper trains on independent sequences, the default.
 Departures:
-- up to 64 tokens at once the convolution is a triangular product: no FFT, and exactly causal. The FFT is causal up to
-  rounding.
+- the FFT is causal up to rounding; blocks, and convolutions of up to 64 tokens, are triangular products and exactly so.
 - initial weights N(0, 0.02), residual outputs scaled by 1/sqrt(number of residual writes).
 """
 
@@ -49,7 +49,7 @@ class Config(BlockConfig):
     memory_order: PositiveInt = Field(description="Legendre coefficients q of each channel")
     reduced_order: PositiveInt = Field(description="rows q' that queries, keys and values have; the paper: q / 10")
     window_length: PositiveInt = Field(description="how far back theta the memory reaches")
-    chunk_length: PositiveInt | None = Field(default=512, description="tokens convolved at once; null: the whole row")
+    chunk_length: PositiveInt | None = Field(default=512, description="tokens read at once; null: the row, by FFT")
     global_attention: bool = Field(
         default=False, description="causal attention in place of a block's first feed-forward"
     )

@@ -13,7 +13,7 @@ from hierlm.nn.attention import Attention, KeyValues
 from hierlm.nn.dropout import take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
-from hierlm.nn.legendre_memory import LegendreMemory
+from hierlm.nn.legendre_memory import LegendreMemory, Readout
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.positions import token_positions
 from hierlm.nn.shape import BlockShape
@@ -39,22 +39,28 @@ class ImplicitAttention(nn.Module):
         self, x: Tensor, state: Tensor | None = None, *, needs_state: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """x [B, T, D] after `state` [B, q, D] (None = zeros) -> (y [B, T, D], the state after it if needed)."""
-        inputs, readout = _at_least_float32(x), _at_least_float32(self.reduce)
+
+        def used(*reads: Tensor) -> Tensor:
+            return self.attend(*(read.to(x.dtype) for read in reads))
+
+        inputs, readouts = _at_least_float32(x), self._readouts()
         if state is not None and x.shape[1] == 1:
             state = self.memory.step(inputs[:, 0], state)
-            read: Tensor = (readout @ state)[:, None]
-        else:
-            read, state = self.memory.advance(inputs, readout, state=state, needs_state=needs_state)
-        return self.attend(read.to(x.dtype)), state
+            return used(*(readout.of(state)[:, None] for readout in readouts)), state
+        return self.memory.advance(inputs, readouts, use=used, state=state, needs_state=needs_state)
 
-    def attend(self, read: Tensor) -> Tensor:
-        """[B, T, 3p, D] -> [B, T, D]; softmax(Q K^T) is pooled before it meets V, so M' [p, D] is never made."""
-        queries, keys, values = F.gelu(read + self.reduce_bias[:, None]).chunk(3, dim=2)
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """[B, T, p, D] three times -> [B, T, D]; softmax(Q K^T) is pooled before it meets V, so M' is never made."""
+        queries, keys, values = F.gelu(queries), F.gelu(keys), F.gelu(values)
         scores = queries @ keys.transpose(-1, -2)
         if self.scale_scores:
-            scores = scores * read.shape[-1] ** -0.5
+            scores = scores * queries.shape[-1] ** -0.5
         weights = self.pool @ scores.softmax(dim=-1)
         return (weights[:, :, None] @ values)[:, :, 0]
+
+    def _readouts(self) -> list[Readout]:
+        pairs = zip(self.reduce.chunk(3), self.reduce_bias.chunk(3), strict=True)
+        return [Readout(_at_least_float32(matrix), _at_least_float32(bias)) for matrix, bias in pairs]
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def test_every_pair_of_shortening_and_upsampling_is_causal(shortening, upsamplin
 
 
 def test_without_a_valley_it_is_the_plain_transformer():
-    plain_part = {"arch": "transformer", "num_layers": 3, "activation": "gelu_tanh", **SIZES}
+    plain_part = {"arch": "transformer", "num_layers": 3, **SIZES}
     plain = models.from_config({"model": plain_part}, seed=9).double().eval()
     flat = build("3@1")
     flat.load_state_dict(plain.state_dict())

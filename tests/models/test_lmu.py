@@ -64,10 +64,10 @@ def test_implicit_attention_is_the_formula():
 
 
 def test_implicit_attention_stays_within_a_time_step():
-    module, read = _implicit_attention(), torch.randn(2, 7, 9, 4, dtype=torch.float64)
-    alone = torch.zeros_like(read)
-    alone[:, 4] = read[:, 4]
-    assert torch.equal(module.attend(alone)[:, 4], module.attend(read)[:, 4])
+    module, reads = _implicit_attention(), torch.randn(3, 2, 7, 3, 4, dtype=torch.float64)
+    alone = torch.zeros_like(reads)
+    alone[:, :, 4] = reads[:, :, 4]
+    assert torch.equal(module.attend(*alone)[:, 4], module.attend(*reads)[:, 4])
 
 
 def test_the_memory_is_not_trained():

@@ -1,10 +1,12 @@
 """The forms of the Legendre memory agree: stepped, direct, by FFT, in chunks, reduced."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from hierlm.nn import legendre
-from hierlm.nn.legendre_memory import LegendreMemory, causal_convolution, direct_convolution, fft_convolution
+from hierlm.nn.legendre_memory import LegendreMemory, Readout, causal_convolution, direct_convolution, fft_convolution
 
 Q, WINDOW = 12, 40
 
@@ -22,6 +24,10 @@ def _stepped(x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.
     return torch.stack(states, dim=1), state
 
 
+def _side_by_side(*reads: torch.Tensor) -> torch.Tensor:
+    return torch.cat(reads, dim=2)
+
+
 def _inputs(length: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, length, 3, generator=generator, dtype=dtype)
@@ -35,8 +41,11 @@ def _inputs(length: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tens
 def test_every_form_equals_the_stepped_one(dtype, tolerance, length, chunk_length):
     x, readout, state = _inputs(length, dtype)
     states, last = _stepped(x, state)
-    read, after = _memory(chunk_length).advance(x, readout, state=state)
-    torch.testing.assert_close(read, readout @ states, rtol=0, atol=tolerance * 10)
+    bias = torch.arange(3.0, dtype=dtype)
+    both = [Readout(readout[:2]), Readout(readout[2:], bias)]
+    read, after = _memory(chunk_length).advance(x, both, use=_side_by_side, state=state)
+    expected = readout @ states + torch.cat((bias.new_zeros(2), bias))[:, None]
+    torch.testing.assert_close(read, expected, rtol=0, atol=tolerance * 10)
     torch.testing.assert_close(after, last, rtol=0, atol=tolerance)
 
 
@@ -90,9 +99,13 @@ def test_short_convolutions_are_causal_to_the_bit_and_long_ones_up_to_rounding()
             assert (causal_convolution(changed, filters) - original)[:, position:].abs().amax(dim=(0, 2, 3)).min() > 0
 
 
-@pytest.mark.parametrize("chunk_length", [None, 4])
+@pytest.mark.parametrize("chunk_length", [None, 4, 64])
 def test_gradients_by_finite_differences(chunk_length):
-    x, readout, state = _inputs(9)
+    x, readout, state = _inputs(9 if chunk_length != 64 else 34)
     memory = _memory(chunk_length)
-    arguments = tuple(t.requires_grad_() for t in (x, readout, state))
-    assert torch.autograd.gradcheck(lambda a, b, c: memory.advance(a, b, state=c), arguments)
+    arguments = tuple(t.requires_grad_() for t in (x, readout, torch.randn_like(readout[:, 0]), state))
+
+    def advanced(x: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor, state: torch.Tensor) -> Any:
+        return memory.advance(x, [Readout(matrix, bias)], use=_side_by_side, state=state)
+
+    assert torch.autograd.gradcheck(advanced, arguments)
