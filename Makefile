@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # two workers: most tests wait for their own processes now and then; a file's tests stay together,
-# and the longest files come first (tests/conftest.py)
+# and files with slow tests come first (tests/conftest.py)
 IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo matrix test test-fast lint bench chaos claims clean install
@@ -12,12 +12,12 @@ IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo       train a vanilla transformer and an Hourglass on this machine, compare them (under 6 minutes)"
-	@echo "make matrix     every layout into every other (about 10 minutes)"
-	@echo "make test       every test, a real Slurm included where it can be had (under 25 minutes)"
-	@echo "make test-fast  the tier under 3 minutes"
+	@echo "make matrix     every layout into every other, every ZeRO stage on every layout (about half an hour)"
+	@echo "make test       every test, a real Slurm included where it can be had (about half an hour)"
+	@echo "make test-fast  what needs neither long runs nor Slurm"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, written to tests/benchmarks/RESULTS.md"
-	@echo "make claims     the papers' claims tried here (under 2 hours on 2 cores; again: only what is missing);"
+	@echo "make claims     the papers' claims tried here (hours; started again: only what is missing);"
 	@echo "                one of them: make claim-hourglass, claim-multi-scale, claim-skip-cross-head, claim-lmu"
 	@echo "make chaos      kills, full disks, damaged files, second writers: 56 faults, and nothing may be lost"
 
@@ -39,7 +39,7 @@ test: $(INSTALLED)
 	@bash slurm/test-cluster.sh install || echo "no Slurm can be installed here: its tests will be skipped"
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not matrix"
 
-# every layout into every other: the long form of tests/checkpoint/test_every_layout.py
+# the long form of tests/checkpoint/test_every_layout.py and tests/distributed/test_layout_equality.py
 matrix: $(INSTALLED)
 	$(BIN)/python -m pytest -m matrix
 

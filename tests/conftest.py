@@ -13,28 +13,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 CORPORA = Path(os.environ.get("HIERLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 
-LONGEST_FIRST = (
-    "distributed/test_layout_equality.py",
-    "slurm/test_survival.py",
-    "end_to_end/test_resume.py",
-    "data_pipeline/test_prepare.py",
-    "distributed/test_frozen_parameters.py",
-    "parallel/test_sequence.py",
-    "tracking/test_mlflow.py",
-    "distributed/test_phase_switch.py",
-    "slurm/test_parts.py",
-    "end_to_end/test_phase_boundary.py",
-    "checkpoint/test_universal.py",
-    "chaos/test_campaign.py",
-)
-"""Files of over a minute. Begun last, one of them would keep a single worker busy at the end."""
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, a file's tests together, the longest files come first."""
+    """Where several workers share the tests, a file's tests together, files with slow tests come first.
+
+    Begun last, one of them would keep a single worker busy at the end.
+    """
     if hasattr(config, "workerinput"):
-        places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST_FIRST)}
-        items.sort(key=lambda item: places.get(item.path, len(places)))
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 def hierlm(*arguments: object, cwd: Path, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:

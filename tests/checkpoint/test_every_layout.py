@@ -54,7 +54,6 @@ def test_some_layouts_go_on_from_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("arch", ["transformer", "hourglass", "transformer_xl"])
 @pytest.mark.parametrize(
     "layouts",

@@ -9,6 +9,7 @@ import torch
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
 from hierlm.models.assembly import is_recurrent
+from hierlm.nn import linear
 from hierlm.phases.timeline import Timeline
 from tests.distributed.spawn import RankFailedError, run_ranks
 
@@ -56,14 +57,27 @@ QUICK = {
 
 
 def cases() -> list[Any]:
-    everywhere = [(where, zero) for where in LAYOUTS for zero in range(2 if where[2] > 1 else 4)]
+    everywhere = [(where, zero) for where in LAYOUTS for zero in range(num_stages(where))]
     found = []
     for model in MODELS:
         for layout, zero in TESTED_IN.get(model, everywhere):
             marks = [] if (model, layout, zero) in QUICK else [pytest.mark.slow]
+            if model not in TESTED_IN and zero != in_turn(model, layout):
+                marks.append(pytest.mark.matrix)
             name = f"{model}-dp{layout[0]}-tp{layout[1]}-pp{layout[2]}-zero{zero}"
             found.append(pytest.param(model, layout, zero, marks=marks, id=name))
     return found
+
+
+def num_stages(layout: tuple[int, int, int]) -> int:
+    """Of ZeRO: a pipeline takes 0 and 1."""
+    return 2 if layout[2] > 1 else 4
+
+
+def in_turn(model: str, layout: tuple[int, int, int]) -> int:
+    """The stage that `make test` runs: another for each model, so that every layout meets most of its stages."""
+    quick = [zero for name, where, zero in QUICK if (name, where) == (model, layout)]
+    return quick[0] if quick else (list(MODELS).index(model) + LAYOUTS.index(layout)) % num_stages(layout)
 
 
 def settings(model: str, layout: tuple[int, int, int], zero: int) -> list[str]:
@@ -113,6 +127,14 @@ def train(model: str, overrides: list[str], broken_plan: dict[str, str] | None) 
             nats = torch.cat([nats, engine.evaluate(*rows(4, 15, seed=1001), continues=recurrent)])
     memory = held_here(engine._passes.training_lanes, first_row=mine[0])
     return {"steps": steps, "nats": nats.tolist(), "memory": memory, "arch": config.model.arch}
+
+
+def train_with_onednn(model: str, overrides: list[str]) -> Any:
+    """Every product of a linear layer as on an AMD processor, however small."""
+    linear.LEAST_MULTIPLICATIONS, linear.has_slow_blas = 1, lambda: True  # type: ignore[assignment]
+    made, times = [], linear._times
+    linear._times = lambda *of: made.append(1) or times(*of)  # type: ignore[func-returns-value]
+    return {**train(model, overrides, None), "num_products": len(made)}
 
 
 def rows(count: int, length: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,6 +187,17 @@ def test_losses_and_norms_equal_the_single_process(
                 msg=lambda m, k=key: f"{k}: {m}",
             )
     assert_same_memory(every_rank, expected, tp_degree=layout[1])
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("layout", "zero"), [((1, 1, 1), 0), ((2, 1, 1), 3), ((1, 1, 2), 1)])
+@pytest.mark.skipif(linear.fused_product is None, reason="this build of torch has no oneDNN")
+def test_products_of_another_library_make_no_difference(layout: tuple[int, int, int], zero: int, single: Any) -> None:
+    expected = torch.tensor(single("hourglass")["steps"])
+    overrides = [*settings("hourglass", layout, zero), "parallel.activation_recompute=selective"]
+    for found in run_ranks(train_with_onednn, layout[0] * layout[2], "hourglass", overrides):
+        assert found["num_products"] > STEPS
+        torch.testing.assert_close(torch.tensor(found["steps"]), expected, rtol=RELATIVE, atol=0)
 
 
 def assert_same_memory(every_rank: list[Any], expected: Any, *, tp_degree: int) -> None:
