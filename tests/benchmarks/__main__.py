@@ -8,6 +8,7 @@ keeps no other from running; the exit code says whether one did.
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ GPU = "gpu"
 """Last, under a heading of its own."""
 
 _ERROR_LINES = 5
+_FOLDERS = re.compile(r"(?:/[^\s/:]+)+/")  # of this machine
 
 
 def main() -> None:
@@ -51,14 +53,18 @@ def run(name: str) -> tuple[str, bool]:
     print(f"== {name}", flush=True)
     command, lines = [sys.executable, "-m", f"tests.benchmarks.{PREFIX}{name}"], []
     with TemporaryFile("w+", errors="replace") as errors:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parents[1]) as bench:
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=HERE.parents[1], env=environment
+        ) as bench:
             assert bench.stdout is not None
             for line in bench.stdout:
                 print(line, end="", flush=True)
                 lines.append(line)
         if bench.returncode:
             errors.seek(0)
-            told = [f"exit code {bench.returncode}\n", *errors.readlines()[-_ERROR_LINES:]]
+            said = [_FOLDERS.sub("", line) for line in errors.readlines()[-_ERROR_LINES:]]
+            told = [f"exit code {bench.returncode}\n", *said]
             print(*told, sep="", flush=True)
             lines += told
     return f"{machine()}\n\n```\n{''.join(lines).rstrip()}\n```", bench.returncode == 0

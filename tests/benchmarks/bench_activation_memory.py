@@ -6,6 +6,7 @@ Every model in a process of its own, at equal width, context and batch:
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ PAPERS = REPOSITORY / "configs" / "papers" / "multi_scale"
 PLAIN, HIERARCHICAL = "vanilla-14", ("bottom-up-30", "top-down-30")
 LENGTH, BATCH = 512, 4  # the context of the configs
 NARROW = ("model.hidden_dim=256", "model.ffn_dim=1024", "model.num_heads=4", "model.dropout=0")
+GIVEN_BACK_BYTES = 64 << 10
+"""Blocks from this size on are mapped and unmapped one by one."""
 MEASURES = {
     "kept": "kept for the backward pass, weights not counted",
     "tensors": "peak of live tensors above the weights (allocator)",
@@ -66,9 +69,10 @@ def measure_here(name: str) -> dict[str, int]:
 
 
 def measure(name: str) -> dict[str, int]:
-    """The same in a fresh process."""
+    """The same in a fresh process, whose malloc gives back at once what is freed: else it shows in what is resident."""
     command = [sys.executable, "-m", "tests.benchmarks.bench_activation_memory", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(GIVEN_BACK_BYTES)}  # glibc's
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY, env=environment)
     found: dict[str, int] = json.loads(done.stdout)
     return found
 

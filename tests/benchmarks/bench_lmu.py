@@ -15,7 +15,7 @@ from hierlm import models
 from hierlm.models.assembly import LanguageModel
 
 WIDTH = {"vocab_size": 256, "hidden_dim": 64, "num_heads": 1, "num_layers": 2}
-LMU = WIDTH | {"arch": "lmu", "ffn_dim": 128, "memory_order": 40, "reduced_order": 4, "window_length": 1024}
+LMU = WIDTH | {"arch": "lmu", "ffn_dim": 128, "memory_order": 100, "reduced_order": 10, "window_length": 1024}
 MODELS: dict[str, dict[str, object]] = {
     "lmu": LMU,
     "lmu, whole row at once": LMU | {"chunk_length": None},

@@ -47,7 +47,7 @@ class Period(NamedTuple):
 
 
 class Training:
-    """One run that goes on until it is asked to stop."""
+    """One run that goes on to the end of the context, however that comes."""
 
     def __init__(self, folder: Path, *, uri: str) -> None:
         self.path = folder / "runs" / "tracked"
@@ -58,11 +58,13 @@ class Training:
             env=quiet_environment(),
             stdout=subprocess.DEVNULL,
         )
-        until(lambda: len(self.steps()) > 5, what="the first steps", seconds=240)
 
-    def stop(self) -> None:
+    def __enter__(self) -> "Training":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(timeout=240)
+        self._process.wait()
 
     def steps(self) -> list[tuple[float, int, float]]:
         """(Unix time, step, its seconds) of every whole record."""
@@ -108,9 +110,9 @@ def measure(say: Callable[[str], object] = print) -> bool:
         server = MlflowServer(folder)
         server.start()
         try:
-            training = Training(folder, uri=server.uri)
-            periods = wait_through(server)
-            training.stop()
+            with Training(folder, uri=server.uri) as training:
+                until(lambda: len(training.steps()) > 5, what="the first steps")
+                periods = wait_through(server)
             hierlm("track", "sync", training.path, cwd=folder)
             sent = steps_in_mlflow(server.uri)
         finally:

@@ -12,13 +12,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,81 +30,18 @@ from hierlm.models.assembly import LanguageModel
 from hierlm.nn.legendre_memory import LegendreMemory
 from hierlm.nn.positions import rotate, token_positions
 from hierlm.nn.relative_attention import RelativeAttention, Seen, Sight
+from hierlm.parallel.process import start_processes
 from hierlm.phases.timeline import Timeline
 from hierlm.plan.flops import flops_per_token
 from hierlm.train.cpu_memory import keep_freed_blocks
+from tests.benchmarks.ratio import ROUNDS, ROWS, VOCAB, Claim, Step, both_passes, built, rows, seconds, times_faster
 from tests.conftest import ROOT, prepare_tiny_dataset
 from tests.distributed.spawn import free_port
 
-ROUNDS, WARM_UP = 7, 3
-VOCAB, WIDTH, HEADS, LAYERS, LENGTH, ROWS = 256, 512, 8, 6, 512, 2
+WIDTH, HEADS, LAYERS, LENGTH = 512, 8, 6, 512
 SIZES = {"vocab_size": VOCAB, "hidden_dim": WIDTH, "num_heads": HEADS, "ffn_dim": 4 * WIDTH}
 TRANSFORMER = {"arch": "transformer", "num_layers": LAYERS, **SIZES}
 HOURGLASS = {"arch": "hourglass", "hierarchy": "2@1 8@3 2@1", **SIZES}
-Step = Callable[[], object]
-
-
-class Claim(NamedTuple):
-    """Something measured and what was promised of it, if anything."""
-
-    what: str
-    found: float
-    bound: float | None
-    unit: str = "x"
-
-    @property
-    def holds(self) -> bool:
-        return self.bound is None or self.found >= self.bound
-
-    def line(self) -> str:
-        promised = "" if self.bound is None else f" claimed >= {self.bound:.2f}  {'holds' if self.holds else 'MISSED'}"
-        return f"{self.what:<78}{self.found:>8.2f}{self.unit:<2}{promised}"
-
-
-# Measuring
-
-
-def seconds(step: Step) -> float:
-    """Processor seconds of one call."""
-    began = time.process_time()
-    step()
-    return time.process_time() - began
-
-
-def times_faster(ours: Step, theirs: Step, *, rounds: int = ROUNDS) -> float:
-    """Median over rounds of their time over ours; who comes first changes from round to round."""
-    for _ in range(WARM_UP):  # until malloc has all it needs: memory touched for the first time is slow
-        ours(), theirs()
-    ratios = []
-    for index in range(rounds):
-        if index % 2:
-            other, own = seconds(theirs), seconds(ours)
-        else:
-            own, other = seconds(ours), seconds(theirs)
-        ratios.append(other / own)
-    return median(ratios)
-
-
-def rows(length: int, *, num_rows: int) -> tuple[Tensor, Tensor]:
-    whole = torch.randint(VOCAB, (num_rows, length + 1), generator=torch.Generator().manual_seed(0))
-    return whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
-
-
-def both_passes(model: nn.Module, *, length: int, num_rows: int = ROWS) -> Step:
-    """Forward, loss and backward of a language model on fixed rows."""
-    tokens, targets = rows(length, num_rows=num_rows)
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        found = model(tokens)
-        logits = found[0] if isinstance(found, tuple) else found
-        F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
-
-    return step
-
-
-def built(part: dict[str, Any]) -> LanguageModel:
-    return models.from_config({"model": part}, seed=0)
 
 
 # The step path beside a plain loop
@@ -123,7 +58,7 @@ class PlainBlock(nn.Module):
         q, k, v = (p.unflatten(-1, (HEADS, -1)).transpose(1, 2) for p in self.qkv(self.norm(x)).chunk(3, dim=-1))
         heads = F.scaled_dot_product_attention(rotate(q, positions), rotate(k, positions), v, is_causal=True)
         x = x + self.output(heads.transpose(1, 2).flatten(2))
-        return x + self.contract(F.gelu(self.expand(self.ffn_norm(x)), approximate="tanh"))
+        return x + self.contract(F.gelu(self.expand(self.ffn_norm(x))))
 
 
 class PlainTransformer(nn.Module):
@@ -160,7 +95,6 @@ def plain_loop() -> Step:
 def step_path(folder: Path) -> Step:
     """What `hierlm train` does in a step: the next batch of the loader, and `Engine.train_step`."""
     from hierlm.parallel.engine import Engine
-    from hierlm.parallel.process import start_processes
 
     os.environ["MASTER_PORT"] = str(free_port())
     sizes = [f"model.{name}={value}" for name, value in TRANSFORMER.items()]
@@ -198,7 +132,8 @@ def shape_text() -> str:
 def beside_x_transformers() -> Iterator[Claim]:
     from x_transformers import Decoder, TransformerWrapper
 
-    attends = Decoder(dim=WIDTH, depth=LAYERS, heads=HEADS, attn_flash=True, rotary_pos_emb=True)
+    rotary = {"rotary_pos_emb": True, "rotary_emb_dim": WIDTH // HEADS}  # all of a head, as ours; else half of it
+    attends = Decoder(dim=WIDTH, depth=LAYERS, heads=HEADS, attn_flash=True, **rotary)
     theirs = TransformerWrapper(num_tokens=VOCAB, max_seq_len=LENGTH, attn_layers=attends)
     ratio = times_faster(both_passes(built(TRANSFORMER), length=LENGTH), both_passes(theirs, length=LENGTH))
     yield Claim(f"transformer over x-transformers ({shape_text()})", ratio, 1.0)
@@ -222,7 +157,7 @@ def beside_lucidrains_hourglass() -> Iterator[Claim]:
 def hourglass_beside_transformer() -> Iterator[Claim]:
     length, twelve = 2048, TRANSFORMER | {"num_layers": 12}
     sides = [built(HOURGLASS), built(twelve)]
-    ratio = times_faster(*(both_passes(model, length=length, num_rows=1) for model in sides), rounds=3)
+    ratio = times_faster(*(both_passes(model, length=length, num_rows=1) for model in sides))
     costs = [flops_per_token(model.config, length) for model in sides]
     by_flops = costs[1] / costs[0]
     yield Claim(f"hourglass 2@1 8@3 2@1 over a transformer of 12 layers (T={length})", ratio, 1.6)
@@ -299,6 +234,16 @@ def lmu_beside_recurrence() -> Iterator[Claim]:
     yield Claim(f"lmu's convolution over its recurrence step by step (n={num_steps})", ratio, 10.0)
 
 
+def lmu_beside_transformer() -> Iterator[Claim]:
+    """Equal width and about equal weights; order 100, reduced to a tenth of it as in 2110.02402."""
+    width = {"vocab_size": VOCAB, "hidden_dim": 64, "num_heads": 1, "num_layers": 2}
+    memory = {"memory_order": 100, "reduced_order": 10, "window_length": 1024}
+    sides = [{"arch": "lmu", "ffn_dim": 128, **memory, **width}, {"arch": "transformer", "ffn_dim": 256, **width}]
+    for length, bound in ((4096, None), (8192, 1.0), (16384, 1.0)):
+        steps = [both_passes(built(part), length=length, num_rows=1) for part in sides]
+        yield Claim(f"lmu of order 100 over a transformer of equal width (n={length})", times_faster(*steps), bound)
+
+
 # The machine
 
 
@@ -351,6 +296,7 @@ PARTS: dict[str, Callable[[], Iterator[Claim]]] = {
     "hourglass": hourglass_beside_transformer,
     "transformer_xl": transformer_xl_beside_shift,
     "lmu": lmu_beside_recurrence,
+    "lmu_transformer": lmu_beside_transformer,
     "peak": share_of_peak,
 }
 

@@ -1,5 +1,7 @@
 """RESULTS.md: ratios first, the GPU last; a part measured anew leaves the others, and a failure is told."""
 
+import sys
+
 import pytest
 
 from tests.benchmarks.__main__ import document, main, ordered, read_sections, run
@@ -25,6 +27,7 @@ def test_a_bench_that_fails_says_why_in_its_section(capsys: pytest.CaptureFixtur
     text, is_well = run("of_nothing")
     assert not is_well
     assert "exit code 1" in text and "No module named" in text
+    assert sys.prefix not in text
     assert "No module named" in capsys.readouterr().out
 
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hierlm.errors import UserError
+from hierlm.exit_codes import STOPPED
 from tests.benchmarks.claims import document
 from tests.benchmarks.claims.catalogue import CLAIMS, chosen
 from tests.benchmarks.claims.corpora import prepare, prepare_command
 from tests.benchmarks.claims.declared import Claim, rehearsed
 from tests.benchmarks.claims.results import Results, export, gather, read, results_file
-from tests.benchmarks.claims.runner import AT_ONCE, STOPPED, Runner, Work, first_of_each, unfinished
+from tests.benchmarks.claims.runner import AT_ONCE, Runner, Work, first_of_each, unfinished
 
 REHEARSED_STEPS = 3
 

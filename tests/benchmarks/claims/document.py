@@ -16,7 +16,8 @@ _INTRODUCTION = """# The papers' claims, tried here
 Written by `make claims` from the records in `claims_results/`; `python -m tests.benchmarks.claims --write` writes it
 again without the runs. Numbers after ± are standard deviations over seeds in tables, standard errors of the difference
 in sentences. A comparison counts as clear only when at least two runs a side do not overlap at all. A verdict is of
-these runs at their size, not of the paper. Losses are of the same first rows of the valid split.
+these runs at their size, not of the paper. Losses are of the same first rows of the valid split; times are wall times,
+whatever else the machine did.
 """
 
 Cell = Callable[[Sequence[RunResult]], str]

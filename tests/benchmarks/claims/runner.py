@@ -13,6 +13,7 @@ from types import FrameType
 from hierlm.config.load import load_config
 from hierlm.config.structure import differences
 from hierlm.errors import UserError
+from hierlm.exit_codes import STOPPED
 from hierlm.plan.flops import flops_per_token
 from hierlm.report import formats
 from hierlm.run_dir import RunDir
@@ -25,7 +26,6 @@ from tests.conftest import ROOT, hierlm_path
 AT_ONCE = 2
 SAY_EVERY_SECONDS = 30.0
 _POLL_SECONDS = 0.5
-STOPPED = 85
 _FIRST_GUESS = 40e9  # FLOPs per second of one thread, until something has been measured
 
 
