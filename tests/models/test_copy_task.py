@@ -18,22 +18,25 @@ def texts(num: int, *, seed: int) -> torch.Tensor:
 
 
 def copied_share(hierarchy: str) -> float:
-    """The share of chunks whose letter is copied right after training."""
+    """The share of chunks whose letter is copied right after training on copied letters alone.
+
+    With the letters that nothing tells in the loss as well, half of the seeds stayed where one guesses.
+    """
     part = {"arch": "hourglass", "vocab_size": 4, "hidden_dim": 32, "num_heads": 2, "ffn_dim": 64}
     part |= {"hierarchy": hierarchy, "shortening": "average", "upsampling": "repeat"}
     model = models.from_config({"model": part}, seed=1).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(250):
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for step in range(120):
         batch = texts(32, seed=step)
-        logits = model(batch[:, :-1])[0]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        logits = model(batch[:, :-1])[0][:, 2::3]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 3::3].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     unseen = texts(256, seed=10_000)
     with torch.no_grad():
-        guesses = model.eval()(unseen[:, :-1])[0].argmax(dim=-1)
-    return (guesses[:, 2::3] == unseen[:, 3::3]).float().mean().item()
+        guesses = model.eval()(unseen[:, :-1])[0][:, 2::3].argmax(dim=-1)
+    return (guesses == unseen[:, 3::3]).float().mean().item()
 
 
 def test_without_layers_on_tokens_half_of_the_letters_are_right_and_with_one_all():
