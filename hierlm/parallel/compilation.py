@@ -1,8 +1,12 @@
-"""`train.compile`: every layer compiled by torch.compile, in place, so that parameters keep their names."""
+"""What torch.compile makes: every layer with `train.compile`, in place, so that parameters keep their names; always the
+few operations whose single kernels read and write far more than one fused one would.
+"""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import torch
+from torch import Tensor
 from torch.utils._triton import has_triton
 
 from hierlm.errors import UserError
@@ -19,6 +23,17 @@ def compile_layers(layers: Iterable[Layer], *, device: torch.device) -> None:
         raise UserError(f"train.compile: given true, allowed here: false, because there is no {missing}")
     for layer in layers:
         layer.compile(options=OPTIONS)
+
+
+def fused_on_gpu(function: Callable[..., Tensor], *, device: torch.device) -> Callable[..., Tensor]:
+    """`function` as few kernels where there is a GPU and Triton to write them with, else as it is."""
+    return compiled(function) if device.type == "cuda" and has_triton() else function
+
+
+@cache
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Once for all who ask, when it first runs."""
+    return torch.compile(function)
 
 
 def _missing_compiler(device: torch.device) -> str | None:

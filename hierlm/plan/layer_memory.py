@@ -88,7 +88,7 @@ def _run(setting: Setting, *, device: torch.device, rows: int) -> Profile:
         layer.train()
         layer.begin_step(_context(setting))
     shares = _shares(setting, layers)
-    trace = _Trace(layers, device=device, shares=shares)
+    trace = _Trace(layers, device=device, on_gpu=setting.on_gpu, shares=shares)
     tokens = torch.zeros(rows, setting.phase.sequence_length, dtype=torch.int64, device=device)
     if device.type != "meta":
         tokens.random_(setting.model.vocab_size, generator=torch.Generator().manual_seed(0))
@@ -158,8 +158,10 @@ def _traffic(layer: Layer, shares: LoneShares | None, *, num_tokens: int) -> Ten
 class _Trace:
     """Marks on the way through the layers and back."""
 
-    def __init__(self, layers: dict[int, Layer], *, device: torch.device, shares: LoneShares | None) -> None:
-        self._layers, self._device, self._shares = layers, device, shares
+    def __init__(
+        self, layers: dict[int, Layer], *, device: torch.device, on_gpu: bool, shares: LoneShares | None
+    ) -> None:
+        self._layers, self._device, self._on_gpu, self._shares = layers, device, on_gpu, shares
         self._live = LiveBytes()
         self._forward: dict[int, tuple[int, int, int]] = {}  # live before, most, live after
         self._backward: dict[int, tuple[int, int]] = {}  # most without and with the gradients of weights
@@ -217,7 +219,7 @@ class _Trace:
         stream = stream if self._shares is None else self._shares.whole(stream)
         self._before_loss = self._mark()
         self.left_at_loss = storage_bytes([stream.hidden])
-        loss = loss_of(stream, head=self._layers[head], chunk_tokens=chunk_tokens)
+        loss = loss_of(stream, head=self._layers[head], chunk_tokens=chunk_tokens, on_gpu=self._on_gpu)
         self._lasting = new_memories  # held by the lanes until the next segment
         return loss
 

@@ -1,11 +1,16 @@
 """RESULTS.md: ratios first, the GPU last; a part measured anew leaves the others, and a failure is told."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from hierlm.config.load import load_config
+from hierlm.plan.plan import make_plan
 from tests.benchmarks.__main__ import document, main, ordered, read_sections, run
+from tests.benchmarks.bench_gpu import ARCHS, CASES, NO_GPU, Case
 from tests.benchmarks.bench_start import Start, parts, verdict
+from tests.conftest import ROOT
 
 OLD = "# Benchmarks\n\n2001, one\n\n## bench_data\n\n```\nfast\n```\n\n## GPU\n\n```\nnone\n```\n"
 
@@ -29,6 +34,24 @@ def test_a_bench_that_fails_says_why_in_its_section(capsys: pytest.CaptureFixtur
     assert "exit code 1" in text and "No module named" in text
     assert sys.prefix not in text
     assert "No module named" in capsys.readouterr().out
+
+
+def test_figures_of_a_gpu_stay_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "RESULTS.md"
+    monkeypatch.setattr("tests.benchmarks.__main__.RESULTS", results)
+    monkeypatch.setattr("tests.benchmarks.__main__.run", lambda name: (f"{NO_GPU} {name}", True))
+    monkeypatch.setattr("sys.argv", ["tests.benchmarks", "gpu"])
+    results.write_text(OLD)
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert read_sections(results.read_text()) == read_sections(OLD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_every_case_of_a_gpu_is_a_run_that_fits(case: Case) -> None:
+    config = load_config(ROOT / "configs" / "tiny" / f"{ARCHS[case.name]}.yaml", case.overrides())
+    assert make_plan(config, device_name="h100").estimate.fits
 
 
 def test_an_unknown_name_is_refused_with_those_there_are(

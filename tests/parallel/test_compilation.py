@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from hierlm.errors import UserError
 from hierlm.nn.head import Head
-from hierlm.parallel.compilation import compile_layers
+from hierlm.parallel.compilation import compile_layers, compiled, fused_on_gpu
+from hierlm.parallel.loss import _cross_entropy
 from tests.distributed.spawn import run_ranks
 from tests.parallel.test_engine import layout, run
 from tests.parallel.test_loss import engine_steps
@@ -29,6 +31,22 @@ def test_parameters_keep_their_names() -> None:
     head = Head(vocab_size=7, hidden_dim=4)
     compile_layers([head], device=torch.device("cpu"))
     assert [name for name, _ in head.named_parameters()] == ["projection.weight"]
+
+
+def test_a_cpu_takes_operations_as_they_are() -> None:
+    assert fused_on_gpu(_cross_entropy, device=torch.device("cpu")) is _cross_entropy
+
+
+@pytest.mark.slow
+def test_cross_entropy_as_a_gpu_runs_it_is_the_same() -> None:
+    logits, targets = torch.randn(30, 501).bfloat16(), torch.randint(501, (30,))
+    nats_and_gradients = []
+    for function in (_cross_entropy, compiled(_cross_entropy)):
+        given = logits.clone().requires_grad_()
+        nats = checkpoint(function, given, targets, use_reentrant=False)  # as in chunks
+        (nats * torch.arange(30)).sum().backward()
+        nats_and_gradients.append((nats.detach(), given.grad))
+    torch.testing.assert_close(*nats_and_gradients)
 
 
 def steps_and_graphs(overrides: list[str]) -> tuple[Any, int]:

@@ -88,6 +88,12 @@ def test_logits_in_chunks_never_exist_whole(tp_degree):
     assert chunked.traffic[-1] == whole.traffic[-1]
 
 
+def test_a_gpu_makes_no_copies_of_the_logits_in_fp32():
+    found = profile(setting("transformer", "model.vocab_size=8192", bf16=True, on_gpu=True))
+    assert found.logits == 2 * 48 * 8192 * 2
+    assert found.loss_peak < 1.1 * found.logits + 2 * found.weights[-1].own  # their gradient, and that of the weight
+
+
 @pytest.mark.parametrize(("recompute", "between"), [("none", 4), ("full", 1)])
 def test_sequence_parallel_ranks_keep_a_share_of_what_lies_between_slices(recompute, between):
     """`between`: whole tensors a block keeps, two norms' outputs and two sums, or what goes in."""
