@@ -10,11 +10,15 @@ from torch import Tensor
 
 GIB = 2**30
 
-ACHIEVABLE = 0.5
-"""Share of the peak that matrix products reach between the element-wise work of a training step; well-tuned
-transformers report 0.4 to 0.6 of MFU on A100 and H100 (Narayanan et al. 2021, 2104.04473; MosaicML's and NVIDIA's
-published Megatron runs). Seen here on an H100, uncompiled: transformers 0.33 (125M) to 0.56 (1B), Hourglasses 0.26 to
-0.40 (tests/benchmarks/RESULTS.md)."""
+GPU_PRODUCT_SHARE = 0.8
+"""Of the data sheet's peak: large bf16 products reach 790 of 989 TFLOP/s on an H100."""
+
+MOVES = 2.8
+"""How often a byte that an operation makes passes through memory, it and what it is made from: with this and the next,
+steps of eleven models on an H100 took what is predicted within 10 % (tests/benchmarks/RESULTS.md, GPU)."""
+
+GPU_KERNEL_SECONDS = 18e-6
+"""Of a kernel, beside its work: started from Python, uncompiled."""
 
 USABLE_MEMORY = 0.92
 """Share of the memory left for tensors: the rest goes to the context, NCCL's buffers and the allocator's gaps."""
@@ -32,6 +36,8 @@ class Device:
     fp32_flops: float  # of products in full fp32, torch's default: without TF32
     memory_bytes: int
     memory_bandwidth: float  # bytes
+    product_share: float  # of the peak, by products in a training step
+    kernel_seconds: float  # of an operation, beside its work
     node_link: float  # bytes, to a peer in the same node
     fabric_link: float  # bytes, to another node
     per_node: int
@@ -51,6 +57,8 @@ H100 = Device(
     fp32_flops=67e12,
     memory_bytes=80 * 10**9,
     memory_bandwidth=3.35e12,
+    product_share=GPU_PRODUCT_SHARE,
+    kernel_seconds=GPU_KERNEL_SECONDS,
     node_link=450e9,
     fabric_link=50e9,
     per_node=8,
@@ -63,6 +71,8 @@ H200 = Device(
     fp32_flops=67e12,
     memory_bytes=141 * 10**9,
     memory_bandwidth=4.8e12,
+    product_share=GPU_PRODUCT_SHARE,
+    kernel_seconds=GPU_KERNEL_SECONDS,
     node_link=450e9,
     fabric_link=50e9,
     per_node=8,
@@ -75,6 +85,8 @@ A100 = Device(
     fp32_flops=19.5e12,
     memory_bytes=80 * 10**9,
     memory_bandwidth=2.039e12,
+    product_share=GPU_PRODUCT_SHARE,
+    kernel_seconds=GPU_KERNEL_SECONDS,
     node_link=300e9,
     fabric_link=25e9,
     per_node=8,
@@ -109,6 +121,8 @@ def _this_machine(processes: int) -> Device:
         fp32_flops=measured_matmul_flops(torch.device("cpu"), precision="fp32") / here,
         memory_bytes=psutil.virtual_memory().total // here,
         memory_bandwidth=10e9,
+        product_share=1.0,
+        kernel_seconds=10e-6,
         node_link=1e9,
         fabric_link=1e9,
         per_node=here,

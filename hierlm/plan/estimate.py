@@ -137,8 +137,7 @@ class Estimator:
             for stage in memories
         ]
         works = [
-            StageWork(self._stage_flops(phase, layout, stage.layers, seen, rows=rows), flow, stage.num_values)
-            for stage, flow in zip(memories, flows, strict=True)
+            self._work(phase, layout, stage, flow, seen, rows=rows) for stage, flow in zip(memories, flows, strict=True)
         ]
         time = step_time(
             works, micro_batches=micro_batches, degrees=Degrees.of(layout), device=self.device, bf16=self._bf16
@@ -154,6 +153,26 @@ class Estimator:
             traffic=tuple(flows),
             time=time,
             mfu=achieved / (layout.world_size * self.device.peak_flops(bf16=self._bf16)),
+        )
+
+    def _work(
+        self,
+        phase: PhaseConfig,
+        layout: ParallelConfig,
+        stage: StageMemory,
+        flow: Traffic,
+        seen: Profile,
+        *,
+        rows: int,
+    ) -> StageWork:
+        makes_loss = stage.layers.stop == len(seen.layers)
+        own = [seen.layers[index] for index in stage.layers]
+        return StageWork(
+            flops=self._stage_flops(phase, layout, stage.layers, seen, rows=rows),
+            made_bytes=sum(layer.made for layer in own) + makes_loss * seen.loss_made,
+            kernels=sum(layer.kernels for layer in own) + makes_loss * seen.loss_kernels,
+            traffic=flow,
+            num_values=stage.num_values,
         )
 
     @property

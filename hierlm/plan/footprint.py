@@ -16,6 +16,8 @@ class Footprint:
     first_backward_peak: int  # the same where the gradients of its weights are new and stay
     memory: int  # recurrent memory carried to the next segment
     output: int  # what a pipeline boundary behind it sends: the whole stack
+    made: int  # results of all its operations, there and back, however short they live
+    kernels: int  # how many such results
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Profile:
     traffic: tuple[TensorTraffic, ...]
     logits: int  # bytes of the logits alone, as far as they are made at once and outlive the loss: 0 when in chunks
     left_at_loss: int  # bytes of what the last layer before the loss leaves on top: the logits, or what makes them
+    loss_made: int  # as `made` of a layer: what follows the last one
+    loss_kernels: int
     loss_peak: int  # the most above what stood after the last layer, until its backward pass begins
     is_extrapolated: bool  # shapes depend on data: run on real rows
 
@@ -74,5 +78,7 @@ class Profile:
             traffic=lines(self.traffic, other.traffic),
             logits=line(self.logits, other.logits),
             left_at_loss=line(self.left_at_loss, other.left_at_loss),
+            loss_made=line(self.loss_made, other.loss_made),
+            loss_kernels=line(self.loss_kernels, other.loss_kernels),
             loss_peak=line(self.loss_peak, other.loss_peak),
         )

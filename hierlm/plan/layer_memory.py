@@ -6,6 +6,7 @@ cannot run there: such a model runs on one row of random tokens, and more rows a
 Shapes: B rows of a micro-batch, T tokens.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,10 +69,11 @@ def _nothing(like: Profile) -> Profile:
     """The profile of no rows."""
     return replace(
         like,
-        layers=tuple(Footprint(0, 0, 0, 0, 0, 0) for _ in like.layers),
+        layers=tuple(Footprint(0, 0, 0, 0, 0, 0, 0, kernels=layer.kernels) for layer in like.layers),
         traffic=tuple(TensorTraffic(0, 0, 0) for _ in like.traffic),
         logits=0,
         left_at_loss=0,
+        loss_made=0,
         loss_peak=0,
     )
 
@@ -102,6 +104,8 @@ def _run(setting: Setting, *, device: torch.device, rows: int) -> Profile:
         traffic=tuple(traffic[index] for index in chosen),
         logits=0 if setting.loss_chunk_tokens else trace.left_at_loss,
         left_at_loss=trace.left_at_loss,
+        loss_made=trace.loss_made,
+        loss_kernels=trace.loss_kernels,
         loss_peak=trace.loss_peak,
         is_extrapolated=False,
     )
@@ -165,11 +169,13 @@ class _Trace:
         self._live = LiveBytes()
         self._forward: dict[int, tuple[int, int, int]] = {}  # live before, most, live after
         self._backward: dict[int, tuple[int, int]] = {}  # most without and with the gradients of weights
+        self._made: dict[int, int] = defaultdict(int)
+        self._kernels: dict[int, int] = defaultdict(int)
         self._memory: dict[int, int] = {}
         self._new_memory: dict[int, int] = {}
         self._output: dict[int, int] = {}
         self._current: int | None = None
-        self.left_at_loss = self.loss_peak = 0
+        self.left_at_loss = self.loss_peak = self.loss_made = self.loss_kernels = 0
         self._before_loss = 0
 
     def footprint(self, index: int) -> Footprint:
@@ -182,6 +188,8 @@ class _Trace:
             first_backward_peak=max(with_gradients - after, 0),
             memory=self._memory[index],
             output=self._output[index],
+            made=self._made[index],
+            kernels=self._kernels[index],
         )
 
     def there_and_back(self, tokens: Tensor, *, recompute: Recompute, chunk_tokens: int | None) -> None:
@@ -213,6 +221,7 @@ class _Trace:
             new_memories.append(None if memory is None else tuple(tensor.detach() for tensor in memory))
             self._new_memory[index] = storage_bytes(memory or ())
             self._forward[index] = (before, self._live.peak, self._live.now)
+            self._count(index)
             self._output[index] = sum(level.numel() * level.element_size() for level in stream.levels)
             self._output[index] += 0 if self._shares is None else self._shares.missing_bytes(stream)
             self._watch(stream.hidden, index)
@@ -242,11 +251,17 @@ class _Trace:
         """What was seen since the last mark belongs to the layer that was being passed, or to the loss."""
         if self._current is None:
             self.loss_peak = self._live.peak - self._before_loss
+            self.loss_made, self.loss_kernels = self._live.made, self._live.kernels
         else:
             # the new memories of later layers take the place of their old ones, which whoever keeps them counts
             later = sum(size for index, size in self._new_memory.items() if index > self._current)
             self._backward[self._current] = (self._live.peak_alone - later, self._live.peak - later)
+            self._count(self._current)
         self._mark()
+
+    def _count(self, index: int) -> None:
+        self._made[index] += self._live.made
+        self._kernels[index] += self._live.kernels
 
     def _drop_gradient(self, parameter: Tensor) -> None:
         assert parameter.grad is not None

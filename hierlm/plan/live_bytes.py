@@ -13,12 +13,13 @@ class LiveBytes(TorchDispatchMode):
     """While entered: `now` is what has been made inside and is still held by anyone, `peak` the most since `restart`.
 
     A storage counts once however many views it has. Inside an operation only its results count, not its workspace.
-    `elsewhere` are bytes that someone else is known to hold: in `peak`, not in `peak_alone`.
+    `elsewhere` are bytes that someone else is known to hold: in `peak`, not in `peak_alone`. Since `restart`, `kernels`
+    results that are no views were made, of `made` bytes together.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = self.peak_alone = self.elsewhere = 0
+        self.now = self.peak = self.peak_alone = self.elsewhere = self.made = self.kernels = 0
         self._known: dict[int, weakref.ref[Any] | None] = {}
         self._kept_alive: list[Any] = []
 
@@ -30,9 +31,9 @@ class LiveBytes(TorchDispatchMode):
             self._known[storage._cdata] = None
 
     def restart(self) -> None:
-        """Look for a new peak; nothing is held elsewhere."""
+        """Look for a new peak; nothing is held elsewhere, nothing was made."""
         self.peak = self.peak_alone = self.now
-        self.elsewhere = 0
+        self.elsewhere = self.made = self.kernels = 0
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = operator(*args, **(kwargs or {}))
@@ -53,6 +54,8 @@ class LiveBytes(TorchDispatchMode):
 
         self._known[key] = weakref.ref(storage, forget)
         self.now += size
+        self.made += size
+        self.kernels += 1
         self.peak_alone = max(self.peak_alone, self.now)
         self.peak = max(self.peak, self.now + self.elsewhere)
 

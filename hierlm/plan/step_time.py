@@ -1,4 +1,4 @@
-"""How long a step should take: products at the achievable share of the peak, messages, the pipeline's bubble.
+"""How long a step should take: products, what else is read and written, kernels, messages, the pipeline's bubble.
 
 Nothing overlaps with anything: DeepSpeed's `overlap_comm` is off (`hierlm.parallel.zero`), and messages between
 tensor-parallel ranks and stages wait for what they carry.
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from hierlm.parallel.degrees import Degrees
 from hierlm.plan.communication import Traffic
-from hierlm.plan.devices import ACHIEVABLE, LINK_SHARE, Device
+from hierlm.plan.devices import LINK_SHARE, MOVES, Device
 from hierlm.plan.zero_memory import FULL, MOMENTS
 
 UPDATE_BYTES = FULL * (2 * (1 + MOMENTS) + 1)
@@ -20,7 +20,9 @@ UPDATE_BYTES = FULL * (2 * (1 + MOMENTS) + 1)
 class StageWork:
     """What a rank of one stage does in a step."""
 
-    flops_per_micro_batch: float  # recompute included
+    flops: float  # of a micro-batch, recompute included, as are the next two
+    made_bytes: int  # results of operations
+    kernels: int  # operations with a result of their own
     traffic: Traffic
     num_values: int
 
@@ -29,12 +31,19 @@ class StageWork:
 class StepTime:
     """Seconds of one optimizer step, by cause; the slowest stage decides."""
 
-    compute: float
+    products: float
+    memory: float  # reading and writing between them
+    kernels: float  # starting and ending them
     tensor_messages: float
     boundary_messages: float
     data_messages: float
     update: float
     bubble: float  # waiting for the pipeline to fill and drain
+
+    @property
+    def compute(self) -> float:
+        """Of a rank by itself, all micro-batches."""
+        return self.products + self.memory + self.kernels
 
     @property
     def total(self) -> float:
@@ -49,19 +58,29 @@ def step_time(
     stages: Sequence[StageWork], *, micro_batches: int, degrees: Degrees, device: Device, bf16: bool
 ) -> StepTime:
     """Of a layout on a device."""
-    rate = device.peak_flops(bf16=bf16) * ACHIEVABLE
     within = _Links(degrees, device)
-    slowest = max(stages, key=lambda stage: stage.flops_per_micro_batch)
-    compute = micro_batches * slowest.flops_per_micro_batch / rate
+    slowest = max((_effort(stage, device, bf16=bf16) for stage in stages), key=sum)
+    products, memory, kernels = (micro_batches * seconds for seconds in slowest)
     tensor = max(stage.traffic.tensor for stage in stages) / within.tensor
     boundary = max(stage.traffic.boundary for stage in stages) / within.pipeline
     return StepTime(
-        compute=compute,
+        products=products,
+        memory=memory,
+        kernels=kernels,
         tensor_messages=tensor,
         boundary_messages=boundary,
         data_messages=max(stage.traffic.data for stage in stages) / within.data,
         update=max(stage.num_values for stage in stages) * UPDATE_BYTES / device.memory_bandwidth,
-        bubble=(degrees.pipeline - 1) / micro_batches * (compute + tensor + boundary),
+        bubble=(degrees.pipeline - 1) / micro_batches * (products + memory + kernels + tensor + boundary),
+    )
+
+
+def _effort(stage: StageWork, device: Device, *, bf16: bool) -> tuple[float, float, float]:
+    """Seconds of a micro-batch: products, memory, kernels."""
+    return (
+        stage.flops / (device.product_share * device.peak_flops(bf16=bf16)),
+        MOVES * stage.made_bytes / device.memory_bandwidth,
+        stage.kernels * device.kernel_seconds,
     )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from hierlm.plan.devices import ACHIEVABLE, GIB
+from hierlm.plan.devices import GIB
 from hierlm.plan.estimate import Estimate, PhaseEstimate
 from hierlm.plan.layouts import changes
 from hierlm.plan.memory import StageMemory
@@ -93,11 +93,13 @@ def _time_line(each: PhaseEstimate) -> str:
     messages = f"gradients {unit(flow.gradients)}, weights {unit(flow.weights)}, tensor {unit(flow.tensor)}"
     lines = [
         f"  sent per step and rank ({unit.name}): {messages}, boundaries {unit(flow.boundary)}",
-        f"  step: {_seconds(time.total)} = compute {_seconds(time.compute)} + tensor messages "
-        f"{_seconds(time.tensor_messages)} + boundaries {_seconds(time.boundary_messages)}",
-        f"        + data messages {_seconds(time.data_messages)} + update {_seconds(time.update)} + bubble "
-        f"{_seconds(time.bubble)} ({bubble_fraction(len(each.stages), each.micro_batches):.0%} of the pipeline)",
-        f"  {each.tokens_per_second:,.0f} tokens/s, MFU {each.mfu:.1%} (products at {ACHIEVABLE:.0%} of the peak)",
+        f"  step: {_seconds(time.total)} = products {_seconds(time.products)} + memory between them "
+        f"{_seconds(time.memory)} + kernels {_seconds(time.kernels)}",
+        f"        + tensor messages {_seconds(time.tensor_messages)} + boundaries {_seconds(time.boundary_messages)} "
+        f"+ data messages {_seconds(time.data_messages)}",
+        f"        + update {_seconds(time.update)} + bubble {_seconds(time.bubble)} "
+        f"({bubble_fraction(len(each.stages), each.micro_batches):.0%} of the pipeline)",
+        f"  {each.tokens_per_second:,.0f} tokens/s, MFU {each.mfu:.1%}",
     ]
     return "\n".join(lines)
 

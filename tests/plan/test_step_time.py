@@ -6,7 +6,7 @@ import pytest
 
 from hierlm.parallel.degrees import Degrees
 from hierlm.plan.communication import Traffic
-from hierlm.plan.devices import ACHIEVABLE, H100, LINK_SHARE, device, measured_matmul_flops
+from hierlm.plan.devices import GPU_PRODUCT_SHARE, H100, LINK_SHARE, MOVES, device, measured_matmul_flops
 from hierlm.plan.step_time import StageWork, step_time
 from tests.plan.making import estimator
 
@@ -14,16 +14,23 @@ QUIET = Traffic(gradients=0, weights=0, tensor=0, boundary=0)
 
 
 def of(*flops: float, micro_batches: int = 4, traffic: Traffic = QUIET, degrees: Degrees | None = None):
-    works = [StageWork(each, traffic, 0) for each in flops]
+    works = [StageWork(each, 0, 0, traffic, 0) for each in flops]
     layout = degrees or Degrees(pipeline=len(flops))
     return step_time(works, micro_batches=micro_batches, degrees=layout, device=H100, bf16=True)
 
 
 def test_the_slowest_stage_decides_and_the_pipeline_fills_and_drains():
     found = of(1e12, 2e12, 1e12)
-    assert found.compute == pytest.approx(4 * 2e12 / (H100.bf16_flops * ACHIEVABLE))
+    assert found.compute == found.products == pytest.approx(4 * 2e12 / (H100.bf16_flops * GPU_PRODUCT_SHARE))
     assert found.bubble == pytest.approx(found.compute * 2 / 4)
     assert found.total == pytest.approx(found.compute + found.bubble)
+
+
+def test_what_lies_between_products_takes_memory_and_kernels():
+    found = step_time([StageWork(0, 10**9, 50, QUIET, 0)], micro_batches=3, degrees=Degrees(), device=H100, bf16=True)
+    assert found.memory == pytest.approx(3 * MOVES * 1e9 / H100.memory_bandwidth)
+    assert found.kernels == pytest.approx(3 * 50 * H100.kernel_seconds)
+    assert found.total == found.compute == pytest.approx(found.memory + found.kernels)
 
 
 def test_one_stage_has_no_bubble():
@@ -49,8 +56,9 @@ def test_flops_of_full_recompute_are_one_more_forward_pass():
 
 def test_recompute_costs_time_but_no_mfu_credit():
     plain, again = phase(), phase("parallel.activation_recompute=full")
-    assert again.time.compute == pytest.approx(plain.time.compute * 4 / 3)
-    assert again.mfu < plain.mfu < ACHIEVABLE
+    assert again.time.products == pytest.approx(plain.time.products * 4 / 3)
+    assert again.time.memory > plain.time.memory and again.time.kernels > plain.time.kernels
+    assert again.mfu < plain.mfu
 
 
 def test_an_all_reduce_sends_nearly_twice_the_gradients():
