@@ -15,7 +15,7 @@ Our choices, where the paper is silent:
 - `carry_memory` chains the rows of a stream; the paper trains on independent sequences, the default.
 Departures:
 - the FFT is causal up to rounding; blocks, and convolutions of up to 64 tokens, are triangular products and exactly so.
-- initial weights N(0, 0.02), residual outputs scaled by 1/sqrt(number of residual writes).
+- initial weights N(0, 0.02), residual outputs, the pooling p among them, scaled by 1/sqrt(number of residual writes).
 """
 
 from functools import partial

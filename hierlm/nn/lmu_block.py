@@ -12,7 +12,7 @@ from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.attention import Attention, KeyValues
 from hierlm.nn.dropout import take_dropout
 from hierlm.nn.feed_forward import FeedForward
-from hierlm.nn.initialisation import initialise
+from hierlm.nn.initialisation import INIT_STD, initialise
 from hierlm.nn.legendre_memory import LegendreMemory, Readout
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.positions import token_positions
@@ -27,13 +27,17 @@ class ImplicitAttention(nn.Module):
     high order are noise.
     """
 
-    def __init__(self, *, memory: LegendreMemory, reduced_order: int, scale_scores: bool) -> None:
+    def __init__(
+        self, *, memory: LegendreMemory, reduced_order: int, scale_scores: bool, residual_scale: float = 1.0
+    ) -> None:
         super().__init__()
         self.memory = memory
         self.scale_scores = scale_scores
         self.reduce = nn.Parameter(torch.randn(3 * reduced_order, memory.order) * memory.order**-0.5)
         self.reduce_bias = nn.Parameter(torch.zeros(3 * reduced_order))
-        self.pool = nn.Parameter(torch.randn(reduced_order) * reduced_order**-0.5)
+        # what it pools is added to the residual stream: at the size of a mean, tokens drowned in it and, with global
+        # attention, 300 steps ended 0.7 nats higher
+        self.pool = nn.Parameter(torch.randn(reduced_order) * INIT_STD * residual_scale)
 
     def forward(
         self, x: Tensor, state: Tensor | None = None, *, needs_state: bool = False
@@ -86,7 +90,12 @@ class LmuBlock(Layer):
         self.first_norm = layer_norm(shape.hidden_dim)
         self.first = Attention(shape) if global_attention else FeedForward(shape)
         self.memory_norm = layer_norm(shape.hidden_dim)
-        self.memory = ImplicitAttention(memory=memory, reduced_order=reduced_order, scale_scores=scale_scores)
+        self.memory = ImplicitAttention(
+            memory=memory,
+            reduced_order=reduced_order,
+            scale_scores=scale_scores,
+            residual_scale=shape.residual_scale,
+        )
         self.feed_forward_norm = layer_norm(shape.hidden_dim)
         self.feed_forward = FeedForward(shape)
         self.dropout = nn.Dropout(shape.dropout)
