@@ -50,7 +50,10 @@ def rows(count: int, length: int, *, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("dp", "pp", "zero"), [(1, 1, 0), (2, 2, 1), pytest.param(2, 1, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("dp", "pp", "zero"),
+    [(1, 1, 0), *(pytest.param(*where, marks=pytest.mark.slow) for where in [(2, 2, 1), (2, 1, 3)])],
+)
 def test_an_evaluation_in_the_middle_of_training_changes_nothing_after_it(dp: int, pp: int, zero: int) -> None:
     layout = [
         f"parallel.data_parallel_degree={dp}",

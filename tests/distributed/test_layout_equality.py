@@ -190,6 +190,7 @@ def test_losses_and_norms_equal_the_single_process(
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "zero"), [((1, 1, 1), 0), ((2, 1, 1), 3), ((1, 1, 2), 1)])
 @pytest.mark.skipif(linear.fused_product is None, reason="this build of torch has no oneDNN")
 def test_products_of_another_library_make_no_difference(layout: tuple[int, int, int], zero: int, single: Any) -> None:

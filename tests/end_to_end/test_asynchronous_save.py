@@ -59,6 +59,7 @@ def without(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.mark.slow
 def test_it_saves_the_same_and_trains_the_same(without: Path, tiny_dataset: Path) -> None:
     said = train(tiny_dataset, "beside", BESIDE, "checkpoint.keep=9", cwd=without)
     assert records(without / "runs" / "beside") == records(without / "runs" / "without")
@@ -74,6 +75,7 @@ def test_it_saves_the_same_and_trains_the_same(without: Path, tiny_dataset: Path
     assert hierlm("checkpoint", "verify", "runs/beside", cwd=without).stdout.count("good") == 3
 
 
+@pytest.mark.slow
 def test_a_load_that_is_not_what_was_saved_ends_the_attempt_with_one_line(without: Path, tiny_dataset: Path) -> None:
     """The proof is altered here: what would have to be altered for a wrong load is our code."""
     run = without / "runs" / "without"

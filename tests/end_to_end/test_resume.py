@@ -101,10 +101,9 @@ def test_a_stop_request_saves_and_the_same_command_goes_on(
     assert digest("cut", tmp_path) == digest("whole", uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    "step", [7, pytest.param(12, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("step", [7, 12, 20])
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(
     step: int, tiny_dataset: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

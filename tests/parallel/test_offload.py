@@ -9,7 +9,7 @@ import torch
 from tests.parallel.test_engine import layout, run
 
 OFFLOADS = [
-    (1, "optimizer", "fp32"),
+    pytest.param(1, "optimizer", "fp32", marks=pytest.mark.slow),
     pytest.param(2, "optimizer", "bf16", marks=pytest.mark.slow),
     pytest.param(3, "optimizer", "fp32", marks=pytest.mark.slow),
     pytest.param(3, "parameters", "fp32", marks=pytest.mark.slow),

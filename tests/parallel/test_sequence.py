@@ -77,6 +77,7 @@ def test_a_rank_keeps_no_more_than_its_share_of_a_block() -> None:
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 def test_recompute_keeps_no_more_because_tokens_are_shared(recompute: Recompute) -> None:
     """Products that are summed over ranks are not kept whole; a share of what goes in stands at the end."""

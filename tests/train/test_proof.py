@@ -26,7 +26,8 @@ def proof_and_state(arch: str, settings: list[str]) -> Any:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("arch", ["transformer_xl", pytest.param("hourglass", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["transformer_xl", "hourglass"])
 def test_every_rank_of_every_layout_gives_the_same_proof_and_training_is_not_touched(arch: str) -> None:
     found = []
     for layout in ({}, {"dp": 2, "zero": 1}, {"tp": 2, "pp": 2}):
