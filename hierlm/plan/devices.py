@@ -8,14 +8,17 @@ import psutil
 import torch
 from torch import Tensor
 
+from hierlm.nn.linear import Linear
+
 GIB = 2**30
 
-GPU_PRODUCT_SHARE = 0.8
-"""Of the data sheet's peak: large bf16 products reach 790 of 989 TFLOP/s on an H100."""
+PRODUCT_SHARE = 0.8
+"""Of the peak that products reach: large ones in bf16 790 of an H100's 989 TFLOP/s."""
 
 MOVES = 2.8
 """How often a byte that an operation makes passes through memory, it and what it is made from: with this and the next,
-steps of eleven models on an H100 took what is predicted within 10 % (tests/benchmarks/RESULTS.md, GPU)."""
+steps of eleven models on an H100 took what is predicted within 10 % (tests/benchmarks/RESULTS.md, GPU), of twenty on a
+CPU within 25 %; a fused LSTM, whose steps wait for each other, twice as long."""
 
 GPU_KERNEL_SECONDS = 18e-6
 """Of a kernel, beside its work: started from Python, uncompiled."""
@@ -36,7 +39,6 @@ class Device:
     fp32_flops: float  # of products in full fp32, torch's default: without TF32
     memory_bytes: int
     memory_bandwidth: float  # bytes
-    product_share: float  # of the peak, by products in a training step
     kernel_seconds: float  # of an operation, beside its work
     node_link: float  # bytes, to a peer in the same node
     fabric_link: float  # bytes, to another node
@@ -57,7 +59,6 @@ H100 = Device(
     fp32_flops=67e12,
     memory_bytes=80 * 10**9,
     memory_bandwidth=3.35e12,
-    product_share=GPU_PRODUCT_SHARE,
     kernel_seconds=GPU_KERNEL_SECONDS,
     node_link=450e9,
     fabric_link=50e9,
@@ -71,7 +72,6 @@ H200 = Device(
     fp32_flops=67e12,
     memory_bytes=141 * 10**9,
     memory_bandwidth=4.8e12,
-    product_share=GPU_PRODUCT_SHARE,
     kernel_seconds=GPU_KERNEL_SECONDS,
     node_link=450e9,
     fabric_link=50e9,
@@ -85,7 +85,6 @@ A100 = Device(
     fp32_flops=19.5e12,
     memory_bytes=80 * 10**9,
     memory_bandwidth=2.039e12,
-    product_share=GPU_PRODUCT_SHARE,
     kernel_seconds=GPU_KERNEL_SECONDS,
     node_link=300e9,
     fabric_link=25e9,
@@ -120,8 +119,7 @@ def _this_machine(processes: int) -> Device:
         bf16_flops=measured_matmul_flops(torch.device("cpu"), precision="bf16") / here,
         fp32_flops=measured_matmul_flops(torch.device("cpu"), precision="fp32") / here,
         memory_bytes=psutil.virtual_memory().total // here,
-        memory_bandwidth=10e9,
-        product_share=1.0,
+        memory_bandwidth=12.5e9,
         kernel_seconds=10e-6,
         node_link=1e9,
         fabric_link=1e9,
@@ -132,15 +130,16 @@ def _this_machine(processes: int) -> Device:
 
 
 def measured_matmul_flops(on: torch.device, *, precision: str, largest: int = 1024, repeats: int = 4) -> float:
-    """FLOP/s of the best of a few square products in the training precision, with the threads of this process.
+    """FLOP/s of the best of a few square products as layers make them, in the training precision, with the threads of
+    this process.
 
     The squares grow up to `largest`, or until the next would be slow: some processors only emulate bf16.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     size = min(largest, 256)
     while True:
-        left = torch.randn(size, size, device=on, dtype=dtype)
-        best = min(_product_seconds(left) for _ in range(repeats))
+        layer = Linear(size, size, bias=False, device=on, dtype=dtype)
+        best = min(_product_seconds(layer) for _ in range(repeats))
         if 2 * size > largest or 2**3 * best > _SLOW_SECONDS:
             return 2 * size**3 / best
         size *= 2
@@ -150,9 +149,10 @@ _SLOW_SECONDS = 0.1
 """Of one product."""
 
 
-def _product_seconds(square: Tensor) -> float:
+@torch.no_grad()
+def _product_seconds(layer: Linear) -> float:
     start = perf_counter()
-    product = square @ square
+    product: Tensor = layer(layer.weight)
     if product.is_cuda:
         torch.cuda.synchronize(product.device)
     return perf_counter() - start

@@ -15,7 +15,8 @@ SHOWN = 5
 """Alternative layouts."""
 
 NOT_MODELLED = (
-    "what torch.compile and CUDA graphs save; how much faster or slower a kernel is at its own shape",
+    "what torch.compile and CUDA graphs save; how much faster or slower a kernel is at its own shape; the waiting of "
+    "an LSTM's steps for each other",
     "overlap of messages with work, congestion, slow nodes; data loading, evaluation, checkpoints, tracking",
     "workspace inside kernels, the allocator's gaps, the context, NCCL's buffers: the share of memory left for them",
     "what an evaluation with recurrent memory keeps beside the training memories",
@@ -93,6 +94,7 @@ def make_plan(config: RunConfig[Any], *, device_name: str, search: int | None = 
 
 def _device(estimate: Estimate) -> dict[str, Any]:
     constants = {
+        "product_share": devices.PRODUCT_SHARE,
         "moves_of_made_bytes": devices.MOVES,
         "usable_memory_bytes": estimate.usable_bytes,
         "link_share": devices.LINK_SHARE,

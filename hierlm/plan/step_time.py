@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from hierlm.parallel.degrees import Degrees
 from hierlm.plan.communication import Traffic
-from hierlm.plan.devices import LINK_SHARE, MOVES, Device
+from hierlm.plan.devices import LINK_SHARE, MOVES, PRODUCT_SHARE, Device
 from hierlm.plan.zero_memory import FULL, MOMENTS
 
 UPDATE_BYTES = FULL * (2 * (1 + MOMENTS) + 1)
@@ -78,7 +78,7 @@ def step_time(
 def _effort(stage: StageWork, device: Device, *, bf16: bool) -> tuple[float, float, float]:
     """Seconds of a micro-batch: products, memory, kernels."""
     return (
-        stage.flops / (device.product_share * device.peak_flops(bf16=bf16)),
+        stage.flops / (PRODUCT_SHARE * device.peak_flops(bf16=bf16)),
         MOVES * stage.made_bytes / device.memory_bandwidth,
         stage.kernels * device.kernel_seconds,
     )

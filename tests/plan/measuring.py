@@ -31,7 +31,6 @@ CPU = Device(
     fp32_flops=1e11,
     memory_bytes=2**40,
     memory_bandwidth=1e10,
-    product_share=0.5,
     kernel_seconds=1e-5,
     node_link=1e9,
     fabric_link=1e9,

@@ -6,7 +6,7 @@ import pytest
 
 from hierlm.parallel.degrees import Degrees
 from hierlm.plan.communication import Traffic
-from hierlm.plan.devices import GPU_PRODUCT_SHARE, H100, LINK_SHARE, MOVES, device, measured_matmul_flops
+from hierlm.plan.devices import H100, LINK_SHARE, MOVES, PRODUCT_SHARE, device, measured_matmul_flops
 from hierlm.plan.step_time import StageWork, step_time
 from tests.plan.making import estimator
 
@@ -21,7 +21,7 @@ def of(*flops: float, micro_batches: int = 4, traffic: Traffic = QUIET, degrees:
 
 def test_the_slowest_stage_decides_and_the_pipeline_fills_and_drains():
     found = of(1e12, 2e12, 1e12)
-    assert found.compute == found.products == pytest.approx(4 * 2e12 / (H100.bf16_flops * GPU_PRODUCT_SHARE))
+    assert found.compute == found.products == pytest.approx(4 * 2e12 / (H100.bf16_flops * PRODUCT_SHARE))
     assert found.bubble == pytest.approx(found.compute * 2 / 4)
     assert found.total == pytest.approx(found.compute + found.bubble)
 
