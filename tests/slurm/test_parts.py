@@ -79,12 +79,8 @@ def test_every_member_of_a_sweep_is_a_run_of_its_own(place: Place) -> None:
     assert {status["state"] for status in sweep(place)} == {"finished"}, told(place)
     losses = {status["loss"] for status in sweep(place)}
     assert len(losses) == 4
-    with sqlite3.connect(place.folder / "runs" / "mlflow.db") as database:
-        members = database.execute(
-            "select parent.name, count(*) from runs parent join tags on tags.value = parent.run_uuid "
-            "where tags.key = 'mlflow.parentRunId' and parent.name = 'sweep' group by parent.run_uuid"
-        ).fetchall()
-    assert members == [("sweep", 4)]
+    # the tracker comes to the end of a run's records a little after the run
+    wait_until(lambda: tracked_sweeps(place) == [("sweep", 4)], seconds=60, what=lambda: str(tracked_sweeps(place)))
 
 
 def test_cancelling_a_sweep_cancels_every_member(place: Place) -> None:
@@ -104,6 +100,15 @@ def sweep(place: Place, name: str = "sweep") -> list[dict]:
 def still_going(place: Place) -> set[str]:
     """The states of members that have not ended."""
     return {status["state"] for status in sweep(place)} & {"waiting", "running"}
+
+
+def tracked_sweeps(place: Place) -> list[tuple[str, int]]:
+    """Sweeps in MLflow, and how many runs each has."""
+    with sqlite3.connect(place.folder / "runs" / "mlflow.db") as database:
+        return database.execute(
+            "select parent.name, count(*) from runs parent join tags on tags.value = parent.run_uuid "
+            "where tags.key = 'mlflow.parentRunId' and parent.name = 'sweep' group by parent.run_uuid"
+        ).fetchall()
 
 
 def told(place: Place) -> str:
