@@ -28,7 +28,7 @@ class ImplicitAttention(nn.Module):
     """
 
     def __init__(
-        self, *, memory: LegendreMemory, reduced_order: int, scale_scores: bool, residual_scale: float = 1.0
+        self, *, memory: LegendreMemory, reduced_order: int, scale_scores: bool, residual_scale: float
     ) -> None:
         super().__init__()
         self.memory = memory

@@ -1,5 +1,5 @@
-"""What torch.compile makes: every layer with `train.compile`, in place, so that parameters keep their names; always the
-few operations whose single kernels read and write far more than one fused one would.
+"""What torch.compile makes: with `train.compile` every layer, in place, so that parameters keep their names; on a GPU
+always what single kernels would read and write many times more.
 """
 
 from collections.abc import Callable, Iterable

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from hierlm import models
 from hierlm.models import lmu
 from hierlm.models.assembly import LanguageModel
+from hierlm.models.contract import Stream
 from hierlm.models.decoding import Decoder
 from hierlm.models.lmu import Config
 from hierlm.nn import legendre
@@ -38,7 +39,8 @@ def _text(length: int) -> torch.Tensor:
 def _implicit_attention(**fields: object) -> ImplicitAttention:
     torch.manual_seed(0)
     memory = LegendreMemory(order=12, window_length=32, chunk_length=None)
-    module = ImplicitAttention(memory=memory, reduced_order=3, scale_scores=False, **fields).double()
+    sizes = {"memory": memory, "reduced_order": 3, "residual_scale": 1.0}
+    module = ImplicitAttention(scale_scores=False, **sizes, **fields).double()
     torch.nn.init.normal_(module.reduce_bias)
     return module
 
@@ -49,6 +51,21 @@ def test_a_block_has_as_many_weights_as_the_paper_says():
     )
     two = config.model_copy(update={"num_layers": 2})
     assert lmu.num_parameters(two) - lmu.num_parameters(config) == 4480
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("global_attention", [False, True])
+def test_at_first_every_sublayer_adds_less_than_the_tokens_are(global_attention):
+    """Else they drown before they have been learned."""
+    part = SMALL | {"hidden_dim": 64, "ffn_dim": 128, "memory_order": 60, "reduced_order": 6, "window_length": 256}
+    model = models.from_config({"model": part | {"global_attention": global_attention}}, seed=1)
+    x = model.layers[0](Stream((_text(256),)))[0].hidden
+    block, tokens = model.layers[1], x.std()
+    after_first, _ = block._first(x, None)
+    remembered, _ = block.memory(block.memory_norm(after_first))
+    assert (after_first - x).std() < tokens
+    assert 0 < remembered.std() < tokens
+    assert block.feed_forward(block.feed_forward_norm(x)).std() < tokens
 
 
 def test_implicit_attention_is_the_formula():

@@ -94,6 +94,17 @@ def test_a_gpu_makes_no_copies_of_the_logits_in_fp32():
     assert found.loss_peak < 1.1 * found.logits + 2 * found.weights[-1].own  # their gradient, and that of the weight
 
 
+def test_a_block_makes_more_than_it_keeps_and_as_many_results_whatever_its_rows():
+    one, two = (profile(setting("transformer", rows=rows)).layers[1] for rows in (1, 2))
+    assert one.made > one.kept > 0
+    assert two.made > 1.5 * one.made
+    assert two.kernels == one.kernels > 0
+
+
+def test_a_fused_lstm_is_not_counted_step_by_step():
+    assert {layer.kernels for layer in profile(setting("lstm")).layers[1:-1]} == {0}
+
+
 @pytest.mark.parametrize(("recompute", "between"), [("none", 4), ("full", 1)])
 def test_sequence_parallel_ranks_keep_a_share_of_what_lies_between_slices(recompute, between):
     """`between`: whole tensors a block keeps, two norms' outputs and two sums, or what goes in."""
