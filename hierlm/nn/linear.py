@@ -55,7 +55,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         needs_x, needs_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
-        return _times(x, weight, bias)
+        return times(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -64,13 +64,14 @@ class _Product(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         rows = gradient.flatten(0, -2)
         return (
-            _times(gradient, weight.t()) if needs_x else None,
+            times(gradient, weight.t()) if needs_x else None,
             _of_weight(rows, x.flatten(0, -2)) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
 
 
-def _times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., K] weight^T + bias by oneDNN; of a weight [N, K] with gaps in memory a thousand times slower."""
     assert fused_product is not None
     product: Tensor = fused_product(x, weight, bias, "none", [], "")
     return product
@@ -79,5 +80,5 @@ def _times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     """[M, N], [M, K] -> gradient^T x, [N, K]: oneDNN wants a transposed copy of one side, taken of the smaller."""
     if gradient.shape[1] <= x.shape[1]:
-        return _times(gradient.t().contiguous(), x.t())
-    return _times(x.t().contiguous(), gradient.t()).t().contiguous()
+        return times(gradient.t().contiguous(), x.t())
+    return times(x.t().contiguous(), gradient.t()).t().contiguous()

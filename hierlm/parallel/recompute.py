@@ -12,6 +12,7 @@ from torch.profiler import record_function
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from hierlm.models.contract import Layer, Memory, Stream
+from hierlm.nn import prefix_attention
 from hierlm.nn.linear import fused_product
 from hierlm.parallel.random_state import keyed_seed
 
@@ -35,6 +36,7 @@ _KEPT = frozenset(
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,
         aten._scaled_dot_product_cudnn_attention.default,
+        prefix_attention.operator.default,
         *([] if fused_product is None else [fused_product.default]),
     }
 )

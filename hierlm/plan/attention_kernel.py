@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hierlm.nn import relative_attention
+from hierlm.nn import prefix_attention, relative_attention
 from hierlm.nn.visibility import with_keys_of_their_own
 
 aten = torch.ops.aten
@@ -24,13 +24,14 @@ def fused_attention(*, on_gpu: bool) -> Iterator[None]:
 
     A change of the function itself, because a mode would not reach the recomputation inside a backward pass.
     """
-    original, tiled = F.scaled_dot_product_attention, relative_attention.TILED_DEVICES
+    original, ours = F.scaled_dot_product_attention, (relative_attention.TILED_DEVICES, prefix_attention.DEVICES)
     F.scaled_dot_product_attention = partial(_attend, original, on_gpu)
-    relative_attention.TILED_DEVICES = frozenset() if on_gpu else frozenset({"cpu", "meta"})
+    relative_attention.TILED_DEVICES = prefix_attention.DEVICES = frozenset(() if on_gpu else ("cpu", "meta"))
     try:
         yield
     finally:
-        F.scaled_dot_product_attention, relative_attention.TILED_DEVICES = original, tiled
+        F.scaled_dot_product_attention = original
+        relative_attention.TILED_DEVICES, prefix_attention.DEVICES = ours
 
 
 def _attend(  # noqa: PLR0917 - torch's own signature

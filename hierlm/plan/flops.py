@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
 from hierlm.models.contract import Layer, LayerSpec, Memory, Stream
+from hierlm.nn import prefix_attention
 from hierlm.nn.linear import fused_product
 from hierlm.plan.weightless import alone
 
@@ -114,7 +115,7 @@ def _shared_sizes(config: ModelConfig) -> dict[int, set[str]]:
 
 
 def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *args: Any, **kwargs: Any) -> int:
-    """The fused attention of a CPU, which torch has no formula for."""
+    """The attention of a CPU, torch's and ours, which torch has no formula for."""
     return int(sdpa_flop_count(query, key, value))
 
 
@@ -136,6 +137,7 @@ def _real_fft_flops(shape: Sequence[int], dims: Sequence[int], *args: Any, out_s
 
 _MORE_FORMULAS = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    prefix_attention.operator: _attention_flops,
     aten._fft_c2c: _fft_flops,
     aten._fft_r2c: _real_fft_flops,
     aten._fft_c2r: _real_fft_flops,

@@ -157,7 +157,7 @@ def beside_lucidrains_hourglass() -> Iterator[Claim]:
 def hourglass_beside_transformer() -> Iterator[Claim]:
     length, twelve = 2048, TRANSFORMER | {"num_layers": 12}
     sides = [built(HOURGLASS), built(twelve)]
-    ratio = times_faster(*(both_passes(model, length=length, num_rows=1) for model in sides))
+    ratio = times_faster(*(both_passes(model, length=length, num_rows=1) for model in sides), rounds=2 * ROUNDS)
     costs = [flops_per_token(model.config, length) for model in sides]
     by_flops = costs[1] / costs[0]
     yield Claim(f"hourglass 2@1 8@3 2@1 over a transformer of 12 layers (T={length})", ratio, 1.6)
