@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hierlm.nn.heads import joined
 from hierlm.nn.linear import Linear
 from hierlm.nn.positions import rotate
 from hierlm.nn.shape import BlockShape
@@ -54,7 +55,7 @@ class Attention(nn.Module):
         """
         queries = self._placed(self._split(self.query(x)), positions)
         heads = self.attend(queries, seen=seen, rule=rule, stride=stride)
-        return self.output(heads.transpose(1, 2).flatten(2))
+        return self.output(joined(heads))
 
     def attend(self, queries: Tensor, *, seen: KeyValues, rule: Rule, stride: int) -> Tensor:
         """[B, H, Q, K] -> [B, H, Q, K]; rotary positions are already in the vectors."""

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hierlm.nn import legendre
+from hierlm.nn.linear import suits, times
 
 DIRECT_LENGTH = 64
 """Up to so many steps the convolution is one product with a triangular matrix: exactly causal, and faster than FFTs."""
 
-BLOCK_LENGTH = 32
+BLOCK_LENGTH = 64
 """k. Per step and row of the read-out a block costs (k + q) d multiplications, and every block a step of the states."""
 
 
@@ -157,20 +158,33 @@ class _SharedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shared: Tensor, each: Tensor) -> Tensor:
         ctx.save_for_backward(shared, each)
-        return torch.bmm(shared.expand(len(each), -1, -1), each)
+        return _times_each(shared, each)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         shared, each = ctx.saved_tensors
-        of_shared = of_each = None
-        if ctx.needs_input_grad[0]:
-            of_shared = torch.zeros_like(shared)
-            for one, other in zip(gradient.unbind(), each.mT.unbind(), strict=True):
-                of_shared.addmm_(one, other)
-        if ctx.needs_input_grad[1]:
-            of_each = torch.bmm(shared.t().expand(len(each), -1, -1), gradient)
-        return of_shared, of_each
+        needs_shared, needs_each = ctx.needs_input_grad
+        return (
+            _of_shared(gradient, each) if needs_shared else None,
+            _times_each(shared.t().contiguous(), gradient) if needs_each else None,
+        )
+
+
+def _times_each(shared: Tensor, each: Tensor) -> Tensor:
+    if suits(shared, each[0].t()):
+        return torch.stack([times(shared, one.t()) for one in each.contiguous()])
+    return torch.bmm(shared.expand(len(each), -1, -1), each)
+
+
+def _of_shared(gradient: Tensor, each: Tensor) -> Tensor:
+    """[N, m, d], [N, j, d] -> [m, j], the sum of the products."""
+    if suits(gradient[0], each[0]):
+        return times(*(x.transpose(0, 1).flatten(1) for x in (gradient, each)))
+    sums = gradient.new_zeros(gradient.shape[1], each.shape[1])
+    for one, other in zip(gradient.unbind(), each.mT.unbind(), strict=True):
+        sums.addmm_(one, other)
+    return sums
 
 
 def causal_convolution(x: Tensor, filters: Tensor) -> Tensor:

@@ -15,27 +15,29 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LEAST_MULTIPLICATIONS = 1 << 22
-"""Of a product, M N K: the overhead of a call is not worth it below."""
+"""Of a product, M N K: the overhead of a call is not worth it below, or below half of it where AVX-512 lies idle."""
 
 fused_product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # not in every build of torch
-"""input [..., K], weight [N, K] of any strides, bias [N] or None, and what to do with the result: nothing here."""
+"""input [..., K], weight [N, K], bias [N] or None, and what to do with the result: nothing here."""
 
 
 class Linear(nn.Linear):
     """x [..., K] -> x weight^T + bias, [..., N]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if _suits(x, self.weight):
+        if suits(x, self.weight):
             product: Tensor = _Product.apply(x, self.weight, self.bias)
             return product
         return super().forward(x)
 
 
-def _suits(x: Tensor, weight: Tensor) -> bool:
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether `times` is the fastest way to x [..., K] weight [N, K]^T."""
+    least = LEAST_MULTIPLICATIONS // 2 if leaves_avx512_idle() else LEAST_MULTIPLICATIONS
     return (
         x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * weight.shape[0] >= LEAST_MULTIPLICATIONS
+        and x.numel() * weight.shape[0] >= least
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()  # it chooses its own kernels
         and has_slow_blas()
@@ -48,6 +50,12 @@ def has_slow_blas() -> bool:
     info = Path("/proc/cpuinfo")
     is_amd = info.exists() and "AuthenticAMD" in info.read_text()
     return is_amd and torch.backends.mkl.is_available() and fused_product is not None
+
+
+@cache
+def leaves_avx512_idle() -> bool:
+    """Whether this processor has vectors of a width that MKL does not use on it and oneDNN does."""
+    return has_slow_blas() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class _Product(torch.autograd.Function):

@@ -17,6 +17,7 @@ from hierlm.nn.legendre_memory import LegendreMemory, Readout
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.positions import token_positions
 from hierlm.nn.shape import BlockShape
+from hierlm.nn.short_softmax import softmax_over_few
 from hierlm.nn.visibility import Causal
 
 
@@ -59,7 +60,7 @@ class ImplicitAttention(nn.Module):
         scores = queries @ keys.transpose(-1, -2)
         if self.scale_scores:
             scores = scores * queries.shape[-1] ** -0.5
-        weights = self.pool @ scores.softmax(dim=-1)
+        weights = self.pool @ softmax_over_few(scores)
         return (weights[:, :, None] @ values)[:, :, 0]
 
     def _readouts(self) -> list[Readout]:

@@ -9,41 +9,40 @@ Shapes: B batch, H heads, Q queries, S keys, K head_dim; of a block: q queries, 
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hierlm.nn.linear import has_slow_blas, times
+from hierlm.nn.heads import like_projections
+from hierlm.nn.linear import leaves_avx512_idle, times
 
 DEVICES = frozenset({"cpu"})
-"""Where it may be used; a plan for a processor adds the device of tensors without data."""
+"""Where it may be used. A plan for a processor, taken to be this one, adds the device of tensors without data."""
 
-MOST_QUERIES, LEAST_QUERIES, MOST_SCORES = 256, 64, 3 << 18
-"""Of a block. Many queries multiply many hidden pairs; few make products that the overhead of a call outweighs."""
+MOST_QUERIES, LEAST_QUERIES = 256, 64
+"""Of a block but a row's last. Many multiply many hidden pairs, few make products that a call's overhead outweighs."""
 
-LEAST_KEY_NUMBERS = 20_000
-"""Of one head, S K, for each thread: below, threads are better given whole heads, as torch does, than parts of one."""
+MOST_SCORES = 3 << 18
+"""Of a block, where it has more than `LEAST_QUERIES`: two such matrices are all that a long row needs."""
+
+ENOUGH_QUERIES, ENOUGH_KEY_NUMBERS = 256, 20_000
+"""Of one head: queries, and for each thread S K. Threads are better given small heads whole, as torch does."""
 
 
 def suits(queries: Tensor, keys: Tensor) -> bool:
     """Whether `attend_to_prefix` is the fastest way for these."""
     return (
-        queries.device.type in DEVICES
+        not torch.compiler.is_compiling()  # it chooses its own kernels
+        and queries.device.type in DEVICES
         and queries.dtype == keys.dtype == torch.float32
-        and queries.shape[-2] >= MOST_QUERIES
-        and keys.shape[-2] * keys.shape[-1] >= LEAST_KEY_NUMBERS * torch.get_num_threads()
-        and not torch.compiler.is_compiling()  # it chooses its own kernels
-        and is_faster_by_onednn()
+        and not torch.is_autocast_enabled("cpu")
+        and queries.shape[-2] >= ENOUGH_QUERIES
+        and keys.shape[-2] * keys.shape[-1] >= ENOUGH_KEY_NUMBERS * torch.get_num_threads()
+        and leaves_avx512_idle()
     )
-
-
-@cache
-def is_faster_by_onednn() -> bool:
-    """Whether this processor has instructions that only oneDNN uses here."""
-    return has_slow_blas() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Stairs(NamedTuple):
@@ -78,7 +77,7 @@ def attend_to_prefix(  # noqa: PLR0917 - operations have numbers and tensors, an
     queries: Tensor, keys: Tensor, values: Tensor, first: int, run: int, rise: int
 ) -> Tensor:
     """softmax(queries keys' / sqrt K) values, [B, H, Q, K], of the keys that `Stairs(first, run, rise)` shows."""
-    output, blocks = _like_projections(queries), _blocks(Stairs(first, run, rise), num_queries=queries.shape[2])
+    output, blocks = like_projections(queries), _blocks(Stairs(first, run, rise), num_queries=queries.shape[2])
     for head in _heads(queries):
         scaled, seen = _scaled(keys[head]), values[head].contiguous()
         for block in blocks:
@@ -94,8 +93,8 @@ def _gradients(  # noqa: PLR0917
     """Of the queries [B, H, Q, K], the keys and the values [B, H, S, K]."""
     found, blocks = _room(queries, keys, values), _blocks(Stairs(first, run, rise), num_queries=queries.shape[2])
     for head in _heads(queries):
-        to, operands = (x[head] for x in found), (x[head] for x in (of_output, output, queries, keys, values))
-        _differentiate(Gradients(*to), Operands(*operands), blocks)
+        to, saved = (x[head] for x in found), (x[head] for x in (of_output, output, queries, keys, values))
+        _differentiate(Gradients(*to), Saved(*saved), blocks)
     return found
 
 
@@ -107,8 +106,8 @@ class Gradients(NamedTuple):
     values: Tensor  # [S, K]
 
 
-class Operands(NamedTuple):
-    """What a head's gradients are made of."""
+class Saved(NamedTuple):
+    """Of one head."""
 
     of_output: Tensor  # [Q, K]
     output: Tensor  # [Q, K]
@@ -117,9 +116,9 @@ class Operands(NamedTuple):
     values: Tensor  # [S, K]
 
 
-def _differentiate(to: Gradients, operands: Operands, blocks: Sequence[Block]) -> None:
+def _differentiate(to: Gradients, saved: Saved, blocks: Sequence[Block]) -> None:
     """Gradients of keys and values are summed as [K, S]: then the shares of a block need not be turned round."""
-    of_output, output, queries, keys, values = operands
+    of_output, output, queries, keys, values = saved
     scaled_keys, values = _scaled(keys), values.contiguous()
     of_output_turned, queries_turned = of_output.t().contiguous(), queries.t().contiguous()
     means = (of_output * output).sum(dim=-1, keepdim=True)
@@ -146,7 +145,7 @@ def _backward(ctx: Any, of_output: Tensor) -> tuple[Tensor | None, ...]:
 
 
 attend_to_prefix.register_autograd(_backward, setup_context=_save)
-attend_to_prefix.register_fake(lambda queries, *_: _like_projections(queries))
+attend_to_prefix.register_fake(lambda queries, *_: like_projections(queries))
 _gradients.register_fake(lambda of_output, output, queries, keys, values, *_: _room(queries, keys, values))
 
 operator = torch.ops.hierlm.attend_to_prefix
@@ -154,12 +153,7 @@ operator = torch.ops.hierlm.attend_to_prefix
 
 
 def _room(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _like_projections(queries), _like_projections(keys), _like_projections(values)
-
-
-def _like_projections(heads: Tensor) -> Tensor:
-    """Room for [B, H, T, K], laid out as what projections make and read, [B, T, H, K]."""
-    return torch.empty_like(heads.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+    return like_projections(queries), like_projections(keys), like_projections(values)
 
 
 def _heads(x: Tensor) -> Iterator[tuple[int, int]]:

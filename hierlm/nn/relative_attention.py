@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hierlm.nn.heads import joined
 from hierlm.nn.linear import Linear
 from hierlm.nn.memory_slots import SegmentMemory
 from hierlm.nn.positions import relative_shift, sinusoids
@@ -152,7 +153,7 @@ class RelativeAttention(nn.Module):
         else:
             bias = _bias(placed, seen.waves, sight)
             heads = F.scaled_dot_product_attention(content, seen.keys, seen.values, attn_mask=bias, dropout_p=dropout)
-        output: Tensor = self.output(heads.transpose(1, 2).flatten(2))
+        output: Tensor = self.output(joined(heads))
         return output
 
     def _keys_values(self, x: Tensor, waves: Tensor) -> Seen:

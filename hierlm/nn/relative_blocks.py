@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hierlm.nn.heads import like_projections
+
 QUERIES_PER_TILE = 64
 TILE_BYTES_PER_THREAD = 2**18  # half a second-level cache: the scores and the shares made of them
 
@@ -88,7 +90,7 @@ class _TiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
         operands, visible = Operands(*tensors[:-1]), tensors[-1]
-        output, mask = _like_projections(operands.content), _mask(visible, like=operands.keys)
+        output, mask = like_projections(operands.content), _mask(visible, like=operands.keys)
         scores, shares = _workspaces(operands)
         for tile in _tiles(operands):
             found = _shares(tile, operands, mask, scores=scores, shares=shares)
@@ -181,18 +183,12 @@ def _workspaces(operands: Operands) -> tuple[Tensor, Tensor]:
     return operands.keys.new_empty(num_values), operands.keys.new_empty(num_values)
 
 
-def _like_projections(x: Tensor) -> Tensor:
-    """[B, H, T, K] on memory [B, T, H, K], as projections are laid out: to put the heads side by side is no copy."""
-    batch, num_heads, length, head_dim = x.shape
-    return x.new_empty(batch, length, num_heads, head_dim).transpose(1, 2)
-
-
 def _gradient_room(operands: Operands) -> Operands:
     """Queries are written once, keys, values and waves are summed over the tiles."""
     return Operands(
-        _like_projections(operands.content),
-        _like_projections(operands.placed),
-        _like_projections(operands.keys).zero_(),
-        _like_projections(operands.values).zero_(),
+        like_projections(operands.content),
+        like_projections(operands.placed),
+        like_projections(operands.keys).zero_(),
+        like_projections(operands.values).zero_(),
         torch.zeros_like(operands.waves),
     )

@@ -133,8 +133,9 @@ def train(model: str, overrides: list[str], broken_plan: dict[str, str] | None) 
 def train_with_onednn(model: str, overrides: list[str]) -> Any:
     """Every product of a linear layer and all attention as on an AMD processor with AVX-512, however small."""
     linear.LEAST_MULTIPLICATIONS, linear.has_slow_blas = 1, lambda: True  # type: ignore[assignment]
-    prefix_attention.LEAST_KEY_NUMBERS = prefix_attention.MOST_QUERIES = prefix_attention.LEAST_QUERIES = 1
-    prefix_attention.is_faster_by_onednn = lambda: True  # type: ignore[assignment]
+    prefix_attention.ENOUGH_KEY_NUMBERS, prefix_attention.ENOUGH_QUERIES, prefix_attention.MOST_QUERIES = 1, 4, 4
+    prefix_attention.LEAST_QUERIES = 4
+    prefix_attention.leaves_avx512_idle = lambda: True  # type: ignore[assignment]
     made, times = {module: 0 for module in (linear, prefix_attention)}, linear.times
 
     def counting(module: Any, *of: Any) -> torch.Tensor:

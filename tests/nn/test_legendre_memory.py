@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from hierlm.nn import legendre
+from hierlm.nn import legendre, linear
 from hierlm.nn.legendre_memory import LegendreMemory, Readout, causal_convolution, direct_convolution, fft_convolution
 
 Q, WINDOW = 12, 40
@@ -47,6 +47,23 @@ def test_every_form_equals_the_stepped_one(dtype, tolerance, length, chunk_lengt
     expected = readout @ states + torch.cat((bias.new_zeros(2), bias))[:, None]
     torch.testing.assert_close(read, expected, rtol=0, atol=tolerance * 10)
     torch.testing.assert_close(after, last, rtol=0, atol=tolerance)
+
+
+@pytest.mark.skipif(linear.fused_product is None, reason="this build of torch has no oneDNN")
+def test_products_of_another_library_make_no_difference(monkeypatch):
+    """As on an AMD processor, however small."""
+    results, made, times = [], [], linear.times
+    monkeypatch.setattr("hierlm.nn.legendre_memory.times", lambda *of: made.append(1) or times(*of))
+    for is_used in (False, True):
+        monkeypatch.setattr(linear, "has_slow_blas", lambda is_used=is_used: is_used)
+        monkeypatch.setattr(linear, "LEAST_MULTIPLICATIONS", 1)
+        x, readout, state = (t.requires_grad_() for t in _inputs(200, torch.float32))
+        read = _memory(chunk_length=130).read(x, readout, state=state)
+        weights = torch.randn(read.shape, generator=torch.Generator().manual_seed(1))
+        results.append((read, *torch.autograd.grad((read * weights).sum(), (x, readout, state))))
+        assert bool(made) == is_used
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("chunk_length", [None, 16])

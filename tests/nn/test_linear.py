@@ -107,6 +107,12 @@ def test_autocast_is_obeyed():
 
 
 def test_small_products_are_left_to_torch(monkeypatch):
-    monkeypatch.setattr(linear, "LEAST_MULTIPLICATIONS", 3 * 40 * 16 * 8 + 1)
     ours, _ = layers(16, 8, bias=True)
-    assert not uses_onednn(ours, torch.randn(*ROWS, 16))
+    for idle, multiplications in (
+        (False, 3 * 40 * 16 * 8),
+        (True, 2 * 3 * 40 * 16 * 8),
+    ):
+        monkeypatch.setattr(linear, "leaves_avx512_idle", lambda idle=idle: idle)
+        for more, is_used in ((0, True), (2, False)):
+            monkeypatch.setattr(linear, "LEAST_MULTIPLICATIONS", multiplications + more)
+            assert uses_onednn(ours, torch.randn(*ROWS, 16)) == is_used

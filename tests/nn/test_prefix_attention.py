@@ -13,6 +13,7 @@ from hierlm.nn.visibility import Causal, GroupsSoFar, OnePerGroup, Rule
 from hierlm.parallel.recompute import run_layers
 from hierlm.plan.attention_kernel import fused_attention
 from hierlm.plan.live_bytes import LiveBytes
+from tests.benchmarks.memory import peak_tensor_bytes
 
 pytestmark = pytest.mark.skipif(linear.fused_product is None, reason="this build of torch has no oneDNN")
 
@@ -35,8 +36,9 @@ def small_sizes_suit(monkeypatch):
     """On any processor."""
     monkeypatch.setattr(prefix_attention, "MOST_QUERIES", BLOCK)
     monkeypatch.setattr(prefix_attention, "LEAST_QUERIES", 1)
-    monkeypatch.setattr(prefix_attention, "LEAST_KEY_NUMBERS", 1)
-    monkeypatch.setattr(prefix_attention, "is_faster_by_onednn", lambda: True)
+    monkeypatch.setattr(prefix_attention, "ENOUGH_QUERIES", BLOCK)
+    monkeypatch.setattr(prefix_attention, "ENOUGH_KEY_NUMBERS", 1)
+    monkeypatch.setattr(prefix_attention, "leaves_avx512_idle", lambda: True)
 
 
 def operands(num_queries: int, num_keys: int, *, device: str = "cpu") -> list[Tensor]:
@@ -68,10 +70,26 @@ def test_outputs_and_gradients_are_those_of_masked_attention(rule, num_queries, 
     inputs = operands(num_queries, num_keys)
     found, expected = by_blocks(rule, *inputs), under_the_mask(rule, *inputs)
     torch.testing.assert_close(found, expected)
-    of_output = torch.randn(found.shape)  # laid out otherwise than the output
-    gradients = (torch.autograd.grad(output, inputs, of_output) for output in (found, expected))
-    for mine, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, theirs)
+    laid_out_otherwise = torch.randn(found.shape), torch.randn(HEADS, 1, 1).expand(found.shape)
+    for of_output in laid_out_otherwise:
+        gradients = (torch.autograd.grad(output, inputs, of_output, retain_graph=True) for output in (found, expected))
+        for mine, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_inputs_that_need_no_gradient_get_none():
+    queries, keys, values = operands(40, 40)
+    by_blocks(Causal(), queries.detach(), keys, values.detach()).sum().backward()
+    found, keys.grad = keys.grad, None
+    under_the_mask(Causal(), queries, keys, values).sum().backward()
+    torch.testing.assert_close(found, keys.grad)
+
+
+def test_what_was_seen_first_without_gradients_can_be_trained():
+    prefix_attention._hiding.cache_clear()
+    with torch.inference_mode():
+        by_blocks(Causal(), *operands(40, 40))
+    by_blocks(Causal(), *operands(40, 40)).sum().backward()
 
 
 @pytest.mark.parametrize(("rule", "num_queries", "num_keys"), CASES)
@@ -87,8 +105,12 @@ def test_every_rule_goes_this_way_when_there_are_queries_enough(rule, num_querie
     torch.testing.assert_close(rule.attend(*inputs), under_the_mask(rule, *inputs))
 
 
-def test_a_window_that_hides_keys_is_no_prefix():
-    rule, inputs = Causal(20), operands(40, 40)
+def test_behind_a_window_masks_are_used():
+    """But for the first window, which is as without."""
+    rule, inputs = Causal(BLOCK - 1), operands(40, 40)
+    assert not uses_blocks(rule, *inputs)
+    rule = Causal(BLOCK + 1)
+    assert uses_blocks(rule, *inputs)
     torch.testing.assert_close(rule.attend(*inputs), under_the_mask(rule, *inputs))
 
 
@@ -97,8 +119,20 @@ def test_other_precisions_and_short_keys_are_left_to_torch(monkeypatch):
     assert prefix_attention.suits(queries, keys)
     assert not prefix_attention.suits(queries.bfloat16(), keys.bfloat16())
     assert not prefix_attention.suits(queries.double(), keys.double())
-    monkeypatch.setattr(prefix_attention, "LEAST_KEY_NUMBERS", 40 * HEAD_DIM + 1)
+    monkeypatch.setattr(prefix_attention, "ENOUGH_KEY_NUMBERS", 40 * HEAD_DIM + 1)
     assert not prefix_attention.suits(queries, keys)
+
+
+def test_autocast_is_obeyed():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not prefix_attention.suits(*operands(40, 40)[:2])
+
+
+def test_a_compiler_is_given_the_whole():
+    """One graph, in which it chooses its own kernels."""
+    inputs = operands(40, 40)
+    found = torch.compile(Causal().attend, backend="eager", fullgraph=True)(*inputs)
+    torch.testing.assert_close(found, Causal().attend(*inputs))
 
 
 def test_it_is_an_operation_like_those_of_torch():
@@ -122,6 +156,33 @@ def test_no_scores_are_kept_and_the_plan_of_a_processor_knows():
     between, with_gradients = bytes_held("cpu")
     assert of_output <= between < of_output + of_scores / 10
     assert (between, with_gradients) == bytes_held("meta")
+
+
+def test_long_rows_need_no_square_of_their_length(monkeypatch):
+    """Not even for a while: blocks get lower as rows get longer."""
+    length, most = 100 * BLOCK, 50 * BLOCK * BLOCK
+    monkeypatch.setattr(prefix_attention, "MOST_SCORES", most)
+    inputs = operands(length, length)
+    peak = peak_tensor_bytes(lambda: by_blocks(Causal(), *inputs).sum().backward())
+    vectors = sum(x.nbytes for x in inputs)
+    assert peak < 3 * vectors + 4 * 4 * most < length**2 * 4 / 2
+
+
+def test_its_pairs_are_counted_as_those_of_other_kernels():
+    from hierlm.plan.flops import _MORE_FORMULAS
+
+    inputs = operands(40, 40)
+    with FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS) as counter:
+        by_blocks(Causal(), *inputs)
+    assert counter.get_total_flops() == 2 * 2 * ROWS * HEADS * 40 * 40 * HEAD_DIM
+
+
+def test_a_plan_for_a_gpu_does_not_take_it():
+    inputs = operands(40, 40, device="meta")[:2]
+    for on_gpu in (True, False):
+        with fused_attention(on_gpu=on_gpu):
+            assert prefix_attention.suits(*inputs) != on_gpu
+    assert not prefix_attention.suits(*inputs)
 
 
 class Attending(Layer):
