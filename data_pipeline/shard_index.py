@@ -145,10 +145,14 @@ def load_index(directory: str | Path) -> DatasetIndex:
 
 def _missing(directory: Path) -> str:
     if not directory.exists():
-        return f"{directory}: no such dataset; make it with `hierlm data prepare --output {directory}`"
+        return (
+            f"{directory}: no such dataset; make it with `hierlm data prepare --input FILE... --output {directory}`, "
+            f"or of text that every machine has: `hierlm data stdlib --output {directory}`"
+        )
     if (directory / "prepare.journal").exists():
         return f"{directory}: preparation is unfinished; run the same `hierlm data prepare` again with --resume"
-    return f"{directory}: not a dataset (no {FILE_NAME}); make one with `hierlm data prepare --output DIR`"
+    made_by = "`hierlm data prepare --input FILE... --output DIR`"
+    return f"{directory}: not a dataset (no {FILE_NAME}); make one with {made_by}"
 
 
 def split_of(index: DatasetIndex, split: str, *, directory: str | Path) -> SplitRecord:

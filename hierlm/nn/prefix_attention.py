@@ -22,7 +22,7 @@ from hierlm.nn.linear import leaves_avx512_idle, times
 DEVICES = frozenset({"cpu"})
 """Where it may be used. A plan for a processor, taken to be this one, adds the device of tensors without data."""
 
-MOST_QUERIES, LEAST_QUERIES = 256, 64
+MOST_QUERIES, LEAST_QUERIES = 256, 128
 """Of a block but a row's last. Many multiply many hidden pairs, few make products that a call's overhead outweighs."""
 
 MOST_SCORES = 3 << 18

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: list, inspect, verify, digest, export, reshape."""
+"""checkpoints of a run: list, inspect, verify, digest, export, reshape"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

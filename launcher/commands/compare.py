@@ -1,4 +1,4 @@
-"""Runs of one experiment side by side: a table and trade-off plots."""
+"""runs of one experiment side by side: a table and trade-off plots"""
 
 import difflib
 from pathlib import Path

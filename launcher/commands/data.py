@@ -1,4 +1,4 @@
-"""Text or images to prepared datasets: prepare, stdlib, verify, inspect."""
+"""text or images to prepared datasets: prepare, stdlib, verify, inspect"""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte of a run's checkpoint on a split."""
+"""loss, perplexity and bits per byte of a run's checkpoint on a split"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

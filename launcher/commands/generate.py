@@ -1,4 +1,4 @@
-"""Continue a text with a run's model."""
+"""continue a text with a run's model"""
 
 import codecs
 import sys

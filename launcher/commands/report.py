@@ -1,4 +1,4 @@
-"""One run: what it reached, how fast, where its time went; a page with its curves."""
+"""one run: what it reached, how fast, where its time went; a page with its curves"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from launcher.chain import Link
     from launcher.cluster import ClusterProfile
 
-EXAMPLE = "hierlm submit configs/demo/hourglass.yaml --cluster configs/clusters/gpu.yaml --dry-run"
+EXAMPLE = "hierlm submit configs/demo/hourglass.yaml --cluster configs/clusters/generic.yaml --dry-run"
 
 ClusterOption = Annotated[str | None, typer.Option(metavar="FILE", help="what the site needs, see configs/clusters")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the job script; write and submit nothing")]

@@ -1,4 +1,4 @@
-"""The tracker: send what it does not have yet."""
+"""send the tracker what it does not have yet"""
 
 import sys
 from pathlib import Path

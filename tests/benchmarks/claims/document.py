@@ -17,7 +17,8 @@ Written by `make claims` from the records in `claims_results/`; `python -m tests
 again without the runs. Numbers after ± are standard deviations over seeds in tables, standard errors of the difference
 in sentences. A comparison counts as clear only when at least two runs a side do not overlap at all. A verdict is of
 these runs at their size, not of the paper. Losses are of the same first rows of the valid split; times are wall times,
-whatever else the machine did.
+whatever else the machine did. A revision is the commit a claim ran in, with a plus where files differed from it;
+commits of before 2026-11-27 were put in order later and have other names now.
 """
 
 Cell = Callable[[Sequence[RunResult]], str]
