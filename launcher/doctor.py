@@ -108,10 +108,10 @@ def packages() -> Iterator[Check]:
 
 
 def compiler() -> Check:
-    """Only `train.compile` needs one: the operations that DeepSpeed would compile on first use are not used."""
+    """For `train.compile` and a GPU's fused loss; operations that DeepSpeed would compile on first use are not used."""
     found = {name: shutil.which(name) for name in ("g++", "ninja", "nvcc")}
     if not found["g++"]:
-        return Check("compiler", "absent", "no g++: everything but `train.compile` works; for that install g++")
+        return Check("compiler", "absent", "no g++: no `train.compile`, and a slower loss on a GPU; all else works")
     return Check("compiler", "ok", ", ".join(path for path in found.values() if path))
 
 

@@ -2,6 +2,8 @@
 always what single kernels would read and write many times more.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterable
 from functools import cache
 
@@ -26,8 +28,13 @@ def compile_layers(layers: Iterable[Layer], *, device: torch.device) -> None:
 
 
 def fused_on_gpu(function: Callable[..., Tensor], *, device: torch.device) -> Callable[..., Tensor]:
-    """`function` as few kernels where there is a GPU and Triton to write them with, else as it is."""
-    return compiled(function) if device.type == "cuda" and has_triton() else function
+    """`function` as few kernels where there is a GPU, Triton to write them and a C compiler for it, else as it is."""
+    can_be = device.type == "cuda" and has_triton() and _has_c_compiler()
+    return compiled(function) if can_be else function
+
+
+def _has_c_compiler() -> bool:
+    return bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 
 
 @cache

@@ -12,7 +12,7 @@ from hierlm.parallel.recompute import Recompute
 from hierlm.plan.estimate import Estimate, Estimator
 
 COMPARED = ("data_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree", "zero_stage",
-            "micro_batch_size", "activation_recompute")  # fmt: skip
+            "micro_batch_size", "activation_recompute", "sequence_parallel", "stage_cut")  # fmt: skip
 
 MOST_DEVICES = 4096
 

@@ -113,8 +113,11 @@ class _Stage:
         if micro_batches > 1:
             later = self._in_flight - (micro_batches == self._in_flight)
             yield from self._passes(in_flight=later, is_first=False)
-        yield self._moment("gradient reduction", kept=0, work=self._holds.reduction + self._buffers, gradients=0)
-        yield self._moment("optimizer update", kept=0, work=self._holds.update + self._buffers, gradients=0)
+        num_values = sum(self._values.values())
+        with_gradients = (("gradient reduction", self._holds.reduction), ("optimizer update", self._holds.update))
+        for name, held in with_gradients:
+            work = held - self._gradients_of(num_values) + self._buffers
+            yield self._moment(name, kept=0, work=work, gradients=num_values)
         yield RankBytes("building the model", 0, 0, 0, 0, self._holds.building, 0)
 
     def _passes(self, *, in_flight: int, is_first: bool) -> Iterator[RankBytes]:
@@ -146,12 +149,15 @@ class _Stage:
         return RankBytes(
             moment=name,
             weights=self._holds.weights,
-            gradients=self._holds.gradients_always + int(self._holds.gradients_per_value * gradients),
+            gradients=self._holds.gradients_always + self._gradients_of(gradients),
             optimizer=self._holds.optimizer,
             activations=kept + self._memory,
             temporary=work,
             logits=0,
         )
+
+    def _gradients_of(self, num_values: int) -> int:
+        return int(self._holds.gradients_per_value * num_values)
 
     def _of(self, index: int) -> Footprint:
         return self._profile.layers[index]

@@ -17,7 +17,8 @@ SHOWN = 5
 NOT_MODELLED = (
     "what torch.compile and CUDA graphs save; how much faster or slower a kernel is at its own shape; the waiting of "
     "an LSTM's steps for each other",
-    "overlap of messages with work, congestion, slow nodes; data loading, evaluation, checkpoints, tracking",
+    "the latency of messages, which many small ones are made of, as ZeRO 3's of small layers; their overlap with work, "
+    "congestion, slow nodes; data loading, evaluation, checkpoints, tracking",
     "workspace inside kernels, the allocator's gaps, the context, NCCL's buffers: the share of memory left for them",
     "what an evaluation with recurrent memory keeps beside the training memories",
     "a shorten factor drawn per step (that of the first step is taken); batched products that selective recompute "

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from hierlm.plan.devices import GIB
 from hierlm.plan.estimate import Estimate, PhaseEstimate
-from hierlm.plan.layouts import changes
+from hierlm.plan.layouts import MOST_DEVICES, changes
 from hierlm.plan.memory import StageMemory
 from hierlm.plan.plan import Plan, bubble_fraction
 
@@ -34,6 +34,10 @@ def show(plan: Plan) -> None:
     console.print(_verdict(plan))
     if plan.alternatives:
         console.print(_alternatives(plan))
+    elif plan.is_search:
+        console.print(f"no layout of {plan.num_alternative_devices} devices fits")
+    elif not plan.estimate.fits:
+        console.print(f"no layout of up to {MOST_DEVICES} devices fits")
     console.print("not modelled:")
     for each in plan.not_modelled:
         console.print(f"  - {each}")

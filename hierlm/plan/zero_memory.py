@@ -62,8 +62,8 @@ class Holdings:
     gradients_always: int  # buffers that outlive a step
     gradients_per_value: float  # of each weight, from its backward pass on
     during_backward: int  # buckets and gathered weights
-    reduction: int  # at the end of the backward pass, besides what is above
-    update: int  # in the optimizer's step
+    reduction: int  # at the end of the backward pass, gradients included that do not outlive the step
+    update: int  # in the optimizer's step, the same gradients included
     building: int  # before training: the most while the model is built and partitioned
 
 

@@ -37,6 +37,17 @@ def test_a_cpu_takes_operations_as_they_are() -> None:
     assert fused_on_gpu(_cross_entropy, device=torch.device("cpu")) is _cross_entropy
 
 
+@pytest.mark.parametrize("missing", ["triton", "gcc"])
+def test_a_gpu_without_the_means_takes_operations_as_they_are(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def which(name: str) -> str | None:
+        return None if missing == "gcc" else name
+
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("hierlm.parallel.compilation.has_triton", lambda: missing != "triton")
+    monkeypatch.setattr("hierlm.parallel.compilation.shutil.which", which)
+    assert fused_on_gpu(_cross_entropy, device=torch.device("cuda")) is _cross_entropy
+
+
 @pytest.mark.slow
 def test_cross_entropy_as_a_gpu_runs_it_is_the_same() -> None:
     logits, targets = torch.randn(30, 501).bfloat16(), torch.randint(501, (30,))

@@ -53,3 +53,14 @@ def test_changes_are_written_as_overrides():
     layout = config("transformer").parallel
     other = layout.model_copy(update={"tensor_parallel_degree": 2, "zero_stage": 1})
     assert changes(layout, other) == {"parallel.tensor_parallel_degree": 2, "parallel.zero_stage": 1}
+
+
+def test_a_layout_that_is_found_can_be_typed():
+    """Whatever the config says of its own layout: a cut that fits one number of stages fits no other."""
+    overrides = (*SMALL, "parallel.pipeline_parallel_degree=2", "parallel.stage_cut=[1]")
+    asked = estimator("transformer", *overrides)
+    found = fastest(asked, num_devices=2, most=500)
+    assert found
+    for each in found:
+        typed = (f"{key}={value}" for key, value in changes(asked.config.parallel, each.layout).items())
+        assert config("transformer", *overrides, *typed).parallel == each.layout

@@ -57,6 +57,14 @@ def test_parts_add_up_to_the_peak_and_every_layer_is_held_once():
     assert [index for stage in phase.stages for index in stage.layers] == list(range(7))
 
 
+def test_gradients_are_told_apart_from_workspace():
+    """Of a model whose weights are most of its memory, which is fullest at the end of a step."""
+    found = estimator("transformer", "phases.0.global_batch_size=1", "phases.0.sequence_length=2")
+    (stage,) = found.estimate(found.config.parallel).phases[0].stages
+    assert stage.peak.moment in {"gradient reduction", "optimizer update"}
+    assert stage.peak.gradients == 4 * stage.num_values
+
+
 def test_a_tied_weight_is_held_at_both_ends_of_the_pipeline():
     free, tied = (pipeline(f"model.tie_embeddings={tie}") for tie in ("false", "true"))
     assert [stage.num_values for stage in tied.stages] == [stage.num_values for stage in free.stages]

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,17 @@ def test_work_of_both_passes_belongs_to_its_layer(recompute: str) -> None:
     narrow, wide = Product(128), Product(128)
     wide.inside = nn.Sequential(*[nn.Linear(128, 128) for _ in range(30)])  # type: ignore[assignment]
     step({3: narrow, 7: wide}, recompute)  # the first pass is slow for reasons of its own
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        step({3: narrow, 7: wide}, recompute)
-    found = milliseconds_by_layer(profiler.events(), kind="cpu")
-    assert set(found) == {"layers.3 Product", "layers.7 Product", OUTSIDE}
-    for there_and_back in (0, 1):
-        assert found["layers.7 Product"][there_and_back] > found["layers.3 Product"][there_and_back] > 0
-    in_all = sum(event.self_cpu_time_total for event in profiler.events()) / 1000
-    assert sum(map(sum, found.values())) == pytest.approx(in_all)
+    least = {"layers.3 Product": [math.inf] * 2, "layers.7 Product": [math.inf] * 2}
+    for _ in range(5):  # other work on the machine comes between now and then, not always
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            step({3: narrow, 7: wide}, recompute)
+        found = milliseconds_by_layer(profiler.events(), kind="cpu")
+        assert set(found) == {*least, OUTSIDE}
+        in_all = sum(event.self_cpu_time_total for event in profiler.events()) / 1000
+        assert sum(map(sum, found.values())) == pytest.approx(in_all)
+        least = {layer: [*map(min, times, found[layer])] for layer, times in least.items()}
+    for of_narrow, of_wide in zip(*least.values(), strict=True):
+        assert of_wide > of_narrow > 0
 
 
 def test_layers_leave_no_spans_where_nothing_is_profiled(monkeypatch: pytest.MonkeyPatch) -> None:
