@@ -121,7 +121,7 @@ def _requests() -> Iterator[Request]:
 def beside_a_plain_loop() -> Iterator[Claim]:
     with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
         whole, ours = step_path(Path(folder)), "step of `hierlm train`, loader included"
-        for what, model in {"a plain loop": PlainTransformer(), "it on the same model": built(TRANSFORMER)}.items():
+        for what, model in {"a plain loop": PlainTransformer(), "one of the same model": built(TRANSFORMER)}.items():
             ratio = times_faster(whole, training_step(model), rounds=2 * ROUNDS)
             yield Claim(f"{ours}, over {what} ({shape_text()})", ratio, 0.97)
 
