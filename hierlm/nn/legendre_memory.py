@@ -167,13 +167,15 @@ class _SharedProduct(torch.autograd.Function):
         needs_shared, needs_each = ctx.needs_input_grad
         return (
             _of_shared(gradient, each) if needs_shared else None,
-            _times_each(shared.t().contiguous(), gradient) if needs_each else None,
+            _times_each(shared.t(), gradient) if needs_each else None,
         )
 
 
 def _times_each(shared: Tensor, each: Tensor) -> Tensor:
+    """[m, j], [N, j, d] -> [N, m, d]."""
     if suits(shared, each[0].t()):
-        return torch.stack([times(shared, one.t()) for one in each.contiguous()])
+        dense = shared.contiguous()  # once for all
+        return torch.stack([times(dense, one.t()) for one in each])
     return torch.bmm(shared.expand(len(each), -1, -1), each)
 
 

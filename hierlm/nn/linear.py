@@ -79,8 +79,10 @@ class _Product(torch.autograd.Function):
 
 
 def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., K] weight^T + bias by oneDNN; of a weight [N, K] with gaps in memory a thousand times slower."""
+    """x [..., K] weight^T + bias by oneDNN, for a weight [N, K] of any strides."""
     assert fused_product is not None
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()  # with gaps in memory, or one number for many, it is a thousand times slower
     product: Tensor = fused_product(x, weight, bias, "none", [], "")
     return product
 

@@ -11,6 +11,6 @@ def set_determinism(on: bool) -> None:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # no one reads memory before it is written, and filling it cost 4 % of a product
+    # no one reads memory before it is written, and filling it cost a layer 2 to 6 % of its time, there and back
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

@@ -60,6 +60,23 @@ def test_rows_that_lie_apart_in_memory_are_multiplied_too():
     torch.testing.assert_close(ours(x), plain(x))
 
 
+@pytest.mark.parametrize(("num_in", "num_out"), [(16, 64), (64, 16)])
+def test_the_library_is_given_no_weight_with_gaps_in_memory(num_in, num_out, monkeypatch):
+    """Which would be a thousand times slower: rows that are parts of longer ones, gradients that are one number."""
+    weights, product = [], linear.fused_product
+
+    def watched(x, weight, *rest):
+        weights.append(weight)
+        return product(x, weight, *rest)
+
+    monkeypatch.setattr(linear, "fused_product", watched)
+    ours, _ = layers(num_in, num_out, bias=False)
+    ours(torch.randn(*ROWS, 2 * num_in, requires_grad=True)[..., :num_in]).sum().backward()
+    torch.cat((ours(torch.randn(*ROWS, num_in)), torch.ones(*ROWS, 3)), dim=-1).square().sum().backward()
+    assert len(weights) == 5
+    assert all(weight.is_contiguous() or weight.t().is_contiguous() for weight in weights)
+
+
 @pytest.mark.parametrize("frozen", ["weight", "input"])
 def test_what_needs_no_gradient_is_given_none(frozen):
     ours, plain = layers(16, 8, bias=False)

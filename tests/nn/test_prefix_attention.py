@@ -77,7 +77,7 @@ def test_outputs_and_gradients_are_those_of_masked_attention(rule, num_queries, 
             torch.testing.assert_close(mine, theirs)
 
 
-def test_inputs_that_need_no_gradient_get_none():
+def test_one_input_alone_can_be_trained():
     queries, keys, values = operands(40, 40)
     by_blocks(Causal(), queries.detach(), keys, values.detach()).sum().backward()
     found, keys.grad = keys.grad, None
@@ -159,9 +159,13 @@ def test_no_scores_are_kept_and_the_plan_of_a_processor_knows():
 
 
 def test_long_rows_need_no_square_of_their_length(monkeypatch):
-    """Not even for a while: blocks get lower as rows get longer."""
+    """Not even for a while: the longer the rows, the fewer queries has a block."""
     length, most = 100 * BLOCK, 50 * BLOCK * BLOCK
     monkeypatch.setattr(prefix_attention, "MOST_SCORES", most)
+    blocks = prefix_attention._blocks(Causal().stairs(length, length), num_queries=length)
+    heights = [block.queries.stop - block.queries.start for block in blocks]
+    assert sum(heights) == length
+    assert max(height * block.num_seen for height, block in zip(heights, blocks, strict=True)) <= most
     inputs = operands(length, length)
     peak = peak_tensor_bytes(lambda: by_blocks(Causal(), *inputs).sum().backward())
     vectors = sum(x.nbytes for x in inputs)

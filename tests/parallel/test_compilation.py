@@ -37,7 +37,7 @@ def test_a_cpu_takes_operations_as_they_are() -> None:
     assert fused_on_gpu(_cross_entropy, device=torch.device("cpu")) is _cross_entropy
 
 
-@pytest.mark.parametrize("missing", ["triton", "gcc"])
+@pytest.mark.parametrize("missing", ["triton", "gcc", "nothing"])
 def test_a_gpu_without_the_means_takes_operations_as_they_are(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def which(name: str) -> str | None:
         return None if missing == "gcc" else name
@@ -45,7 +45,8 @@ def test_a_gpu_without_the_means_takes_operations_as_they_are(missing: str, monk
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("hierlm.parallel.compilation.has_triton", lambda: missing != "triton")
     monkeypatch.setattr("hierlm.parallel.compilation.shutil.which", which)
-    assert fused_on_gpu(_cross_entropy, device=torch.device("cuda")) is _cross_entropy
+    found = fused_on_gpu(_cross_entropy, device=torch.device("cuda"))
+    assert (found is _cross_entropy) == (missing != "nothing")
 
 
 @pytest.mark.slow

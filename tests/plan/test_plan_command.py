@@ -19,6 +19,9 @@ LARGE = [
     *("parallel.data_parallel_degree=64", "parallel.tensor_parallel_degree=8", "parallel.pipeline_parallel_degree=8"),
     *("parallel.zero_stage=1", "parallel.micro_batch_size=1", "train.precision=bf16"),
 ]
+HUGE = ["model.hidden_dim=262144", "model.num_heads=8", "phases.0.global_batch_size=1"]
+"""Which no layout can hold: too few heads and rows for enough devices."""
+
 TINY = str(ROOT / "configs/tiny/transformer.yaml")
 SLOW_TO_PLAN = {"dynamic_pooling", "skip_cross_head_xl", "recurrent_memory_transformer", "hm_lstm"}
 """Run on real rows, or loop over time: half a minute each."""
@@ -50,6 +53,12 @@ def test_a_screen_is_readable_and_names_its_units(capsys):
     text = "\n".join(lines)
     for words in ("parameters", "FLOPs per token", "MiB per rank", "stage cut", "imbalance", "tokens/s", "fits:"):
         assert words in text, words
+
+
+@pytest.mark.parametrize(("search", "told"), [(1, "no layout of 1 devices fits"), (None, "no layout of up to 4096")])
+def test_where_nothing_fits_that_is_said(search: int | None, told: str, capsys):
+    show(make_plan(load_config(TINY, [*HUGE]), device_name="h100", search=search))
+    assert told in capsys.readouterr().out
 
 
 def test_four_thousand_ranks_take_seconds():
