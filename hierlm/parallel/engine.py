@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -22,6 +21,7 @@ from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.gradient_norm import clip_gradients, partitioned_norm
 from hierlm.parallel.groups import Groups, start_groups
 from hierlm.parallel.host_copies import HostCopies
+from hierlm.parallel.light_imports import deepspeed
 from hierlm.parallel.loss import require_head
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState

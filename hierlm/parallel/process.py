@@ -5,8 +5,6 @@ import subprocess
 from dataclasses import dataclass
 from datetime import timedelta
 
-os.environ.setdefault("DS_ACCELERATOR", "cuda" if os.path.exists("/dev/nvidiactl") else "cpu")
-
 import torch
 import torch.distributed as dist
 

@@ -4,12 +4,11 @@
 
 mosaicml-streaming is measured where it can be imported: it asks for transformers below 5 and a torchvision built for
 the same torch, which the project's pins do not allow, so it needs an environment of its own. The corpus is
-enwiki2014-plain-100M from HIERLM_TEST_DATA where it is there, else random words of the same size.
+enwiki2014-plain-100M from HIERLM_TEST_DATA where it is there, else random words of the same size. Exit code 1 where a
+claim is missed.
 """
 
-import json
 import lzma
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +31,12 @@ from data_pipeline.progress import Silent
 from data_pipeline.request import Request
 from data_pipeline.sources import find_files
 from data_pipeline.split import open_split
-from data_pipeline.tokenizer import Tokenizer
+from tests.benchmarks.ratio import Claim
 from tests.conftest import CORPORA
 
 SEQUENCE_LENGTH, BATCH = 1024, 16
 NUM_ROWS = 20_000
-ENCODED_BYTES = 40_000_000  # of the corpus, for what depends on sentencepiece
+SLOWEST_SEEK_MILLISECONDS = 50.0
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -44,10 +44,14 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp(prefix="bench-data-"))
     folder.mkdir(parents=True, exist_ok=True)
     text = corpus(folder)
-    results = reading(folder, text) | preparing(folder, text) | memory(folder, text)
-    print(json.dumps(results, indent=1))
+    claims = []
+    for part in (reading, preparing, memory):
+        for claim in part(folder, text):
+            print(claim.line(), flush=True)
+            claims.append(claim)
     if len(sys.argv) == 1:
         shutil.rmtree(folder)
+    sys.exit(int(not all(claim.holds for claim in claims)))
 
 
 def corpus(folder: Path) -> Path:
@@ -75,23 +79,25 @@ def made(folder: Path, source: Path, *, clock: Callable[[], float] = time.perf_c
 # Reading rows
 
 
-def reading(folder: Path, text: Path) -> dict[str, float]:
+def reading(folder: Path, text: Path) -> Iterator[Claim]:
     """Rows of 1024 tokens per second, ours shuffled, and the time to the first batch at any position."""
     made(folder / "bytes", text)
     path = str(folder / "bytes")
     rows = TrainRows([SourceConfig(path=path)], seed=1)
     ours = best(lambda: rows_per_second(our_batches(rows)))
     plain = best(lambda: rows_per_second(batches_of(webdataset_rows(folder / "bytes"))))
-    results = {"rows_per_second": ours, "webdataset_rows_per_second": plain, "times_webdataset": ours / plain}
+    yield Claim(f"rows of {SEQUENCE_LENGTH} tokens, over plain webdataset ({ours:,.0f} a second)", ours / plain, 5.0)
     try:
         import streaming  # noqa: F401
     except Exception as error:  # its own imports fail in several ways
-        print(f"mosaicml-streaming is not measured: {error}", file=sys.stderr)
+        print(f"mosaicml-streaming is not measured: {error}")
     else:
         write_streaming(folder / "streaming", path)
         theirs = best(lambda: rows_per_second(batches_of(streaming_rows(folder / "streaming"))))
-        results |= {"streaming_rows_per_second": theirs, "times_streaming": ours / theirs}
-    return results | {"worst_seek_milliseconds": 1000 * max(seek_seconds(path, share) for share in (0.01, 0.5, 0.99))}
+        yield Claim("the same, over mosaicml-streaming", ours / theirs, 2.0)
+    slowest = 1000 * max(seek_seconds(path, share) for share in (0.01, 0.5, 0.99))
+    share = SLOWEST_SEEK_MILLISECONDS / slowest
+    yield Claim(f"{SLOWEST_SEEK_MILLISECONDS:.0f} ms, over the slowest seek of three ({slowest:.1f} ms)", share, 1.0)
 
 
 def best(measured: Callable[[], float]) -> float:
@@ -162,24 +168,20 @@ def seek_seconds(path: str, share: float) -> float:
 # Preparing
 
 
-def preparing(folder: Path, text: Path) -> dict[str, float]:
+def preparing(folder: Path, text: Path) -> Iterator[Claim]:
     """Sentencepiece preparation by one and two workers, beside sentencepiece alone on the same text."""
-    part = folder / "part.txt"
-    part.write_bytes(first_bytes(text, ENCODED_BYTES))
-    made(folder / "trained", part, tokenizer="sentencepiece")
-    model = folder / "trained" / "tokenizer.model"
+    made(folder / "trained", text, tokenizer="sentencepiece")
+    model, megabytes = folder / "trained" / "tokenizer.model", text.stat().st_size / 1e6
     options = {"tokenizer": "sentencepiece", "tokenizer_model": model, "workers": 1}
-    alone = made(folder / "alone", part, clock=time.process_time, **options)  # type: ignore[arg-type]
-    raw = raw_seconds(open_split(folder / "trained", "train").tokenizer(), part)
+    alone = made(folder / "alone", text, clock=time.process_time, **options)  # type: ignore[arg-type]
+    raw = raw_seconds(model.read_bytes(), text)
+    rate = f"sentencepiece alone ({megabytes / raw:.1f} MB a processor second)"
+    yield Claim(f"a core's preparing, over {rate}", raw / alone, 0.8)
     verb = ("--tokenizer", "sentencepiece", "--tokenizer-model", str(model), "--workers")
-    one, two = (min(run_verb(folder, part, *verb, str(n)).seconds for _ in range(2)) for n in (1, 2))
-    return {
-        "prepare_megabytes_per_second_one_worker": ENCODED_BYTES / 1e6 / one,
-        "two_workers_times_one": one / two,
-        "sentencepiece_alone_megabytes_per_processor_second": ENCODED_BYTES / 1e6 / raw,
-        "share_of_sentencepiece_per_core": raw / alone,
-        "usable_cores": float(len(os.sched_getaffinity(0))),
-    }
+    one, two = (min(run_verb(folder, text, *verb, str(n)).seconds for _ in range(2)) for n in (1, 2))
+    yield Claim(f"preparing by two workers, over one ({megabytes / one:.1f} MB a second)", one / two, 1.7)
+    halves = [raw_together(model.read_bytes(), text, num_processes=n) for n in (1, 2)]
+    yield Claim("  sentencepiece alone in two processes, over one: what the cores allow", halves[0] / halves[1], None)
 
 
 def first_bytes(path: Path, count: int) -> bytes:
@@ -187,27 +189,40 @@ def first_bytes(path: Path, count: int) -> bytes:
         return file.read(count)
 
 
-def raw_seconds(tokenizer: Tokenizer, path: Path) -> float:
-    """Processor seconds of sentencepiece's own encoding, line by line, and nothing else."""
+def raw_seconds(
+    model: bytes, path: Path, *, share: slice = slice(None), clock: Callable[[], float] = time.process_time
+) -> float:
+    """Seconds of sentencepiece's own encoding, line by line, and nothing else."""
     import sentencepiece
 
-    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
-    lines = path.read_bytes().decode(errors="ignore").splitlines(keepends=True)
-    began = time.process_time()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    lines = path.read_bytes().decode(errors="ignore").splitlines(keepends=True)[share]
+    began = clock()
     for line in lines:
         processor.encode(line)
-    return time.process_time() - began
+    return clock() - began
+
+
+def raw_together(model: bytes, path: Path, *, num_processes: int) -> float:
+    """Wall seconds of the slowest of several processes, each of which encodes its share of the lines."""
+    shares = [slice(first, None, num_processes) for first in range(num_processes)]
+    with get_context("spawn").Pool(num_processes) as pool:
+        return max(pool.starmap(_raw_share, [(model, path, share) for share in shares], chunksize=1))
+
+
+def _raw_share(model: bytes, path: Path, share: slice) -> float:
+    return raw_seconds(model, path, share=share, clock=time.perf_counter)
 
 
 # Memory
 
 
-def memory(folder: Path, text: Path) -> dict[str, float]:
+def memory(folder: Path, text: Path) -> Iterator[Claim]:
     """Peak memory of preparing 10 MB and 100 MB, each in its own process."""
     small = folder / "small.txt"
     small.write_bytes(first_bytes(text, 10_000_000))
-    peaks = [run_verb(folder, source).peak_megabytes for source in (small, text)]
-    return {"peak_megabytes_10": peaks[0], "peak_megabytes_100": peaks[1], "memory_growth": peaks[1] / peaks[0]}
+    least, most = (run_verb(folder, source).peak_megabytes for source in (small, text))
+    yield Claim(f"peak memory of preparing 10 MB, over that of 100 MB ({most:.0f} MiB)", least / most, 0.9)
 
 
 class Cost(NamedTuple):

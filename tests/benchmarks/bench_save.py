@@ -32,6 +32,7 @@ LARGE = (
     "model.ffn_dim=4096",
     "model.num_heads=16",
     "model.num_layers=8",
+    "phases.0.duration.steps=100000",  # as many as fit beside the saves are made
     "phases.0.sequence_length=16",
     "phases.0.global_batch_size=1",
     "parallel.micro_batch_size=1",

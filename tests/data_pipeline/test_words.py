@@ -1,8 +1,11 @@
 """Words are counted once, however the text was cut, and do not depend on shards."""
 
 import random
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_pipeline.words import count_words
 from tests.data_pipeline.making import prepared, stream_text
@@ -18,6 +21,13 @@ def test_the_end_of_a_document_ends_a_word() -> None:
     assert count_words(b"abc") == 1
     assert count_words(b"abc", document_ends=(1, 3)) == 2
     assert count_words(b"ab cd", document_ends=(2, 5)) == 2
+
+
+@given(text=st.text("ab \t\n\x0b\x0c\r\x1c\x1f\x85\xa0\x00").map(str.encode), cuts=st.sets(st.integers(0, 40)))
+def test_words_of_documents_are_those_of_each_alone(text, cuts):
+    ends = sorted(cut for cut in cuts if cut <= len(text))
+    alone = [text[start:stop].split() for start, stop in pairwise((0, *ends, len(text)))]
+    assert count_words(text, document_ends=ends) == sum(map(len, alone))
 
 
 @pytest.mark.parametrize(("tokenizer", "shard_tokens"), [("bytes", 997), ("bytes", 10**6), ("sentencepiece", 501)])
