@@ -6,8 +6,8 @@ DeepSpeed's autotuner, which has no place in a run, imports mlflow where it is i
 fused operations of its own transformer with `torch.compile`, which imports torch's compiler at the first of them; the
 layers used here hold none. What is compiled on request (`train.compile`) imports the compiler then.
 
-It helps where nobody has imported them before: `hierlm.parallel.process`, the door to a run, does it through here, and
-so does the engine. DeepSpeed is told its accelerator, which it would else guess aloud.
+It helps where nobody has imported them before: `hierlm.parallel.process`, the door to a run, does it through here.
+DeepSpeed is told its accelerator, which it would else guess aloud.
 """
 
 import os

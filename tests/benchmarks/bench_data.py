@@ -190,7 +190,7 @@ def first_bytes(path: Path, count: int) -> bytes:
 
 
 def raw_seconds(
-    model: bytes, path: Path, *, share: slice = slice(None), clock: Callable[[], float] = time.process_time
+    model: bytes, path: Path, share: slice = slice(None), clock: Callable[[], float] = time.process_time
 ) -> float:
     """Seconds of sentencepiece's own encoding, line by line, and nothing else."""
     import sentencepiece
@@ -207,11 +207,7 @@ def raw_together(model: bytes, path: Path, *, num_processes: int) -> float:
     """Wall seconds of the slowest of several processes, each of which encodes its share of the lines."""
     shares = [slice(first, None, num_processes) for first in range(num_processes)]
     with get_context("spawn").Pool(num_processes) as pool:
-        return max(pool.starmap(_raw_share, [(model, path, share) for share in shares], chunksize=1))
-
-
-def _raw_share(model: bytes, path: Path, share: slice) -> float:
-    return raw_seconds(model, path, share=share, clock=time.perf_counter)
+        return max(pool.starmap(raw_seconds, [(model, path, share, time.perf_counter) for share in shares]))
 
 
 # Memory
@@ -221,7 +217,7 @@ def memory(folder: Path, text: Path) -> Iterator[Claim]:
     """Peak memory of preparing 10 MB and 100 MB, each in its own process."""
     small = folder / "small.txt"
     small.write_bytes(first_bytes(text, 10_000_000))
-    least, most = (run_verb(folder, source).peak_megabytes for source in (small, text))
+    least, most = (run_verb(folder, source).peak_mib for source in (small, text))
     yield Claim(f"peak memory of preparing 10 MB, over that of 100 MB ({most:.0f} MiB)", least / most, 0.9)
 
 
@@ -229,7 +225,7 @@ class Cost(NamedTuple):
     """Of one run of the verb; processor seconds are (this process, its workers)."""
 
     seconds: float
-    peak_megabytes: float
+    peak_mib: float
     processor_seconds: tuple[float, float]
 
 

@@ -16,7 +16,7 @@ OLD = "# Benchmarks\n\n2001, one\n\n## bench_data\n\n```\nfast\n```\n\n## GPU\n\
 
 
 def test_ratios_come_first_and_the_gpu_last():
-    assert ordered(["gpu", "data", "plan", "costs", "training"]) == ["training", "plan", "costs", "data", "gpu"]
+    assert ordered(["gpu", "data", "save", "costs", "training"]) == ["training", "data", "costs", "save", "gpu"]
 
 
 def test_a_part_measured_anew_leaves_the_others_as_they_were():

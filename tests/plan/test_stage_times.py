@@ -55,8 +55,8 @@ def test_the_cost_cut_halves_the_imbalance_of_the_uniform_one(num_stages):
         costs = layer_costs(CONFIG, sequence_length=LENGTH, bytes_per_value=4)
         # stages take turns in one process here, so nothing crosses their boundaries
         cuts = {
-            "cost": cut_by_cost(costs, num_stages=num_stages, flops_per_byte=0),
-            "uniform": cut_uniformly(costs, num_stages=num_stages, flops_per_byte=0),
+            name: cut(costs, num_stages=num_stages, flops_per_byte=0)
+            for name, cut in {"cost": cut_by_cost, "uniform": cut_uniformly}.items()
         }
         measured = {name: imbalance(seconds) for name, seconds in stage_seconds(cuts).items()}
     finally:
