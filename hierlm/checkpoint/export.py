@@ -8,9 +8,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from hierlm.checkpoint.canonical import CanonicalState, read_canonical
+from hierlm import models
+from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
 from hierlm.checkpoint.digest import tensor_bytes
 from hierlm.errors import UserError
+from hierlm.models.assembly import canonical_names
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
@@ -19,18 +21,25 @@ CONFIG = "config.yaml"
 def export(engine_dir: Path, *, run_config: Path, output: Path) -> dict[str, int]:
     """Write the fp32 weights and the `model` and `seed` parts of the run's config; parameter and byte counts.
 
-    UserError if `output` holds something else already or cannot be written.
+    UserError if the checkpoint is not of the run's model, or if `output` holds something else already or cannot be
+    written.
     """
     state = read_canonical(engine_dir)
+    config: Any = OmegaConf.load(run_config)
+    require_known_names(state.names, _names_of(config), where=engine_dir.parent)
     _check_output(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
         num_parameters = _write_safetensors(output / WEIGHTS, state)
-        config: Any = OmegaConf.load(run_config)
         OmegaConf.save({"seed": config.seed, "model": config.model}, output / CONFIG)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
     return {"parameters": num_parameters, "bytes": (output / WEIGHTS).stat().st_size}
+
+
+def _names_of(run_config: Any) -> list[str]:
+    part: Any = OmegaConf.to_container(run_config.model, resolve=True)
+    return canonical_names(models.architecture(part["arch"]).Config.model_validate(part))
 
 
 def _check_output(output: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hierlm.checkpoint.canonical import CanonicalState, read_canonical
+from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
 from hierlm.checkpoint.find import checkpoint_at
 from hierlm.checkpoint.layout import ENGINE
 from hierlm.config.load import load_config
@@ -59,7 +59,9 @@ def load_run(path: Path, *, checkpoint: int | None, remembering: Remembering = A
     ref = checkpoint_at(run_dir.checkpoints, checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = LanguageModel(model_config, seed=config.seed)
-    _fill(model, read_canonical(ref.path / ENGINE))
+    state = read_canonical(ref.path / ENGINE)
+    require_known_names(state.names, (name for name, _ in model.named_parameters()), where=ref.path)
+    _fill(model, state)
     own = {name: getattr(model_config, name) for name in model_config.train_switches()}
     switches = {**own, **phase_of(config, step=ref.step).model, **remembering.switches}
     for layer in model.layers:
@@ -70,7 +72,5 @@ def load_run(path: Path, *, checkpoint: int | None, remembering: Remembering = A
 
 @torch.no_grad()
 def _fill(model: LanguageModel, state: CanonicalState) -> None:
-    parameters = dict(model.named_parameters())
-    assert sorted(parameters) == state.names, "a checkpoint holds exactly the parameters of its own config"
-    for name, parameter in parameters.items():
+    for name, parameter in model.named_parameters():
         parameter.copy_(state.tensor(name, "fp32"))

@@ -32,7 +32,7 @@ from hierlm.parallel.process import ProcessInfo
 from hierlm.parallel.saving import HeldFiles, OpenFile, hold_engine, save_engine
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.stage_model import build_stage, tensor_plan
-from hierlm.parallel.universal import INFO, load_universal, universal_info
+from hierlm.parallel.universal import INFO, SLICES, load_universal, require_names, universal_info
 from hierlm.parallel.zero import clip_norm, deepspeed_config
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Moment
@@ -196,7 +196,7 @@ class Engine:
 
     def load_converted(self, directory: Path) -> dict[str, Any]:
         """Read a checkpoint of another layout, converted by `hierlm.checkpoint.universal`; the client state."""
-        return load_universal(self._engine, directory / TAG)
+        return load_universal(self._engine, directory / TAG, names=self._universal_info[SLICES])
 
     @property
     def _micro_batch_size(self) -> int:
@@ -271,12 +271,14 @@ def _wrap(
     module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseConfig, *, groups: Groups
 ) -> tuple[Any, dict[str, Any]]:
     """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
-    trained = trained_in(canonical_names(config.model), config.phases)
+    names = canonical_names(config.model)
+    trained = trained_in(names, config.phases)
     optimizer = build_optimizer(config.optim, module, trained_in=trained)
     model = config.model
     info = universal_info(
         module, optimizer, plan=tensor_plan(model), vocab_size=model.vocab_size, pipeline=groups.pipeline
     )
+    require_names(info, names)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     settings = deepspeed_config(config, phase, num_parameters=num_parameters)
     mpu = None if isinstance(module, Pipeline) else groups  # a pipeline brings its own

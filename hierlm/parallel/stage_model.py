@@ -1,6 +1,6 @@
 """This rank's layers of a model: built, tied and sliced, in whatever layout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -14,15 +14,19 @@ from hierlm.parallel.tensor import slice_model
 
 
 class BorrowedWeight(NamedTuple):
-    """A tied weight whose owner lives on another stage: this rank holds a copy, kept equal by summing gradients."""
+    """A tied weight whose owner lives on another stage: this rank holds one copy for all of its layers that read it.
 
-    share: SharedWeights
+    The copies of all stages are kept equal by summing their gradients.
+    """
+
+    owner: int
+    owner_parameter: str
     weight: nn.Parameter
 
     @property
     def canonical_name(self) -> str:
         """The owner's name: a tied weight is called the same wherever it is held."""
-        return f"layers.{self.share.owner}.{self.share.owner_parameter}"
+        return f"layers.{self.owner}.{self.owner_parameter}"
 
 
 class StageLayers(NamedTuple):
@@ -37,16 +41,23 @@ def build_stage(config: ModelConfig, *, seed: int, stage: range, groups: Groups)
     specs = layer_specs(config)
     layers = {index: build_layer(specs[index], seed=seed, index=index) for index in stage}
     shares = [share for share in shared_weights(config) if share.user in stage]
+    # an owner of another stage is built once, whatever number of weights and users: every user reads the same tensor
+    elsewhere = {share.owner for share in shares} - set(stage)
+    owners = layers | {index: build_layer(specs[index], seed=seed, index=index) for index in elsewhere}
     for share in shares:
-        owner = layers.get(share.owner) or build_layer(specs[share.owner], seed=seed, index=share.owner)
-        set_parameter(layers[share.user], share.user_parameter, owner.get_parameter(share.owner_parameter))
+        owned = owners[share.owner].get_parameter(share.owner_parameter)
+        set_parameter(layers[share.user], share.user_parameter, owned)
     slice_model(layers, tensor_plan(config), groups)
-    borrowed = [
-        BorrowedWeight(share, layers[share.user].get_parameter(share.user_parameter))
-        for share in shares
-        if share.owner not in stage
+    return StageLayers(layers, _borrowed(layers, [share for share in shares if share.owner in elsewhere]))
+
+
+def _borrowed(layers: Mapping[int, Layer], shares: Sequence[SharedWeights]) -> list[BorrowedWeight]:
+    """One for each owner's parameter, after slicing."""
+    first_users = {(share.owner, share.owner_parameter): share for share in reversed(shares)}
+    return [
+        BorrowedWeight(owner, name, layers[share.user].get_parameter(share.user_parameter))
+        for (owner, name), share in sorted(first_users.items())
     ]
-    return StageLayers(layers, borrowed)
 
 
 def tensor_plan(config: ModelConfig) -> Mapping[str, Any]:

@@ -118,7 +118,9 @@ class _Cutter:
         """A parameter that is neither a Linear's nor an Embedding's."""
         parameter = module.get_parameter(name)
         if rule == "partial":
-            parameter.register_hook(self._summed)
+            if id(parameter) not in self._cut:  # a tied one is summed once
+                parameter.register_hook(self._summed)
+                self._cut[id(parameter)] = (parameter, parameter)
         elif rule != "replicate":
             dim = parameter.dim() - 1 if rule == "row" else 0
             module.register_parameter(name, self._slice(parameter, dim=dim, pads=rule == "vocabulary", where=where))

@@ -4,7 +4,7 @@ The format is one folder per canonical parameter name with full fp32 tensors (`h
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,15 @@ from deepspeed.checkpoint.constants import (
 )
 from torch import Tensor, nn
 
+from hierlm.checkpoint.canonical import different_names, require_known_names
 from hierlm.parallel.tensor import SlicedRow
 from hierlm.parallel.tensor_plan import TensorPlan, rule_for
 
 INFO = UNIVERSAL_CHECKPOINT_INFO
 """Key of `universal_info` in the client state."""
+
+SLICES = "parameter_slices"
+"""Key, in `universal_info`, of how each parameter of the whole model is cut."""
 
 MODEL_FILE = "mp_rank_00_model_states.pt"
 """Counters and client state of a universal checkpoint."""
@@ -63,8 +67,17 @@ def universal_info(
         ORIGINAL_VOCAB_SIZE: vocab_size,
         **{key: _patterns(name for name, rule in rules.items() if rule == word) for word, key in PATTERNS_OF.items()},
         "optimizer_parameter_names": names,
-        "parameter_slices": rules,
+        SLICES: rules,
     }
+
+
+def require_names(info: Mapping[str, Any], names: Iterable[str]) -> None:
+    """What all stages hold together are exactly the model's parameters: RuntimeError before a step is made.
+
+    A stage that called a copy of its own what no other layout has would train and save it, and nobody could load that.
+    """
+    if different := different_names(info[SLICES], names):
+        raise RuntimeError(f"the pipeline's stages hold other parameters than the model: {different}. This is a bug")
 
 
 def _of_all_stages(rules: dict[str, str], pipeline: dist.ProcessGroup) -> dict[str, str]:
@@ -81,14 +94,18 @@ def _slice_rule(module: nn.Module, name: str, plan: TensorPlan) -> str:
     return "replicate" if rule == "partial" or (rule == "row" and is_bias) else rule
 
 
-def load_universal(engine: Any, directory: Path) -> dict[str, Any]:
+def load_universal(engine: Any, directory: Path, *, names: Iterable[str]) -> dict[str, Any]:
     """Load a universal checkpoint's folder into a fresh engine of any layout; its client state. Every rank calls it.
+
+    `names` are the model's; UserError where the folder holds others: what this layout does not look for is not lost
+    without a word.
 
     Our own loader: DeepSpeed's leaves out ZeRO 0, fails on a rank that owns only padding, gives all groups of ZeRO 3
     one step count (which is then counted up once per group) and knows nothing of tensor slices there.
     Hyperparameters of the optimizer stay those of the engine: they come from config and step.
     """
     optimizer, zero = engine.basic_optimizer, directory / "zero"
+    require_known_names((entry.name for entry in zero.iterdir() if entry.is_dir()), names, where=directory.parent)
     common = torch.load(zero / "optimizer_state.pt", map_location="cpu", weights_only=True)
     step = common["optimizer_state_dict"]["state"][0]["step"]
     for owner in _owners(engine):

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from hierlm.checkpoint.canonical import merge_slices, read_canonical
+from hierlm.checkpoint.canonical import CanonicalState, merge_slices, read_canonical, require_known_names
 from hierlm.checkpoint.digest import digest
+from hierlm.checkpoint.engine_files import Piece, Slice
 from hierlm.checkpoint.files import damage
+from hierlm.errors import UserError
 from tests.checkpoint.layouts import SAVED_AFTER, overrides, train_and_save
 from tests.distributed.spawn import run_ranks
 
@@ -132,3 +134,28 @@ def test_slices_become_the_whole_by_their_rule(
 def test_replicas_that_differ_are_not_averaged_away() -> None:
     with pytest.raises(ValueError, match="differ between tensor-parallel ranks"):
         merge_slices((WHOLE, WHOLE + 1e-6), rule="replicate", vocab_size=None)
+
+
+def held(value: float, *, stage: int) -> Slice:
+    """A stage that holds one weight."""
+    values = torch.full((2,), value)
+    piece = Piece((2,), step=1, fragments={"fp32": [values], "exp_avg": [values], "exp_avg_sq": [values]})
+    return Slice(stage, 0, {"layers.0.tokens.weight": piece}, info={}, model={})
+
+
+def test_a_tied_weight_that_differs_between_stages_is_not_taken_from_the_first() -> None:
+    same, parted = (CanonicalState([held(1.0, stage=0), held(last, stage=3)]) for last in (1.0, 1.5))
+    assert same.tensor("layers.0.tokens.weight", "fp32").tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match=r"layers\.0\.tokens\.weight differ between pipeline stages"):
+        parted.tensor("layers.0.tokens.weight", "exp_avg")
+
+
+def test_a_checkpoint_of_other_parameters_is_refused_in_one_line() -> None:
+    names = [f"layers.{index}.weight" for index in range(9)]
+    require_known_names(reversed(names), names, where="here")
+    with pytest.raises(UserError) as raised:
+        require_known_names(names[1:], names[:5], where="runs/x/checkpoints/step-00000002")
+    assert str(raised.value).startswith(
+        "runs/x/checkpoints/step-00000002: holds other parameters than the run's model "
+        "(unknown layers.5.weight, layers.6.weight, layers.7.weight and 1 more; missing layers.0.weight): "
+    )
