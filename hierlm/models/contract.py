@@ -76,6 +76,15 @@ class Layer(nn.Module):
     def begin_step(self, context: StepContext) -> None:
         """Take the train-time switches and keyed random draws of this step; called before the forward passes."""
 
+    @property
+    def drawn_shape(self) -> object:
+        """What the switches and draws of a step say about the shapes this layer leaves; None where they never do.
+
+        While it and `training` stay the same, levels of the same shapes in give levels of the same shapes out. Stages
+        of a pipeline agree on shapes only when something changes: what is not told here they do not hear of.
+        """
+        return None
+
 
 LayerSpec = Callable[[], Layer]
 """A layer not built yet, usually `functools.partial(Block, ...)`: a pipeline stage builds only its own."""

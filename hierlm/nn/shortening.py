@@ -76,6 +76,10 @@ class Shorten(Layer):
         return self.shorten_factor.now(training=self.training)
 
     @property
+    def drawn_shape(self) -> object:
+        return self.factor
+
+    @property
     def shift(self) -> int:
         """Zero vectors put in front: one less and a group would hold a position that its first reader may not see."""
         return self.factor - 1

@@ -228,9 +228,7 @@ class Engine:
     def _set_switches(self, moment: Moment, phase: PhaseConfig) -> None:
         model = self.config.model
         own = {name: getattr(model, name) for name in model.train_switches()}
-        context = StepContext(moment.step, self.config.seed, {**own, **phase.model})
-        for layer in self.module.local_layers.values():
-            layer.begin_step(context)
+        self.module.begin_step(StepContext(moment.step, self.config.seed, {**own, **phase.model}))
 
     def _kept_over_switch(self, moment: Moment) -> Kept:
         """What a switch must leave alone, seen with the switches of the phase before: some reach into evaluation."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hierlm.models.contract import Layer, Stream
+from hierlm.models.contract import Layer, StepContext, Stream
 from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.recompute import DrawKey, Memories, Recompute, run_layers
 from hierlm.parallel.sequence import TokenShares
@@ -29,6 +29,11 @@ class LossModule(nn.Module):
             shares.take(layers)
         self.recompute, self._shares = recompute, shares
         self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens)
+
+    def begin_step(self, context: StepContext) -> None:
+        """Every layer takes the switches and draws of a step."""
+        for layer in self.local_layers.values():
+            layer.begin_step(context)
 
     def forward(
         self, tokens: Tensor, targets: Tensor, memories: Memories, draw_key: DrawKey | None

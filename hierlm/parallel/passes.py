@@ -71,10 +71,10 @@ class PipelinePasses:
         self._module: Pipeline = engine.module
         self.training_lanes = _lanes(engine)
         self._evaluation_lanes = _lanes(engine)
-        self._shape = torch.Size()
+        self._shapes: object = None
 
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
-        self._expect(micro_batches)
+        self._expect(micro_batches, training=True)
         self._module.begin_pass(draws=(self._seed, step), lanes=self.training_lanes)
         self._engine.micro_batches = len(micro_batches)
         self._engine.train_batch(iter(micro_batches))
@@ -86,7 +86,7 @@ class PipelinePasses:
         num_stages = self._groups.degrees.pipeline
         num_parts = num_stages if tokens.shape[0] % num_stages == 0 else 1
         micro_batches = list(zip(tokens.chunk(num_parts), targets.chunk(num_parts), strict=True))
-        self._expect(micro_batches)
+        self._expect(micro_batches, training=False)
         if not continues:
             self._evaluation_lanes.clear()
         self._module.begin_pass(draws=None, lanes=self._evaluation_lanes)
@@ -97,13 +97,13 @@ class PipelinePasses:
         self._module.train()
         return self._known_to_all_stages(parts, like=targets)
 
-    def _expect(self, micro_batches: Sequence[MicroBatch]) -> None:
-        """Shapes are agreed between stages once: agree anew when they change."""
-        shape = micro_batches[0][0].shape
-        if shape != self._shape:
+    def _expect(self, micro_batches: Sequence[MicroBatch], *, training: bool) -> None:
+        """Stages agree on shapes once, and anew when tokens, kind of pass or the draw of a layer change them."""
+        shapes = (micro_batches[0][0].shape, training, self._module.drawn_shapes(training=training))
+        if shapes != self._shapes:
             self._engine.reset_activation_shape()
             self._module.forget_shapes()
-            self._shape = shape
+            self._shapes = shapes
 
     def _known_to_all_stages(self, parts: list[Tensor] | None, *, like: Tensor) -> Tensor:
         is_last = self._groups.is_last_stage

@@ -10,14 +10,15 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import product
 
+import torch
 import torch.distributed as dist
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
-from hierlm.models.assembly import shared_weights
+from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
-from hierlm.models.contract import Layer, SharedWeights
+from hierlm.models.contract import Layer, SharedWeights, StepContext
 from hierlm.parallel.boundary import Payload, Unpacker, pack
 from hierlm.parallel.degrees import Coordinates
 from hierlm.parallel.groups import Groups
@@ -26,6 +27,7 @@ from hierlm.parallel.memory_lanes import MemoryLanes
 from hierlm.parallel.recompute import Recompute, run_layers
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.stage_model import build_stage, set_parameter
+from hierlm.plan.weightless import alone
 
 
 class Pipeline(PipelineModule):
@@ -48,18 +50,28 @@ class Pipeline(PipelineModule):
         self._lanes: MemoryLanes | None = None
         self._micro_index = 0
         self._unpacker = Unpacker()
+        self._shapers = _layers_that_draw_shapes(config)
         degrees = groups.degrees
         topology = PipeModelDataParallelTopology(num_pp=degrees.pipeline, num_mp=degrees.tensor, num_dp=degrees.data)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints the cut, which we do ourselves
             super().__init__(layers=range(boundaries[-1]), topology=topology, loss_fn=self._loss)
         self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens if groups.is_last_stage else None)
 
+    def begin_step(self, context: StepContext) -> None:
+        """Layers of this stage, and those of others that draw shapes, take the switches and draws of a step."""
+        for layer in (*self.local_layers.values(), *self._shapers):
+            layer.begin_step(context)
+
+    def drawn_shapes(self, *, training: bool) -> tuple[object, ...]:
+        """What the present step's draws, on whatever stage, say of the shapes that travel in such a pass."""
+        return tuple(layer.train(training).drawn_shape for layer in self._shapers)
+
     def begin_pass(self, *, draws: tuple[int, int] | None, lanes: MemoryLanes) -> None:
         """Before the micro-batches of one step or evaluation: `draws` is (seed, step), None for no random draws."""
         self._draws, self._lanes, self._micro_index = draws, lanes, 0
 
     def forget_shapes(self) -> None:
-        """The rows or the length of the next micro-batch differ from those before."""
+        """What travels in the next pass has other shapes than before."""
         self._unpacker.forget()
 
     def forward(self, payload: Payload) -> Payload:
@@ -122,6 +134,15 @@ class Pipeline(PipelineModule):
         """Training: the mean, nats per token. Evaluation: every token's nats [B, T], 0 where the target is negative."""
         nats = self._end.losses(hidden, targets)
         return nats.mean() if self.training else nats
+
+
+def _layers_that_draw_shapes(config: ModelConfig) -> tuple[Layer, ...]:
+    """The layers of all stages whose draws change what travels, without weights: draws are keyed, so every rank can
+    follow them, and no message is needed to learn that other shapes are on their way, also where a rank only forwards.
+    """
+    specs, device = layer_specs(config), torch.device("meta")
+    layers = (alone(spec, index=index, device=device) for index, spec in enumerate(specs))
+    return tuple(layer for layer in layers if layer.drawn_shape is not None)
 
 
 def _tied_over_stages(

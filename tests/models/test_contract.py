@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hierlm import models
 from hierlm.config.load import load_config
 from hierlm.models.assembly import layer_specs, shared_weights
-from hierlm.models.contract import Stream, build_layer, fold
+from hierlm.models.contract import StepContext, Stream, build_layer, fold
 from hierlm.models.decoding import Decoder
 from tests.models.zoo import CASES, IDS, TINY, VARYING_SHAPES, built, tiny_part, tokens
 
@@ -115,6 +115,23 @@ def test_forward_is_the_fold_over_the_layer_list(name, index):
         stream, _ = fold(pieces[cut:], Stream(tuple(level.clone() for level in stream.levels)), memories[cut:])
         assert len(stream.levels) == 1
         assert torch.equal(stream.hidden, model(text)[0])
+
+
+@every_case
+def test_shapes_between_layers_follow_from_the_tokens_shape_and_what_layers_say_they_drew(name, index):
+    """Stages of a pipeline agree on shapes only when one of these changes."""
+    model, text = copy.deepcopy(built(name, index)), tokens(11)
+    own = {switch: getattr(model.config, switch) for switch in model.config.train_switches()}
+    found = {}
+    for training, step in [(False, 0), *((True, step) for step in range(8))]:
+        stream, shapes = Stream((text,)), []
+        for layer in model.layers.train(training):
+            layer.begin_step(StepContext(step, 5, own))
+            stream, _ = layer(stream, layer.initial_memory(2, device=text.device, dtype=torch.float64))
+            shapes.append([tuple(level.shape) for level in stream.levels])
+        drawn = tuple(layer.drawn_shape for layer in model.layers)
+        assert found.setdefault((training, drawn), shapes) == shapes
+    assert len(found) == (3 if own.get("shorten_factors") else 2)
 
 
 @every_case
