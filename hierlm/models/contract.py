@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 Memory = tuple[Tensor, ...]
-"""Recurrent memory of one layer: tensors whose first dimension is the batch row (lane)."""
+"""Recurrent memory of one layer: tensors whose first dimension is the batch row (lane).
+
+Where those of two lanes differ in another dimension, the one of size 1 stands for as many equal values.
+"""
 
 Cache = tuple[Any, ...]
 """What a layer keeps between calls of `decode`: keys and values, an unfinished group, a count."""
@@ -65,6 +68,10 @@ class Layer(nn.Module):
     def initial_memory(self, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Memory | None:
         """Memory of a stream that has seen nothing; None for a memoryless layer."""
         return None
+
+    def from_checkpoint(self, memory: Memory) -> Memory:
+        """What a checkpoint holds of the memory, on the CPU, as this version has it."""
+        return memory
 
     def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
         """Cached generation: every level of `stream` holds only what is new since the call before, perhaps nothing.

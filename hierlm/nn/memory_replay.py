@@ -1,6 +1,6 @@
 """What a Recurrent Memory Transformer keeps to run its last segments again (2207.06881, section 3).
 
-Shapes: B batch rows (lanes), k segments replayed, L segment_length, m memory tokens, D hidden_dim, T new tokens.
+Shapes: B batch rows (lanes), k segments replayed, L segment_length, m memory tokens, D hidden_dim.
 The gradient of a segment's loss reaches k segments back only if those are run again from the memory that stood before
 them; both the tokens and that memory are kept here, the memory without gradient.
 """
@@ -11,55 +11,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hierlm.models.contract import Memory
+
 NO_TOKEN = -1
 
 
 class ReplayMemory(NamedTuple):
-    """The newest k complete segments and the unfinished one; shapes never change."""
+    """The newest k complete segments of each row and its unfinished one; rows need not stand at the same place.
 
-    tokens: Tensor  # int64 [B, (k + 1) * L], newest last; NO_TOKEN before the stream began
+    Shapes do not depend on where rows stand, so nobody has to ask the device. One thing is told by a shape:
+    `unfinished` has a single column while every call was a whole number of segments long, and no row can have any.
+    """
+
+    tokens: Tensor  # int64 [B, k * L], complete segments, newest last; NO_TOKEN before the stream began
     starts: Tensor  # [B, k + 1, m, D]: memory before each of the k segments, last that before the unfinished one
     known: Tensor  # int64 [B, k + 1]: 0 where nothing was written yet, and the learned memory holds
-    num_unfinished: Tensor  # int64 [B]: tokens of the unfinished segment; rows advance together
+    unfinished: Tensor  # int64 [B, L], the tokens of the unfinished segment and NO_TOKEN behind; [B, 1]: none at all
 
     @property
     def depth(self) -> int:
         """k."""
         return self.known.shape[1] - 1
 
-    def resized(self, depth: int) -> "ReplayMemory":
-        """The newest `depth` segments, with unknown ones before them where there are fewer."""
-        segment_length = self.tokens.shape[1] // (self.depth + 1)
-        missing = (depth - self.depth) * segment_length  # a negative padding removes
-        age = torch.arange(self.tokens.shape[1], 0, -1, device=self.tokens.device)
-        has_start = age <= self.depth * segment_length + self.num_unfinished[:, None]
-        return ReplayMemory(
-            tokens=F.pad(torch.where(has_start, self.tokens, NO_TOKEN), (missing, 0), value=NO_TOKEN),
-            starts=F.pad(self.starts, (0, 0, 0, 0, depth - self.depth, 0)),
-            known=F.pad(self.known, (depth - self.depth, 0)),
-            num_unfinished=self.num_unfinished,
-        )
+    @property
+    def is_even(self) -> bool:
+        """Whether every row is known to stand at the beginning of a segment."""
+        return self.unfinished.shape[1] == 1
 
-    def window(self, *, num_tokens: int) -> Tensor:
-        """int64 [B, num_tokens]: the newest ones."""
-        return self.tokens[:, self.tokens.shape[1] - num_tokens :]
+    def resized(self, depth: int, *, segment_length: int) -> "ReplayMemory":
+        """The newest `depth` segments, with unknown ones before them where there are fewer."""
+        missing = depth - self.depth  # a negative padding removes
+        return ReplayMemory(
+            tokens=F.pad(self.tokens, (missing * segment_length, 0), value=NO_TOKEN),
+            starts=F.pad(self.starts, (0, 0, 0, 0, missing, 0)),
+            known=F.pad(self.known, (missing, 0)),
+            unfinished=self.unfinished,
+        )
 
     def start(self, segments_back: int, *, learned: Tensor) -> Tensor:
         """[B, m, D]: the memory before the segment so far back; 0 is the unfinished one, `learned` is [m, D]."""
         index = self.depth - segments_back
         return torch.where(self.known[:, index, None, None] > 0, self.starts[:, index], learned)
 
-    def extended(self, tokens: Tensor, written: list[Tensor], *, num_unfinished: int) -> "ReplayMemory":
-        """After `tokens` [B, T], in which segments were completed that wrote each of `written` [B, m, D]."""
-        depth = self.depth
-        starts = torch.cat((self.starts, *(memory.detach()[:, None] for memory in written)), dim=1)
-        known = F.pad(self.known, (0, len(written)), value=1)
-        return ReplayMemory(
-            tokens=torch.cat((self.tokens, tokens), dim=1)[:, -self.tokens.shape[1] :],
-            starts=starts[:, -(depth + 1) :],
-            known=known[:, -(depth + 1) :],
-            num_unfinished=torch.full_like(self.num_unfinished, num_unfinished),
-        )
+    def start_of_each(self, segments_back: Tensor, *, learned: Tensor) -> Tensor:
+        """[B, m, D]: the same where rows differ in how far back, int64 [B]."""
+        index = (self.depth - segments_back)[:, None]
+        starts = self.starts.take_along_dim(index[..., None, None], dim=1)[:, 0]
+        return torch.where(self.known.gather(1, index)[..., None] > 0, starts, learned)
 
 
 def empty_replay(
@@ -75,11 +73,32 @@ def empty_replay(
     """The memory of streams that have seen nothing."""
     integers = {"dtype": torch.int64, "device": device}
     return ReplayMemory(
-        tokens=torch.full((batch_size, (depth + 1) * segment_length), NO_TOKEN, **integers),
+        tokens=torch.full((batch_size, depth * segment_length), NO_TOKEN, **integers),
         starts=torch.zeros(batch_size, depth + 1, num_memory_tokens, hidden_dim, device=device, dtype=dtype),
         known=torch.zeros(batch_size, depth + 1, **integers),
-        num_unfinished=torch.zeros(batch_size, **integers),
+        unfinished=torch.full((batch_size, 1), NO_TOKEN, **integers),
     )
+
+
+def saved_replay(memory: Memory) -> ReplayMemory:
+    """The memory out of a checkpoint, on the CPU.
+
+    Those of 0.1.0 hold, in place of the last, how many tokens of each row are unfinished, int64 [B], the same for all
+    rows, and these at the end of `tokens` [B, (k + 1) * L].
+    """
+    tokens, starts, known, unfinished = memory
+    if unfinished.dim() == 2:
+        return ReplayMemory(tokens, starts, known, unfinished)
+    segment_length = tokens.shape[1] // known.shape[1]
+    num_unfinished = int(unfinished.max())
+    complete, rest = tokens.split((tokens.shape[1] - num_unfinished, num_unfinished), dim=1)
+    if num_unfinished:
+        order = (rest == NO_TOKEN).int().argsort(dim=1, stable=True)  # a row that had restarted alone has fewer
+        rest = F.pad(rest.gather(1, order), (0, segment_length - num_unfinished), value=NO_TOKEN)
+    else:
+        rest = torch.full_like(tokens[:, :1], NO_TOKEN)
+    kept = (known.shape[1] - 1) * segment_length
+    return ReplayMemory(complete[:, complete.shape[1] - kept :], starts, known, rest)
 
 
 def gradient_passes(*, num_segments: int, depth: int) -> list[bool]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.dropout import take_dropout
 from hierlm.nn.memory_block import RelativeBlock
-from hierlm.nn.memory_replay import NO_TOKEN, ReplayMemory, empty_replay, gradient_passes
+from hierlm.nn.memory_replay import NO_TOKEN, ReplayMemory, empty_replay, gradient_passes, saved_replay
+from hierlm.nn.memory_segments import EvenSegments, Segments, UnevenSegments
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.relative_attention import Seen, two_way_sight
 
@@ -81,44 +82,38 @@ class MemoryTokenCell(Layer):
         self.bptt_depth = int(context.switches.get("bptt_depth", self.recurrence.bptt_depth))
         self.carry_memory = bool(context.switches.get("carry_memory", self.recurrence.carry_memory))
 
+    def from_checkpoint(self, memory: Memory) -> Memory:
+        return saved_replay(memory)
+
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
-        tokens = stream.hidden
+        tokens, length = stream.hidden, self.recurrence.segment_length
         fresh = ReplayMemory(*self.initial_memory(len(tokens), device=tokens.device, dtype=self.memory.dtype))
         keeps = self.carry_memory or not self.training
-        past = ReplayMemory(*memory).resized(self._depth) if keeps and memory is not None else fresh.resized(0)
-        num_unfinished = int(past.num_unfinished.max())
-        outputs, written = self._run(tokens, past, num_unfinished)
-        left = (num_unfinished + tokens.shape[1]) % self.recurrence.segment_length
-        updated = past.resized(self._depth).extended(tokens, written, num_unfinished=left) if keeps else fresh
-        return stream.with_hidden(outputs[:, -tokens.shape[1] :]), updated
+        memory = memory if keeps else None
+        past = fresh if memory is None else ReplayMemory(*memory).resized(self._depth, segment_length=length)
+        segments: Segments
+        if past.is_even:
+            segments = EvenSegments(past, tokens, segment_length=length, replays=memory is not None)
+        else:
+            segments = UnevenSegments(past, tokens, segment_length=length)
+        hidden, written = self._run(segments)
+        return stream.with_hidden(segments.new_hidden(hidden)), segments.kept(written) if keeps else fresh
 
-    def _run(self, tokens: Tensor, past: ReplayMemory, num_unfinished: int) -> tuple[Tensor, list[Tensor]]:
-        """Replay, then the segments of this call -> (hidden of the latter, what each complete one of them wrote)."""
-        length = self.recurrence.segment_length
-        num_current = -(-(num_unfinished + tokens.shape[1]) // length)
-        num_replayed = max(past.depth - (num_current - 1), 0)
-        earlier = past.window(num_tokens=num_replayed * length + num_unfinished)
-        segments = torch.cat((earlier, tokens), dim=1).split(length, dim=1)
-        passes = gradient_passes(num_segments=len(segments), depth=self._depth)
-        is_live = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    def _run(self, segments: Segments) -> tuple[list[Tensor], list[Tensor]]:
+        """(hidden [B, n, D], what it wrote [B, m, D]) of each segment in turn."""
+        passes = gradient_passes(num_segments=len(segments.tokens), depth=self._depth)
+        first = segments.tokens[0]
+        is_live = torch.zeros(len(first), dtype=torch.bool, device=first.device)
         outputs, written, incoming = [], [], None
-        for index, segment in enumerate(segments):
-            start = self._start(past, num_replayed - index, incoming=incoming, is_live=is_live)
-            is_live = is_live | (segment != NO_TOKEN).any(dim=1)
-            hidden, write = self._segment(segment, start)
+        for index, tokens in enumerate(segments.tokens):
+            kept = segments.start(index, learned=self.memory)
+            start = _either(kept, incoming, is_live=is_live)
+            is_live = is_live | (tokens != NO_TOKEN).any(dim=1)
+            hidden, write = self._segment(tokens, start)
             outputs.append(hidden)
             written.append(torch.where(is_live[:, None, None], write, start))
             incoming = written[-1] if index == len(passes) or passes[index] else written[-1].detach()
-        num_complete = (num_unfinished + tokens.shape[1]) // length
-        return torch.cat(outputs, dim=1), written[num_replayed:][:num_complete]
-
-    def _start(self, past: ReplayMemory, back: int, *, incoming: Tensor | None, is_live: Tensor) -> Tensor:
-        """[B, m, D]: what the segment before wrote, in rows (`is_live`) that had one; else what is kept."""
-        if back < 0:
-            assert incoming is not None
-            return incoming
-        kept = past.start(back, learned=self.memory)
-        return kept if incoming is None else torch.where(is_live[:, None, None], incoming, kept)
+        return outputs, written
 
     def _segment(self, tokens: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """tokens int64 [B, n], memory [B, m, D] -> (hidden [B, n, D], what is written [B, m, D])."""
@@ -168,6 +163,14 @@ class MemoryTokenCell(Layer):
             x, new = block.extend(x, seen, sight)
             updated.append(new.without_waves())  # the next call reaches to other distances
         return x, updated
+
+
+def _either(kept: Tensor | None, incoming: Tensor | None, *, is_live: Tensor) -> Tensor:
+    """[B, m, D]: what the segment before wrote, in rows (`is_live`) that had one; else what is kept."""
+    if kept is None:
+        assert incoming is not None
+        return incoming
+    return kept if incoming is None else torch.where(is_live[:, None, None], incoming, kept)
 
 
 class Progress(NamedTuple):

@@ -85,6 +85,9 @@ class MemoryLanes:
         """
         self.clear()
         per_layer = {index: _rows_of(states, index, first_row, num_rows) for index in _saved_layers(states)}
+        for index, layer in self._layers.items():
+            if index in per_layer:
+                per_layer[index] = layer.from_checkpoint(per_layer[index])
         missing = {i for i, layer in self._layers.items() if self._remembers(layer)} - set(per_layer)
         if per_layer and missing:
             raise ValueError(f"recurrent memory of layers {sorted(missing)} is missing in the checkpoint")
@@ -132,4 +135,4 @@ def _rows_of(states: Sequence[LaneState], index: int, first_row: int, num_rows: 
     if missing:
         raise ValueError(f"recurrent memory of layer {index}: rows {missing} are missing in the checkpoint")
     wanted = (rows[row] for row in range(first_row, first_row + num_rows))
-    return tuple(torch.stack(tensors) for tensors in zip(*wanted, strict=True))
+    return tuple(torch.stack(torch.broadcast_tensors(*tensors)) for tensors in zip(*wanted, strict=True))

@@ -143,17 +143,32 @@ def test_an_unfinished_segment_goes_on_in_the_next_call(cut):
 def test_a_row_put_back_to_the_beginning_goes_on_alone(num_unfinished):
     model, text = _model(bptt_depth=1).eval(), _text(4)
     _, state = model(text[:, : L + num_unfinished])
-    fresh = model.initial_state(text)
-    mixed = (tuple(torch.stack((new[0], old[1])) for new, old in zip(fresh[0], state[0], strict=True)), None)
+    is_new = torch.tensor([True, False])
+    pairs = zip(model.initial_state(text)[0], state[0], strict=True)
+    mixed = tuple(torch.where(is_new.view(-1, *[1] * (old.dim() - 1)), new, old) for new, old in pairs)
     rest = text[:, L + num_unfinished :]
-    logits, mixed = model(rest[:, : 2 * L], mixed)
+    logits, _ = model(rest[:, : 2 * L], (mixed, None))
     torch.testing.assert_close(logits[1], model(text)[0][1, L + num_unfinished : 3 * L + num_unfinished])
-    first = L - num_unfinished  # the row's first segment ends with its neighbours'
-    alone = model(text[:1, L + num_unfinished :][:, :first])[0]
-    if num_unfinished == 0:
-        torch.testing.assert_close(logits[0, :first], alone[0])
-    assert torch.isfinite(logits).all()
-    assert ReplayMemory(*mixed[0]).num_unfinished.tolist() == [num_unfinished] * 2
+    torch.testing.assert_close(logits[0], model(rest[:1, : 2 * L])[0][0])
+
+
+def test_depth_may_change_where_rows_stand_in_the_middle_of_segments():
+    """Replayed or not, with more or fewer than are kept: the same logits; gradient as far as asked."""
+    model, text = _model(bptt_depth=2), _text(5)[:, :-1]
+    state = None
+    for piece in text[:, : 3 * L + 1].split(3, dim=1):
+        _, state = model(piece, state)
+    expected = model(text)[0][:, 3 * L + 1 :].detach()
+    for depth in (0, 1, 3, 4):
+        model.layers[0].begin_step(StepContext(step=0, seed=0, switches={"bptt_depth": depth}))
+        embedded = _embedded_by(model)
+        logits, after = model(text[:, 3 * L + 1 :], state)
+        torch.testing.assert_close(logits.detach(), expected, rtol=0, atol=1e-12)
+        assert ReplayMemory(*after[0]).depth == depth
+        on_segments = torch.autograd.grad(logits[:, -(L - 1) :].sum(), embedded, allow_unused=True)
+        reached = [g is not None and float(g.abs().sum()) > 0 for g in on_segments]
+        num_reached = min(depth + 1, 4)  # two segments of the call and the two that are kept
+        assert reached == [False] * (len(reached) - num_reached) + [True] * num_reached
 
 
 @torch.no_grad()

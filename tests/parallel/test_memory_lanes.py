@@ -107,3 +107,27 @@ def test_a_stage_without_memory_has_nothing_to_forget():
     kept.put(0, (None,))
     kept.forget(torch.tensor([True, False]))
     assert kept.is_empty
+
+
+def test_lanes_of_which_one_says_it_in_fewer_columns_are_joined():
+    """One rank's rows all began anew and keep one column for three equal ones; the other's go on."""
+    short, wide = ((torch.full((2, 1), 5.0),),), ((torch.arange(6.0).view(2, 3),),)
+    states = []
+    for first_row, memories in ((0, short), (2, wide)):
+        kept = lanes({3: LAYERS[3]})
+        kept.put(0, memories)
+        states.append(kept.state_by_global_row(first_row=first_row))
+    restored = lanes({3: LAYERS[3]})
+    restored.restore(states, first_row=0, num_rows=4, micro_batch_size=4)
+    assert restored.get(0, num_rows=4)[0][0].tolist() == [[5, 5, 5], [5, 5, 5], [0, 1, 2], [3, 4, 5]]
+
+
+def test_a_layer_reads_what_an_earlier_version_saved():
+    class Doubles(Remembers):
+        def from_checkpoint(self, memory):
+            return tuple(2 * tensor for tensor in memory)
+
+    stage = lanes({7: Doubles()})
+    stage.restore([filled(0, 1, 4).state_by_global_row(first_row=0)], first_row=1, num_rows=2, micro_batch_size=2)
+    expected = tuple(2 * tensor for tensor in of_rows(range(1, 3))[2])
+    assert same(stage.get(0, num_rows=2), (expected,))
