@@ -1,4 +1,4 @@
-"""Every architecture so deep that each of four pipeline stages holds three layers of every kind, where it can be cut so."""
+"""Every architecture so deep that each of four pipeline stages holds three layers, where it can be cut so."""
 
 from dataclasses import dataclass
 

@@ -5,7 +5,7 @@ A process of a group that has started makes several runs one after the other, ea
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,13 +62,17 @@ class Run:
     arch: str
     overrides: tuple[str, ...]
     layout: Layout = ALONE
-    stage_cut: str = "cost"
+    how: tuple[str, ...] = ()  # more of what may make no difference
     restarts: Mapping[int, Sequence[int]] = field(default_factory=dict)  # step -> rows that begin a new stream
 
     @property
     def words(self) -> list[str]:
-        cut = [f"parallel.stage_cut={self.stage_cut}"] if self.layout.pp > 1 else []
-        return [*self.overrides, *self.layout.overrides, *cut]
+        return [*self.overrides, *self.layout.overrides, *self.how]
+
+    @property
+    def alone(self) -> "Run":
+        """The same on one process, the plain way: every step in one micro-batch."""
+        return replace(self, layout=ALONE, how=())
 
     def __str__(self) -> str:
         """What reproduces it."""
@@ -125,7 +129,7 @@ def _train(run: Run, process: Any, folder: Path) -> dict[str, Any]:
         size, length = moment.phase.global_batch_size, moment.phase.sequence_length
         mine = list(engine.local_rows(size))
         tokens, targets = _text(size, length, vocab_size=config.model.vocab_size, seed=step)
-        anew = torch.tensor([moment.starts_phase or row in run.restarts.get(step, ()) for row in mine])
+        anew = torch.tensor([step == 0 or row in run.restarts.get(step, ()) for row in mine])
         starts = {"starts": anew} if recurrent else {}
         result = engine.train_step(tokens[mine], targets[mine], moment=moment, **starts)
         steps.append((engine.global_mean(result.loss), float(result.grad_norm)))

@@ -1,9 +1,10 @@
 """Deep models train the same on every layout: losses, gradient norms and the first moment of every parameter."""
 
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from hierlm import models
 from hierlm.config.load import load_config
@@ -36,7 +37,6 @@ PHASES = (
     " {{name: again, duration: {{steps: 1}}, trainable: null}}]"
 )
 SETTINGS = (
-    "parallel.micro_batch_size=2",
     "optim.gradient_clip=0.5",
     # Adam divides a gradient by its size: with an eps below rounding, entries that are nothing but rounding move as far
     # as all others, and layouts differ by that after two steps
@@ -58,7 +58,8 @@ def run_of(name: str, layout: Layout) -> Run:
     inside = "" if len(layer_specs(config)) > 2 else "0[.]blocks[.]"
     phases = PHASES.format(trainable=[f"layers[.]{inside}[0-9]*[2468]"])
     cut = even_cut(config, num_stages=4) if layout.pp == 4 else "cost"
-    return Run(model.arch, (*model.words, *SETTINGS, phases), layout, stage_cut=str(cut), restarts=RESTARTS)
+    how = ("parallel.micro_batch_size=2", f"parallel.stage_cut={cut}")
+    return Run(model.arch, (*model.words, *SETTINGS, phases), layout, how=how, restarts=RESTARTS)
 
 
 def layouts_of(name: str) -> list[Layout]:
@@ -83,10 +84,10 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The outcome of every run that the chosen tests compare, made together: processes start once for several."""
     wanted = [item.callspec.params for item in request.session.items if item.path == request.path and _compares(item)]
     chosen = [(given["name"], given["layout"]) for given in wanted]
-    alone = [(name, ALONE) for name in dict.fromkeys(name for name, _ in chosen)]
-    keys = [*alone, *chosen]
-    found = outcomes([run_of(*key) for key in keys], tmp_path_factory.mktemp("deep"))
-    return dict(zip(keys, found, strict=True))
+    alone = {(name, ALONE): run_of(name, layout).alone for name, layout in chosen}
+    runs = alone | {key: run_of(*key) for key in chosen}
+    found = outcomes(list(runs.values()), tmp_path_factory.mktemp("deep"))
+    return dict(zip(runs, found, strict=True))
 
 
 def _compares(item: pytest.Item) -> bool:
@@ -103,8 +104,6 @@ def test_losses_norms_and_moments_equal_one_process(name: str, layout: Layout, m
 
 
 def test_a_difference_of_any_kind_is_told() -> None:
-    import torch
-
     outcome = Outcome([(1.0, 2.0), (0.5, 1.0)], [3.0], {"a": torch.ones(3), "b": torch.full((2,), 1e-9)})
     assert differences(outcome, outcome) == []
     noise = outcome._replace(moments=outcome.moments | {"b": torch.full((2,), 8e-9)})
@@ -131,5 +130,5 @@ def test_each_of_four_stages_holds_three_layers_of_the_kind_that_makes_the_depth
     kinds = kinds_of(config)
     most = max(kinds, key=kinds.count)
     cut = [0, *even_cut(config, num_stages=4), len(kinds)]
-    of_stages = [kinds[first:end].count(most) for first, end in zip(cut, cut[1:], strict=False)]
+    of_stages = [kinds[first:end].count(most) for first, end in pairwise(cut)]
     assert min(of_stages) >= 3 or (MODELS[name].arch == "hm_lstm" and len(kinds) == 4)  # whose levels are one layer
