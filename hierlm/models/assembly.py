@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hierlm import models
 from hierlm.models.config import ModelConfig
 from hierlm.models.contract import LayerSpec, Memory, SharedWeights, Stream, build_layer, fold
+from hierlm.nn.parameter_kinds import Kind, parameter_kinds
 
 State = tuple[Memory | None, ...]
 
@@ -55,9 +56,20 @@ def shared_weights(config: ModelConfig) -> list[SharedWeights]:
 
 def canonical_names(config: ModelConfig) -> list[str]:
     """The names of all parameters, in the order of the layers; nothing is allocated."""
+    return [name for name, _ in _weightless(config).named_parameters()]
+
+
+def canonical_kinds(config: ModelConfig) -> dict[str, Kind]:
+    """What each parameter is, by every name it has in the whole model; nothing is allocated.
+
+    Said by name, so that it holds in any layout: slices, borrowed weights and partitions are other objects.
+    """
+    return parameter_kinds(_weightless(config))
+
+
+def _weightless(config: ModelConfig) -> LanguageModel:
     with torch.device("meta"):
-        model = LanguageModel(config, seed=0)
-    return [name for name, _ in model.named_parameters()]
+        return LanguageModel(config, seed=0)
 
 
 def is_recurrent(config: ModelConfig) -> bool:

@@ -5,6 +5,8 @@ log p(y) = log p(y | head) for the first bin, log p(bin | head) + log p(y | bin)
 the first bin's tokens and one class per tail, in the order of the bins.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,10 +15,13 @@ from hierlm.models.contract import Cache, Layer, Memory, Stream
 from hierlm.nn.adaptive_bins import Bin
 from hierlm.nn.adaptive_input import PROJECTION_STD, TABLE_STD
 from hierlm.nn.linear import Linear
+from hierlm.nn.parameter_kinds import Kind
 
 
 class IntoBin(nn.Module):
     """[..., D] -> [..., width] by a weight [D, width]: the transpose of the input's projection, so it can be tied."""
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"weight": "matrix"}
 
     def __init__(self, *, hidden_dim: int, width: int) -> None:
         super().__init__()

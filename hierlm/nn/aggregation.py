@@ -4,7 +4,7 @@ Shapes: B batch, T tokens, S units of all coarser scales and the null vector, D 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from hierlm.nn.dropout import take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
 from hierlm.nn.normalisation import layer_norm
+from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.positions import token_positions
 from hierlm.nn.shape import BlockShape
 
@@ -44,6 +45,8 @@ class Progress(NamedTuple):
 
 class Aggregate(Layer):
     """Pops every coarser level; a = h + Attn(LN h, LN M), a += FF(LN a), M = null and all units with their scale."""
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"null": "vector", "scale_embeddings": "embedding"}
 
     def __init__(self, *, shape: BlockShape, scales: tuple[int, ...]) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ Shapes: B batch, T fine positions, floor(T / k) units, D hidden_dim. A unit is o
 on; `CausalExpansion` and the multi-scale attentions keep to that.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hierlm.models.contract import Cache, Layer, Memory, Stream
 from hierlm.nn.initialisation import initialise
 from hierlm.nn.linear import Linear
+from hierlm.nn.parameter_kinds import Kind
 
 Downsampling = Literal["average", "convolution", "linear"]
 
@@ -48,6 +49,8 @@ class CausalExpansion(nn.Module):
     Before the first unit is whole, positions read a learned null vector. Either the unit itself is read (repeat) or
     a linear map of it, another for each of the k places (linear).
     """
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"null": "vector"}
 
     def __init__(self, *, hidden_dim: int, factor: int, is_linear: bool) -> None:
         super().__init__()

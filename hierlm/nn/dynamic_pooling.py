@@ -6,7 +6,7 @@ group is read by nobody. The stack of the stream is (marks or penalty where the 
 coarse.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from hierlm.nn.boundaries import (
 from hierlm.nn.embedding import Embed
 from hierlm.nn.initialisation import initialise
 from hierlm.nn.normalisation import layer_norm
+from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.unigram import UnigramEnds
 
@@ -75,6 +76,8 @@ class PoolGroups(Layer):
 
     decodes_rows_alone = True
     """Groups end at different tokens in different rows, so a cache holds one row."""
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"null": "vector"}
 
     def __init__(self, *, shape: BlockShape, rule: BoundaryRule) -> None:
         super().__init__()

@@ -4,6 +4,8 @@
 Every sublayer is pre-norm with a residual, x += f(LN x); the paper does not show where it normalises.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import INIT_STD, initialise
 from hierlm.nn.legendre_memory import LegendreMemory, Readout
 from hierlm.nn.normalisation import layer_norm
+from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.positions import token_positions
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.short_softmax import softmax_over_few
@@ -27,6 +30,8 @@ class ImplicitAttention(nn.Module):
     Q, K, V = gelu(L M_t + b), [p, D] each. The convolution is done in float32 at least: in bfloat16 the filters of
     high order are noise.
     """
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"reduce": "matrix", "reduce_bias": "vector", "pool": "matrix"}
 
     def __init__(
         self, *, memory: LegendreMemory, reduced_order: int, scale_scores: bool, residual_scale: float

@@ -3,12 +3,15 @@
 Shapes: B batch rows, T tokens, D hidden_dim. Memory: (hidden [B, D], cell [B, D]) after the last token.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.dropout import take_dropout
 from hierlm.nn.embedding import Embed
+from hierlm.nn.parameter_kinds import Kind
 
 
 class UnitEmbed(Embed):
@@ -21,6 +24,13 @@ class UnitEmbed(Embed):
 
 class LstmLayer(Layer):
     """[B, T, D] -> [B, T, D]; gradient flows through the state inside a call."""
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {
+        "lstm.weight_ih_l0": "matrix",
+        "lstm.weight_hh_l0": "matrix",
+        "lstm.bias_ih_l0": "vector",
+        "lstm.bias_hh_l0": "vector",
+    }
 
     def __init__(self, *, hidden_dim: int, dropout: float) -> None:
         super().__init__()

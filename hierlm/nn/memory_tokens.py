@@ -8,7 +8,7 @@ segment are kept and run again with what follows them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from hierlm.nn.memory_block import RelativeBlock
 from hierlm.nn.memory_replay import NO_TOKEN, ReplayMemory, empty_replay, gradient_passes, saved_replay
 from hierlm.nn.memory_segments import EvenSegments, Segments, UnevenSegments
 from hierlm.nn.normalisation import layer_norm
+from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.relative_attention import Seen, two_way_sight
 
 
@@ -35,6 +36,8 @@ class MemoryTokens:
 
 class MemoryTokenCell(Layer):
     """Embedding, blocks and the learned memory [m, D]; tokens [B, T] -> [B, T, D]."""
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"memory": "embedding"}
 
     def __init__(
         self,

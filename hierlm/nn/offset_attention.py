@@ -5,12 +5,15 @@ score_ij = [(q_i + u) . k_j + (q_i + v) . r(o_ij)] / sqrt(K), o_ij = how many to
 The bias of every pair is needed at once, so this kind costs O(H * Q * S) memory where rotary positions cost O(S).
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hierlm.nn.attention import Attention, KeyValues
 from hierlm.nn.linear import Linear
+from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.positions import sinusoids
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.visibility import Rule
@@ -22,6 +25,8 @@ class OffsetAttention(Attention):
     `u` and `v` are the only columns of bias-free linear maps of the number 1, so that they are cut by heads exactly
     like the query projection they are added to.
     """
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"content_bias": "vector", "position_bias": "vector"}
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__(shape)

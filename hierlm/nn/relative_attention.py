@@ -7,7 +7,7 @@ no fused kernel takes a bias that learns. It costs one product with the U projec
 distances of neighbouring keys differ by one, the relative shift (appendix B) puts every value in its place.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hierlm.nn.heads import joined
 from hierlm.nn.linear import Linear
 from hierlm.nn.memory_slots import SegmentMemory
+from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.positions import relative_shift, sinusoids
 from hierlm.nn.relative_blocks import Operands, attend_in_tiles
 
@@ -104,6 +105,8 @@ class RelativeAttention(nn.Module):
 
     `u` and `v` are bias-free linear maps of the number 1, cut by heads like the query projection they are added to.
     """
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"content_bias": "vector", "position_bias": "vector"}
 
     def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float, attention_dropout: float) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ rows and heads, and nothing grows with T * T but the coarsest scale's T * T / sc
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from hierlm.nn.dropout import take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
 from hierlm.nn.normalisation import layer_norm
+from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.positions import token_positions
 from hierlm.nn.shape import BlockShape
 
@@ -66,6 +67,8 @@ class SeenByScale(NamedTuple):
 
 class RetinaBlock(Layer):
     """x += Attention(LN x) over tokens and over units pooled from LN x; x += FF(LN x)."""
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"scale_embeddings": "embedding"}
 
     def __init__(self, *, shape: BlockShape, view: RetinaView, downsampling: Downsampling, kernel_groups: int) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from hierlm.nn.parameter_kinds import Kind
 from hierlm.optim.config import OptimConfig
 from hierlm.optim.param_groups import param_groups
 from hierlm.optim.phased_adamw import PhasedAdamW
@@ -12,14 +13,18 @@ from hierlm.phases.trainable import TrainedIn
 
 
 def build_optimizer(
-    config: OptimConfig, model: nn.Module, *, trained_in: Mapping[str, TrainedIn] | None = None
+    config: OptimConfig,
+    model: nn.Module,
+    *,
+    kinds: Mapping[str, Kind],
+    trained_in: Mapping[str, TrainedIn] | None = None,
 ) -> PhasedAdamW:
     """AdamW in its fused form, which on CPU and CUDA updates all of a group in one kernel.
 
-    `trained_in` says of each parameter, by name, which phases train it; by default all do.
+    `kinds` says of each parameter, by name, what it is, and `trained_in` which phases train it; by default all do.
     """
     return PhasedAdamW(
-        param_groups(model.named_parameters(), weight_decay=config.weight_decay, trained_in=trained_in),
+        param_groups(model.named_parameters(), kinds=kinds, weight_decay=config.weight_decay, trained_in=trained_in),
         lr=0.0,
         betas=config.betas,
         eps=config.eps,

@@ -8,7 +8,10 @@ from hierlm.strict import Strict
 
 
 class OptimConfig(Strict):
-    """AdamW (Loshchilov & Hutter, 1711.05101); weight decay leaves out vectors: biases and norm gains."""
+    """AdamW (Loshchilov & Hutter, 1711.05101).
+
+    Weight decay reaches matrices and embeddings, not vectors: biases (u and v among them), norm gains, null groups.
+    """
 
     name: Literal["adamw"] = "adamw"
     weight_decay: NonNegativeFloat = 0.1

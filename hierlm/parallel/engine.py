@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hierlm.config.run_config import RunConfig
-from hierlm.models.assembly import canonical_names, layer_specs
+from hierlm.models.assembly import canonical_kinds, canonical_names, layer_specs
 from hierlm.models.contract import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
 from hierlm.parallel.compilation import compile_layers
@@ -178,7 +178,8 @@ class Engine:
     def is_grouped_as(self, directory: Path) -> bool:
         """Whether the same parameters were updated together when `directory` was saved, on every rank.
 
-        Phases added to a run may part them anew, by what they train: the checkpoint must then be converted.
+        Phases added to a run may part them anew, by what they train, and 0.1 decayed others (u and v): the checkpoint
+        must then be converted.
         """
         file = self._engine._get_ckpt_name(str(directory), TAG)
         saved = torch.load(file, map_location="cpu", mmap=True, weights_only=False)[INFO]
@@ -271,7 +272,7 @@ def _wrap(
     """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
     names = canonical_names(config.model)
     trained = trained_in(names, config.phases)
-    optimizer = build_optimizer(config.optim, module, trained_in=trained)
+    optimizer = build_optimizer(config.optim, module, kinds=canonical_kinds(config.model), trained_in=trained)
     model = config.model
     info = universal_info(
         module, optimizer, plan=tensor_plan(model), vocab_size=model.vocab_size, pipeline=groups.pipeline

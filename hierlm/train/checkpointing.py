@@ -173,10 +173,13 @@ class Checkpointer:
 
     def _load(self, found: CheckpointRef) -> None:
         wanted = Layout.of(self._config.parallel)
-        if found.manifest.layout == wanted and self._engine.is_grouped_as(found.path):
+        is_of_layout = found.manifest.layout == wanted
+        if is_of_layout and self._engine.is_grouped_as(found.path):
             self._engine.load(found.path)
         else:
-            self._console.say(f"converting step {found.step} from {found.manifest.layout} to {wanted}")
+            regrouped = ": its parameters were grouped otherwise (by what phases train, or by what decays)"
+            why = regrouped if is_of_layout else f" from {found.manifest.layout} to {wanted}"
+            self._console.say(f"converting step {found.step}{why}")
             told: dict[str, Any] = {"progress": self._progress(), "report": self._console.say}
             self._engine.load_converted(universal_of(found, **told, team=self._team))
         states = [LaneState(*state) for state in read_recurrent_states(found.path)]

@@ -83,12 +83,13 @@ def small_engine(arch: str, settings: list[str]) -> Any:
 
 
 def _universal_info(engine: Any) -> dict[str, Any]:
+    from hierlm.models.assembly import canonical_kinds
     from hierlm.optim.build import build_optimizer
     from hierlm.parallel.stage_model import tensor_plan
     from hierlm.parallel.universal import INFO, universal_info
 
     model, module = engine.config.model, engine._engine.module
-    optimizer = build_optimizer(engine.config.optim, module)
+    optimizer = build_optimizer(engine.config.optim, module, kinds=canonical_kinds(model))
     plan, pipeline = tensor_plan(model), engine.groups.pipeline
     return {INFO: universal_info(module, optimizer, plan=plan, vocab_size=model.vocab_size, pipeline=pipeline)}
 

@@ -1,10 +1,12 @@
 """A phase leaves parameters out: nothing of them changes, and the others move as if they were alone."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 
+from hierlm.nn.parameter_kinds import parameter_kinds
 from hierlm.optim.build import build_optimizer
 from hierlm.optim.config import OptimConfig
 from hierlm.optim.phased_adamw import PhasedAdamW
@@ -15,6 +17,10 @@ TRAINED_IN = {"0.weight": (True, False, True), "0.bias": (True, True, True), "1.
 def model() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
+
+
+def optimizer_of(network: nn.Sequential, config: OptimConfig, **how: Any) -> PhasedAdamW:
+    return build_optimizer(config, network, kinds=parameter_kinds(network), **how)
 
 
 def update(network: nn.Sequential, optimizer: PhasedAdamW, *, seed: int) -> None:
@@ -36,7 +42,7 @@ def everything(network: nn.Sequential, optimizer: PhasedAdamW) -> dict[str, list
 
 def test_a_frozen_parameter_keeps_weight_moments_and_step_count_while_the_others_move() -> None:
     network = model()
-    optimizer = build_optimizer(OptimConfig(weight_decay=0.5), network, trained_in=TRAINED_IN)
+    optimizer = optimizer_of(network, OptimConfig(weight_decay=0.5), trained_in=TRAINED_IN)
     states = []
     for index in range(3):
         optimizer.begin_phase(index)
@@ -52,7 +58,7 @@ def test_a_frozen_parameter_keeps_weight_moments_and_step_count_while_the_others
 
 def test_a_frozen_parameter_has_a_gradient_of_zero() -> None:
     network = model()
-    optimizer = build_optimizer(OptimConfig(), network, trained_in=TRAINED_IN)
+    optimizer = optimizer_of(network, OptimConfig(), trained_in=TRAINED_IN)
     optimizer.begin_phase(1)
     update(network, optimizer, seed=0)
     gradients = {name: bool(parameter.grad.any()) for name, parameter in network.named_parameters()}
@@ -61,7 +67,7 @@ def test_a_frozen_parameter_has_a_gradient_of_zero() -> None:
 
 def test_without_phases_it_is_adamw() -> None:
     ours, theirs = model(), model()
-    optimizer = build_optimizer(OptimConfig(), ours)
+    optimizer = optimizer_of(ours, OptimConfig())
     reference = torch.optim.AdamW(
         [
             {"params": [p for p in theirs.parameters() if p.dim() == d], "weight_decay": w}

@@ -40,7 +40,7 @@ def toy_losses(stage: int, *, save: str = "", load: str = "") -> list[float]:
     start_processes()
     torch.manual_seed(0)
     module = Toy()
-    optimizer = build_optimizer(OptimConfig(), module)
+    optimizer = build_optimizer(OptimConfig(), module, kinds={"layers.0.weight": "matrix", "layers.1.gain": "vector"})
     plan = {".*": "replicate"}
     info = universal_info(module, optimizer, plan=plan, vocab_size=3, pipeline=dist.new_group([dist.get_rank()]))  # type: ignore[arg-type]
     settings = {
