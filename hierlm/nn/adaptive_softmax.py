@@ -2,7 +2,8 @@
 
 Shapes: B batch, T tokens, D hidden_dim, V vocab_size, C tail bins.
 log p(y) = log p(y | head) for the first bin, log p(bin | head) + log p(y | bin) for the tails; the head's classes are
-the first bin's tokens and one class per tail, in the order of the bins.
+the first bin's tokens and one class per tail, in the order of the bins. The scores of the tails' classes are made, like
+those of the first bin's tokens, from what the first projection leaves: the authors' code (1901.02860).
 """
 
 from typing import ClassVar
@@ -40,7 +41,7 @@ class AdaptiveHead(Layer):
         self.bins = bins
         self.tables = nn.ModuleList(Linear(b.width, b.size) for b in bins)
         self.projections = nn.ModuleList(IntoBin(hidden_dim=hidden_dim, width=b.width) for b in bins if is_projected)
-        self.tails = Linear(hidden_dim, len(bins) - 1)
+        self.tails = Linear(bins[0].width, len(bins) - 1)
         for linear in (*self.tables, self.tails):
             nn.init.normal_(linear.weight, std=TABLE_STD)
             nn.init.zeros_(linear.bias)
@@ -63,12 +64,13 @@ class AdaptiveHead(Layer):
 
     def _head(self, x: Tensor) -> Tensor:
         """[..., first bin's size + C] log-probabilities."""
-        return F.log_softmax(torch.cat((self._scores(0, x), self.tails(x)), dim=-1), dim=-1)
+        first = self._projected(0, x)
+        return F.log_softmax(torch.cat((self.tables[0](first), self.tails(first)), dim=-1), dim=-1)
 
     def _within(self, index: int, x: Tensor) -> Tensor:
         """[..., bin's size] log-probabilities given the bin."""
-        return F.log_softmax(self._scores(index, x), dim=-1)
+        return F.log_softmax(self.tables[index](self._projected(index, x)), dim=-1)
 
-    def _scores(self, index: int, x: Tensor) -> Tensor:
-        scores: Tensor = self.tables[index](self.projections[index](x) if len(self.projections) else x)
-        return scores
+    def _projected(self, index: int, x: Tensor) -> Tensor:
+        """[..., D] -> [..., width of the bin]."""
+        return self.projections[index](x) if len(self.projections) else x
