@@ -8,8 +8,12 @@ Departures:
 - evaluation thresholds the boundary probability at one half also for `gumbel`; the reference code samples, so that
   there the logits of a prefix are no prefix of the logits.
 - the boundary loss is the cross entropy of the predictor's logits; the reference code applies a sigmoid twice.
-- `unigram` boundaries are learned from a sentencepiece model run on the bytes of each row, not from stored marks.
-- u and v of relative attention belong to each layer, as in our Hourglass; dropout acts on whole activations only.
+- `unigram` boundaries are learned from a sentencepiece model run on the bytes of each row, not from stored marks. Where
+  a word ends has two readings, `unigram_word_end`: at its last letter (the paper's words, ours by default), or at the
+  space after it (`space`, the reference code, and so the config of the quoted number).
+- u and v of relative attention belong to each layer, as in our Hourglass; dropout acts on whole activations only: none
+  on attention weights (the code's dropatt, 0.1 in its text8 configs), inside the feed-forward or on the position waves.
+- first weights: the null group N(0, 0.02) and norm gains 1; in the code N(0, 1) and N(1, 0.02).
 - max_groups (ours) states how many groups a row may have, for layouts that need one shape for all rows.
 """
 
@@ -50,6 +54,9 @@ class Config(BlockConfig):
         default=(32,), description="tokens that end a group, for `whitespace`; 32 is the space as a byte"
     )
     unigram_model: str | None = Field(default=None, description="sentencepiece model file, for `unigram`")
+    unigram_word_end: Literal["letter", "space"] = Field(
+        default="letter", description="where a word's last piece ends, for `unigram`; space: as in the reference code"
+    )
     gumbel_rate: float = Field(default=0.2, gt=0, lt=1, description="prior share of boundaries, for `gumbel`")
     gumbel_temperature: PositiveFloat = 0.5
     max_groups: PositiveInt | None = Field(default=None, description="groups a row may have; default: as many as end")
@@ -111,12 +118,15 @@ def _embed(config: Config) -> "LayerSpec":
     """Only `whitespace` and `unigram` need to look at the tokens themselves."""
     from hierlm.nn.dynamic_pooling import MarkingEmbed
     from hierlm.nn.embedding import Embed
+    from hierlm.nn.unigram import UnigramEnds
 
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "dropout": config.dropout}
     if config.boundaries == "whitespace":
-        return partial(MarkingEmbed, **width, separators=config.separators, unigram_model=None)
+        return partial(MarkingEmbed, **width, separators=config.separators, unigram_ends=None)
     if config.boundaries == "unigram":
-        return partial(MarkingEmbed, **width, separators=(), unigram_model=config.unigram_model)
+        assert config.unigram_model is not None
+        ends = UnigramEnds(config.unigram_model, word_end=config.unigram_word_end)
+        return partial(MarkingEmbed, **width, separators=(), unigram_ends=ends)
     return partial(Embed, **width, sinusoidal=False)
 
 

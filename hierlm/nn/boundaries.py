@@ -76,9 +76,12 @@ def binomial_penalty(boundaries: Tensor, *, rate: float) -> Tensor:
 
 
 def entropy_spikes(logits: Tensor) -> Tensor:
-    """[B, T, V] -> 1 where the prediction is less certain than at both of the two positions before, [B, T, 1]."""
+    """[B, T, V] -> 1 where the prediction is less certain than at both of the two positions before, [B, T, 1].
+
+    A position that is not there, before the row, hinders no spike: the first one always is one.
+    """
     log_probabilities = F.log_softmax(logits.detach().float(), dim=-1)
     entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
-    padded = F.pad(entropy, (2, 0), value=float("inf"))
+    padded = F.pad(entropy, (2, 0), value=float("-inf"))
     spikes = (entropy > padded[:, 1:-1]) & (entropy > padded[:, :-2])
     return spikes.to(logits.dtype)[..., None]

@@ -41,11 +41,11 @@ class MarkingEmbed(Embed):
         hidden_dim: int,
         dropout: float,
         separators: tuple[int, ...],
-        unigram_model: str | None,
+        unigram_ends: UnigramEnds | None,
     ) -> None:
         super().__init__(vocab_size=vocab_size, hidden_dim=hidden_dim, dropout=dropout, sinusoidal=False)
         self.separators = separators
-        self.unigram_ends = None if unigram_model is None else UnigramEnds(unigram_model)
+        self.unigram_ends = unigram_ends
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         return self.decode(stream, None)[0], memory
