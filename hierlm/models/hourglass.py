@@ -10,7 +10,9 @@ Departures:
 - positions: `relative` is the paper's, with u and v of each layer its own (a pipeline stage need not share them with
   all others) and all offsets in token units (the reference code leaves upsampling offsets unscaled below the first
   level); `rotary` (RoFormer, 2104.09864) by default, as it runs in the fused kernel.
-- initial weights N(0, 0.02), residual outputs scaled by 1/sqrt(number of residual writes), instead of Glorot's.
+- initial weights N(0, 0.02), u and v among them, residual outputs scaled by 1/sqrt(number of residual writes), instead
+  of Glorot's (u and v: N(0, 1e-6)).
+- the output projection has no bias, and LayerNorm adds 1e-5 to the variance; the reference code has one, and 1e-6.
 - activation: `gelu` by default, as in every model here; the reference code's FastGelu is `gelu_tanh`, about twice
   as dear on a CPU and the same to a few parts in ten thousand.
 - dropout acts on whole activations only (embedding, what a sublayer adds), not inside the feed-forward or attention.

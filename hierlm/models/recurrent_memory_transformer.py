@@ -9,7 +9,8 @@ over the number of segments is one over sequence_length.
 Departures:
 - replay starts from the memory that stood before the replayed window; the code starts from the newest one.
 - in a row of several segments gradient stops k segments before the last; the code never cuts the first boundary.
-- memory vectors are drawn independently; the code repeats one.
+- memory vectors are drawn independently, as long as embedded tokens (0.02 sqrt(D) a number); the code repeats one
+  vector drawn from N(0, 1).
 - distances inside the memory blocks may be negative and are taken as such.
 - segments are counted from the beginning of a stream: an unfinished one goes on in the next call.
 - the recurrence spans the whole depth, so embedding and blocks are one layer, which no pipeline can cut.

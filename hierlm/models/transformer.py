@@ -7,6 +7,7 @@ Departures:
 - pre-norm with a last LayerNorm instead of post-norm: trains without tuning the warm-up at every depth.
 - positions: rotary (RoFormer, 2104.09864) by default; `sinusoidal` is the paper's; `relative` is Transformer-XL's
   (1901.02860) without segment recurrence, the baseline of the Hourglass paper.
+- the output projection has no bias, as in GPT-2.
 - sandwich = k orders the sublayers s^k (sf)^(n-k) f^k (Press et al., 1911.03864); the paper is k = 0.
 - attention_windows gives the heads windows of different lengths (multi-scale self-attention, Guo et al., 1912.00544,
   made causal). That paper's sets of windows and its rule for each layer were not available to us, so both are ours:

@@ -10,13 +10,14 @@ Departures:
 - the memory starts with empty slots at its full length, which nobody sees, instead of growing: shapes never change.
 - only the N memories that are read are kept (the code keeps one more).
 - tail bin i of the adaptive softmax reads head class i (the code reads them in reversed order): the same function.
+- pre_norm ends in a last LayerNorm; the code's pre-norm has none.
 - dropout acts on whole activations and on the position waves, not between the feed-forward's two maps: there a
   tensor-parallel rank holds a slice.
 """
 
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -47,6 +48,9 @@ TENSOR_PLAN = {
 
 class StackConfig(ModelConfig):
     """Sizes of a stack of relative blocks and of the vocabulary at both of its ends."""
+
+    drops_inputs: ClassVar[bool] = True
+    """Whether `dropout` acts on the embedding and the position waves too."""
 
     num_layers: PositiveInt = Field(description="transformer blocks")
     hidden_dim: PositiveInt = Field(description="width D of the residual stream")
@@ -119,6 +123,7 @@ def block_arguments(config: Config) -> "dict[str, object]":
         "shape": block_shape(config),
         "attention_dropout": config.attention_dropout,
         "pre_norm": config.pre_norm,
+        "drops_waves": config.drops_inputs,
         "recurrence": recurrence(config),
     }
 
@@ -154,7 +159,7 @@ def embedding(config: StackConfig) -> "Callable[[], Layer]":
     """One table, or one per bin."""
     from hierlm.nn.adaptive_input import AdaptiveEmbed, ScaledEmbed
 
-    width = {"hidden_dim": config.hidden_dim, "dropout": config.dropout}
+    width = {"hidden_dim": config.hidden_dim, "dropout": config.dropout if config.drops_inputs else None}
     if not config.cutoffs:
         return partial(ScaledEmbed, vocab_size=config.vocab_size, **width)
     return partial(AdaptiveEmbed, bins=config.bins, is_projected=config.is_projected, **width)

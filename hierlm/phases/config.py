@@ -33,7 +33,9 @@ class LearningRateConfig(Strict):
 
     peak: PositiveFloat
     warmup: Duration = Duration(steps=0)
-    decay: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine"
+    decay: Literal["cosine", "cosine_from_start", "linear", "constant", "inverse_sqrt"] = Field(
+        default="cosine", description="cosine_from_start counts the warm-up's steps too, as Transformer-XL's code does"
+    )
     final: NonNegativeFloat = Field(default=0.0, description="reached at the end of the span (not for inverse_sqrt)")
 
 

@@ -18,7 +18,7 @@ def rates(config: LearningRateConfig, *, span: int, warmup: int) -> list[float]:
     return [learning_rate(config, step=step, span_steps=span, warmup_steps=warmup) for step in range(span)]
 
 
-DECAYS = ["cosine", "linear", "constant", "inverse_sqrt"]
+DECAYS = ["cosine", "cosine_from_start", "linear", "constant", "inverse_sqrt"]
 
 
 @pytest.mark.parametrize("decay", DECAYS)
@@ -37,6 +37,15 @@ def test_a_decay_falls_from_the_peak_to_the_final_rate(decay: str, warmup: int, 
 
 def test_the_cosine_is_half_way_in_the_middle() -> None:
     assert rates(curve(decay="cosine"), span=11, warmup=0)[5] == pytest.approx(0.55)
+
+
+def test_a_cosine_from_the_start_counts_the_warm_up_too() -> None:
+    """As where a cosine over all steps is asked for its value at the step's own number (1901.02860, its code)."""
+    found = rates(curve(decay="cosine_from_start", final=0.0), span=101, warmup=10)
+    whole = [0.5 * (1 + math.cos(math.pi * step / 100)) for step in range(101)]
+    assert found[10:] == pytest.approx(whole[10:])
+    assert found[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates(curve(decay="cosine_from_start"), span=50, warmup=0) == rates(curve(), span=50, warmup=0)
 
 
 def test_constant_stays_and_inverse_sqrt_falls_as_its_name_says() -> None:
