@@ -1,6 +1,7 @@
 """A run's YAML file with dotted overrides -> RunConfig, or every problem of it at once."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,16 @@ import yaml
 from hierlm import models
 from hierlm.config import rules
 from hierlm.config.problem import Problem, given, nearest, sentence
-from hierlm.config.raw import overridden, read_mapping, resolved, with_inherited_phases
+from hierlm.config.raw import (
+    ALTERNATIVES,
+    BEGINS_A_CURVE,
+    RATE,
+    as_written,
+    overridden,
+    read_mapping,
+    resolved,
+    with_inherited_phases,
+)
 from hierlm.config.repair import repaired
 from hierlm.config.run_config import RunConfig
 from hierlm.config.schema import checked
@@ -22,18 +32,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig[Mo
 
     Raises UserError with one line per problem: `FILE: dotted.path: given, allowed, nearest valid name`.
     """
-    mapping, problems = overridden(read_mapping(path), overrides)
+    raw = read_mapping(path)
+    mapping, problems = overridden(as_written(raw), overrides)
     written, more = resolved(mapping)
-    config, found = check_mapping(written)
+    keys = [word.partition("=")[0] for word in overrides]
+    config, found = check_mapping(written, is_recorded=_is_recorded(raw, override_keys=keys))
     problems += more + found
     if problems or config is None:
-        keys = [word.partition("=")[0] for word in overrides]
         raise UserError([_line(problem, source=str(path), override_keys=keys) for problem in problems])
     return config
 
 
-def check_mapping(written: Mapping[str, Any]) -> tuple[RunConfig[ModelConfig] | None, list[Problem]]:
-    """The config a user's mapping means, or every problem: of the schema, the train switches and the rules."""
+def check_mapping(
+    written: Mapping[str, Any], *, is_recorded: bool = False
+) -> tuple[RunConfig[ModelConfig] | None, list[Problem]]:
+    """The config a user's mapping means, or every problem: of the schema, the train switches and the rules.
+
+    `is_recorded`: its phases are those of a run already accepted, and rules made since are not held against them.
+    """
     raw = with_inherited_phases(written)
     config_class, problems = _config_class(raw.get("model"))
     arch_unknown = bool(problems)
@@ -43,7 +59,9 @@ def check_mapping(written: Mapping[str, Any]) -> tuple[RunConfig[ModelConfig] | 
         conflicts = rules.conflicts(config)
     else:
         conflicts = _conflicts_of_the_rest(raw, problems, config_class=config_class)
-    problems = _without_inherited(problems + conflicts, written)
+    if is_recorded:
+        conflicts = [conflict for conflict in conflicts if not conflict.spares_records]
+    problems = [_with_reason(problem) for problem in _without_inherited(problems + conflicts, written)]
     return (None if problems else config), problems
 
 
@@ -55,6 +73,13 @@ def _conflicts_of_the_rest(
     doubtful = [path for problem in problems for path in (problem.path, *problem.involves)]
     conflicts = [] if stand_in is None else rules.conflicts(stand_in)
     return [conflict for conflict in conflicts if not any(map(conflict.concerns, doubtful))]
+
+
+def _is_recorded(raw: Mapping[str, Any], *, override_keys: Sequence[str]) -> bool:
+    """Whether a file holds the phases of a run as they were resolved, and the command line leaves them so."""
+    phases = raw.get("phases")
+    marked = isinstance(phases, list) and all(isinstance(p, dict) and BEGINS_A_CURVE in p for p in phases)
+    return marked and not any(key.partition(".")[0] == "phases" for key in override_keys)
 
 
 def dump_config(config: RunConfig[ModelConfig]) -> str:
@@ -114,6 +139,15 @@ def _switches_of_a_phase(
     return problems
 
 
+def _with_reason(problem: Problem) -> Problem:
+    """Why a later phase lacks a peak that an earlier one has."""
+    match problem.path.split("."):
+        case ["phases", index, "learning_rate", "peak"] if index != "0" and problem.text.startswith("missing"):
+            reason = "a phase that names a learning_rate begins a new curve, of which nothing is inherited"
+            return replace(problem, text=f"{problem.text}; {reason}")
+    return problem
+
+
 def _without_inherited(problems: Sequence[Problem], written: Mapping[str, Any]) -> list[Problem]:
     """A problem that a later phase only inherits is told once, where it was written."""
     told = {(problem.path, problem.text) for problem in problems}
@@ -124,7 +158,8 @@ def _is_inherited(problem: Problem, told: set[tuple[str, str]], written: Mapping
     match problem.path.split("."):
         case ["phases", index, *rest] if rest and index.isdecimal() and int(index) > 0:
             earlier = (".".join(["phases", str(int(index) - 1), *rest]), problem.text)
-            return earlier in told and not _is_written(written["phases"][int(index)], rest)
+            at = rest[:1] if rest[0] == RATE else rest  # a rate that is written is so as a whole
+            return earlier in told and not _is_written(written["phases"][int(index)], at)
     return False
 
 
@@ -142,10 +177,10 @@ def _line(problem: Problem, *, source: str, override_keys: Sequence[str]) -> str
 
 
 def _without_unused_units(node: Any) -> Any:
-    """A duration is written with its one unit."""
+    """A duration is written with its one unit, the end of a curve in its one way."""
     if isinstance(node, list):
         return [_without_unused_units(item) for item in node]
     if not isinstance(node, dict):
         return node
-    items = {key: _without_unused_units(value) for key, value in node.items()}
-    return {k: v for k, v in items.items() if v is not None} if items.keys() == {"steps", "tokens"} else items
+    unused = {key for group in ALTERNATIVES if group <= node.keys() for key in group if node[key] is None}
+    return {key: _without_unused_units(value) for key, value in node.items() if key not in unused}

@@ -11,11 +11,15 @@ SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at one dotted path; `involves` are the other paths the judgement rests on."""
+    """What is wrong at one dotted path; `involves` are the other paths the judgement rests on.
+
+    `spares_records`: the rule is younger than runs that break it, and those must stay readable.
+    """
 
     path: str
     text: str
     involves: tuple[str, ...] = ()
+    spares_records: bool = False
 
     def concerns(self, path: str) -> bool:
         """Whether the judgement rests on `path`, on something inside it, or on what it is inside of."""

@@ -12,10 +12,16 @@ from omegaconf.errors import OmegaConfBaseException
 from hierlm.config.problem import Problem, given
 from hierlm.errors import UserError
 
-ALTERNATIVES = (frozenset({"steps", "tokens"}), frozenset({"path", "sources"}))
+ALTERNATIVES = (
+    frozenset({"steps", "tokens"}),
+    frozenset({"path", "sources"}),
+    frozenset({"final", "final_fraction"}),
+)
 """Keys of one mapping that exclude each other: naming one displaces a default or inherited other."""
 
-NOT_INHERITED = frozenset({"name", "restarts_learning_rate"})
+RATE, BEGINS_A_CURVE = "learning_rate", "restarts_learning_rate"
+
+NOT_INHERITED = frozenset({"name", BEGINS_A_CURVE})
 """Fields of a phase that do not default to the phase before."""
 
 
@@ -73,8 +79,28 @@ def resolved(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     return mapping, list(_not_finite(mapping, path=()))
 
 
+def as_written(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`raw` without the rates that a resolved file repeats where a phase goes on with the curve of the one before.
+
+    So a word on the command line means the same beside a run's own config as beside the file the run was made from.
+    """
+    phases = raw.get("phases")
+    if not isinstance(phases, list):
+        return dict(raw)
+    pairs = zip([None, *phases], phases, strict=False)
+    return {**raw, "phases": [_without_repeated_rate(phase, before) for before, phase in pairs]}
+
+
+def _without_repeated_rate(phase: Any, before: Any) -> Any:
+    """A rate other than that of the phase before is kept: it was not repeated but written."""
+    if not isinstance(phase, dict) or not isinstance(before, dict) or phase.get(BEGINS_A_CURVE) is not False:
+        return phase
+    repeated = {BEGINS_A_CURVE} if phase.get(RATE) != before.get(RATE) else {BEGINS_A_CURVE, RATE}
+    return {key: value for key, value in phase.items() if key not in repeated}
+
+
 def with_inherited_phases(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of a later phase defaults to the phase before; a phase that writes a rate starts its own curve."""
+    """Every field of a later phase defaults to the phase before; a rate that is named is a curve of its own, whole."""
     phases = raw.get("phases")
     if not isinstance(phases, list):
         return dict(raw)
@@ -82,8 +108,9 @@ def with_inherited_phases(raw: Mapping[str, Any]) -> dict[str, Any]:
     before: dict[str, Any] = {}
     for index, phase in enumerate(phases):
         if isinstance(phase, dict):
-            before = merged({k: v for k, v in before.items() if k not in NOT_INHERITED}, phase)
-            before.setdefault("restarts_learning_rate", index == 0 or "learning_rate" in phase)
+            own = NOT_INHERITED | ({RATE} & phase.keys())
+            before = merged({key: value for key, value in before.items() if key not in own}, phase)
+            before.setdefault(BEGINS_A_CURVE, index == 0 or RATE in phase)
             complete.append(before)
         else:
             complete.append(phase)

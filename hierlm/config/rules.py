@@ -172,6 +172,21 @@ def warmup_fits_its_span(config: Config) -> Iterator[Problem]:
             )
 
 
+def curves_fall(config: Config) -> Iterator[Problem]:
+    """From its peak a rate only falls; one that is to climb is a warm-up."""
+    for index, phase in enumerate(config.phases):
+        curve = phase.learning_rate
+        begins = index == 0 or phase.restarts_learning_rate
+        if begins and curve.final_rate > curve.peak:
+            yield Problem(
+                f"phases.{index}.learning_rate.final",
+                f"given {curve.final_rate:g}, allowed: at most the peak, {curve.peak:g}; a share of any peak is "
+                "final_fraction: 0.1",
+                involves=(f"phases.{index}.learning_rate.peak",),
+                spares_records=True,
+            )
+
+
 def data_weights_fit_the_sources(config: Config) -> Iterator[Problem]:
     """A phase weighs the sources by their order, and leaves at least one."""
     num_sources, inherited = len(config.data.weighted_sources), None
@@ -236,6 +251,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     bf16_keeps_fp32_gradients,
     something_to_do,
     warmup_fits_its_span,
+    curves_fall,
     data_weights_fit_the_sources,
     cadences_are_positive,
     profile_is_within_the_run,

@@ -22,9 +22,17 @@ def structural(config: Config) -> dict[str, Any]:
     Nor where the data lies: a checkpoint knows its datasets by fingerprint, so they may move but not change.
     """
     plain = config.model_dump(mode="json")
-    parts = {key: plain[key] for key in ("seed", "model", "phases", "optim")}
+    parts = {key: plain[key] for key in ("seed", "model", "optim")}
+    parts["phases"] = [_plain_phase(phase) for phase in config.phases]
     sources = [{"weight": source.weight} for source in config.data.weighted_sources]
     return {**parts, "data": {"sources": sources}, "train": {"precision": config.train.precision}}
+
+
+def _plain_phase(phase: PhaseConfig) -> dict[str, Any]:
+    """A phase by what it means: the end of its curve as a rate, however it was written."""
+    plain, curve = phase.model_dump(mode="json"), phase.learning_rate
+    rate = {key: value for key, value in plain["learning_rate"].items() if key != "final_fraction"}
+    return {**plain, "learning_rate": {**rate, "final": curve.final_rate}}
 
 
 def fingerprint(config: Config) -> str:
@@ -58,17 +66,14 @@ def _with_data_paths(config: Config) -> dict[str, Any]:
 def is_extended(old: Config, new: Config) -> bool:
     """Whether `new` is `old` made longer at its end: a longer last phase, or phases added behind it."""
     last = len(old.phases) - 1
-    if len(new.phases) < len(old.phases) or new.phases[:last] != old.phases[:last]:
+    before, after = ([_plain_phase(phase) for phase in config.phases] for config in (old, new))
+    if len(after) < len(before) or after[:last] != before[:last]:
         return False
     grown = new.phases[last]
-    same_but_longer = _without_duration(grown) == _without_duration(old.phases[last])
+    same_but_longer = {**after[last], "duration": None} == {**before[last], "duration": None}
     longer = grown.num_steps - old.phases[last].num_steps
     rest_alike = not differences(old, new.model_copy(update={"phases": old.phases}))
     return same_but_longer and rest_alike and (longer > 0 or (longer == 0 and len(new.phases) > len(old.phases)))
-
-
-def _without_duration(phase: PhaseConfig) -> dict[str, Any]:
-    return phase.model_dump(exclude={"duration"})
 
 
 def _changes(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[str]:

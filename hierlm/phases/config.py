@@ -1,6 +1,7 @@
 """What a user writes about time: durations, learning-rate curves, phases."""
 
 import re
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -29,18 +30,46 @@ class Duration(Strict):
 
 
 class LearningRateConfig(Strict):
-    """A curve that starts at the phase that declares it and spans every later phase that does not declare its own."""
+    """A curve that starts at the phase that declares it and spans every later phase that does not declare its own.
+
+    Its end is a rate, `final: 1.0e-4`, or a share of the peak, `final_fraction: 0.1`, which keeps its shape when only
+    the peak is changed; neither: 0.
+    """
 
     peak: PositiveFloat
     warmup: Duration = Duration(steps=0)
     decay: Literal["cosine", "cosine_from_start", "linear", "constant", "inverse_sqrt"] = Field(
         default="cosine", description="cosine_from_start counts the warm-up's steps too, as Transformer-XL's code does"
     )
-    final: NonNegativeFloat = Field(default=0.0, description="reached at the end of the span (not for inverse_sqrt)")
+    final: NonNegativeFloat | None = Field(
+        default=None, description="rate at the end of the span (of cosine, cosine_from_start and linear), at most the peak; null: 0"
+    )
+    final_fraction: float | None = Field(
+        default=None, ge=0, le=1, description="the same as a share of the peak; in place of `final`"
+    )
+
+    @model_validator(mode="after")
+    def one_end(self) -> "LearningRateConfig":
+        if self.final is not None and self.final_fraction is not None:
+            raise ValueError("a curve has one end: give `final` or `final_fraction`, one of them")
+        return self
+
+    @property
+    def final_rate(self) -> float:
+        """What the decay comes to.
+
+        A share is taken in decimals, as it is written: 0.1 of 3.0e-3 is 3.0e-4 and no neighbouring number.
+        """
+        if self.final_fraction is None:
+            return self.final or 0.0
+        return float(Decimal(repr(self.peak)) * Decimal(repr(self.final_fraction)))
 
 
 class PhaseConfig(Strict):
-    """One stretch of the timeline; in YAML every field of a later phase defaults to the one before it."""
+    """One stretch of the timeline; in YAML every field of a later phase defaults to the one before it.
+
+    Of a `learning_rate` that is named nothing is inherited: it is a curve of its own.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     duration: Duration
@@ -48,7 +77,7 @@ class PhaseConfig(Strict):
     global_batch_size: PositiveInt = Field(description="sequences per optimizer step, over all ranks")
     learning_rate: LearningRateConfig
     restarts_learning_rate: bool = Field(
-        default=True, description="set by the loader: this phase declares its own curve"
+        default=True, description="set by the loader: this phase names a learning_rate, and so begins a new curve"
     )
     model: dict[str, Any] = Field(default_factory=dict, description="train-time switches of the architecture")
     optimizer_state: Literal["keep", "reset"] = "keep"

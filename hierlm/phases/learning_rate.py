@@ -20,4 +20,4 @@ def learning_rate(curve: LearningRateConfig, *, step: int, span_steps: int, warm
     first = 0 if curve.decay == "cosine_from_start" else warmup_steps
     progress = min((step - first) / max(span_steps - 1 - first, 1), 1.0)
     shape = 1 - progress if curve.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return curve.final + (curve.peak - curve.final) * shape
+    return curve.final_rate + (curve.peak - curve.final_rate) * shape

@@ -3,9 +3,13 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hierlm.config.load import dump_config, load_config
 from hierlm.errors import UserError
+from hierlm.phases.config import LearningRateConfig
+from hierlm.phases.learning_rate import learning_rate
 from tests.config.making import config, mapping, write
 from tests.conftest import ROOT
 
@@ -45,10 +49,121 @@ def test_a_later_phase_takes_what_it_does_not_say_from_the_one_before(tmp_path: 
     assert (first.restarts_learning_rate, second.restarts_learning_rate) == (True, False)
 
 
-def test_a_phase_that_writes_any_rate_key_starts_its_own_curve(tmp_path: Path) -> None:
-    second = config(tmp_path, "phases.1.learning_rate.peak=0.5").phases[1]
-    assert second.restarts_learning_rate
-    assert (second.learning_rate.peak, second.learning_rate.final) == (0.5, 1e-4)
+def curves(path: Path, *overrides: str) -> list[dict[str, Any]]:
+    """What each phase's curve is, and whether it begins there."""
+    return [
+        {**phase.learning_rate.model_dump(exclude_none=True), "begins": phase.restarts_learning_rate}
+        for phase in load_config(path, overrides).phases
+    ]
+
+
+NEW = {"peak": 1e-4, "warmup": {"steps": 0}, "decay": "cosine", "begins": True}
+"""A curve of which only the peak is named."""
+
+
+def with_a_second_rate(folder: Path, rate: dict[str, Any]) -> Path:
+    first, second = mapping()["phases"]
+    return write(folder, {"phases": [first, {**second, "learning_rate": rate}]})
+
+
+def test_of_a_phase_that_names_a_rate_nothing_is_inherited(tmp_path: Path) -> None:
+    assert curves(with_a_second_rate(tmp_path, {"peak": 1e-4}))[1] == NEW
+    assert curves(write(tmp_path), "phases.1.learning_rate.peak=1.0e-4")[1] == NEW
+    assert curves(write(tmp_path), "phases.1.learning_rate={peak: 1.0e-4}")[1] == NEW
+
+
+def test_a_dotted_word_changes_the_curve_that_a_phase_names(tmp_path: Path) -> None:
+    own = {"peak": 1e-3, "warmup": {"tokens": 5}, "decay": "linear", "final_fraction": 0.5}
+    changed = curves(with_a_second_rate(tmp_path, own), "phases.1.learning_rate.peak=1.0e-4")[1]
+    assert changed == {**own, "peak": 1e-4, "begins": True}
+
+
+def test_a_curve_without_a_peak_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (line,) = problems_of(write(tmp_path), "phases.1.learning_rate.warmup.steps=1")
+    assert "phases.1.learning_rate.peak: missing, allowed: a number; a phase that names a learning_rate begins" in line
+    first = mapping()["phases"][0]
+    del first["learning_rate"]["peak"]
+    file = write(tmp_path, {"phases": [first, {"name": "second", "learning_rate": {"decay": "linear"}}]})
+    assert len(problems_of(file)) == 2  # it is not inherited: both are wrong
+
+
+@given(peak=st.floats(1e-6, 1.0), other=st.floats(1e-6, 1.0), fraction=st.floats(0, 1))
+def test_a_sweep_over_peaks_keeps_the_shape_of_every_shipped_curve(peak: float, other: float, fraction: float) -> None:
+    def shape(peak: float) -> list[float]:
+        curve = LearningRateConfig(peak=peak, final_fraction=fraction)
+        return [learning_rate(curve, step=i, span_steps=9, warmup_steps=3) / peak for i in range(9)]
+
+    assert shape(peak) == pytest.approx(shape(other), rel=1e-9, abs=1e-12)
+
+
+def test_no_shipped_config_ends_a_curve_at_a_fixed_rate() -> None:
+    for path in ROOT.glob("configs/*/**/*.yaml"):
+        if "clusters" not in path.parts:
+            ends = [phase.learning_rate.final for phase in load_config(path).phases]
+            assert not any(ends), path
+
+
+def test_an_end_above_the_peak_is_refused_and_so_are_two_ends(tmp_path: Path) -> None:
+    (line,) = problems_of(with_a_second_rate(tmp_path, {"peak": 1e-4, "final": 3e-4}))
+    assert "phases.1.learning_rate.final: given 0.0003, allowed: at most the peak, 0.0001" in line
+    (line,) = problems_of(write(tmp_path), "phases.0.learning_rate.peak=1.0e-5")
+    assert "phases.0.learning_rate.final: given 0.0001, allowed: at most the peak, 1e-05" in line
+    (line,) = problems_of(with_a_second_rate(tmp_path, {"peak": 1, "final": 0.1, "final_fraction": 0.1}))
+    assert "one of them" in line
+    (line,) = problems_of(with_a_second_rate(tmp_path, {"peak": 1, "final_fraction": 1.5}))
+    assert "phases.1.learning_rate.final_fraction: given 1.5" in line
+    assert curves(write(tmp_path), "phases.0.learning_rate.final_fraction=0.25")[0]["final_fraction"] == 0.25
+
+
+def resolved_file(path: Path, *overrides: str) -> Path:
+    """The file a run made with this config keeps."""
+    kept = path.with_name("kept.yaml")
+    kept.write_text(dump_config(load_config(path, overrides)))
+    return kept
+
+
+WORDS = [
+    [],
+    ["phases.1.learning_rate.peak=1.0e-4"],
+    ["phases.0.learning_rate.peak=0.5"],
+    ["phases.0.learning_rate.final_fraction=0.5", "phases.0.learning_rate.peak=0.5"],
+    ["phases.1.learning_rate={peak: 0.5, warmup: {tokens: 9}, decay: constant}"],
+]
+
+
+@pytest.mark.parametrize("made", WORDS)
+@pytest.mark.parametrize("words", WORDS)
+def test_beside_a_runs_own_config_a_word_means_what_it_means_beside_the_users(
+    tmp_path: Path, made: list[str], words: list[str]
+) -> None:
+    file = write(tmp_path)
+    kept = resolved_file(file, *made)
+    assert load_config(kept) == load_config(file, made)
+    assert load_config(kept, words) == load_config(file, [*made, *words])
+
+
+OLD = """
+name: old
+model: {arch: transformer, num_layers: 1, hidden_dim: 32, num_heads: 4, ffn_dim: 64}
+data: {path: data/some}
+phases:
+- {name: a, duration: {steps: 10}, sequence_length: 64, global_batch_size: 4, restarts_learning_rate: true,
+   learning_rate: {peak: 0.003, warmup: {steps: 5}, decay: cosine, final: 0.0003}}
+- {name: b, duration: {steps: 20}, sequence_length: 64, global_batch_size: 4, restarts_learning_rate: true,
+   learning_rate: {peak: 0.0001, warmup: {steps: 5}, decay: cosine, final: 0.0003}}
+- {name: c, duration: {steps: 20}, sequence_length: 64, global_batch_size: 4, restarts_learning_rate: false,
+   learning_rate: {peak: 0.0001, warmup: {steps: 5}, decay: cosine, final: 0.0003}}
+"""
+
+
+def test_a_run_whose_rate_climbed_stays_readable_and_means_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(OLD)
+    loaded = load_config(file)
+    assert [phase.learning_rate.final_rate for phase in loaded.phases] == [3e-4] * 3
+    assert [phase.restarts_learning_rate for phase in loaded.phases] == [True, True, False]
+    assert load_config(resolved_file(file)) == loaded
+    assert "at most the peak" in problems_of(file, "phases.1.learning_rate.peak=2.0e-4")[0]
 
 
 def test_switches_of_a_phase_add_to_those_before(tmp_path: Path) -> None:
@@ -86,7 +201,7 @@ def test_naming_sources_displaces_the_path(tmp_path: Path) -> None:
     [
         ("model.num_layer=3", "model.num_layer", ["unknown key", "given 3", "nearest: num_layers"]),
         ("phases.0.sequnce_length=3", "phases.0.sequnce_length", ["unknown key", "nearest: sequence_length"]),
-        ("phases.1.learning_rate.peek=3", "phases.1.learning_rate.peek", ["unknown key", "nearest: peak"]),
+        ("phases.0.learning_rate.peek=3", "phases.0.learning_rate.peek", ["unknown key", "nearest: peak"]),
         ("sed=3", "sed", ["unknown key", "nearest: seed"]),
         ('seed="12"', "seed", ['given "12"', "an integer"]),
         ("phases.0.sequence_length=true", "phases.0.sequence_length", ["given true", "an integer"]),

@@ -54,7 +54,10 @@ def test_problems_are_given_without_a_file_too(tmp_path: Path) -> None:
             ["phases.0.learning_rate.warmup.steps=16"],
             "phases.0.learning_rate.warmup: given 16 steps, allowed: at most 15",
         ),
-        (["phases.1.learning_rate.warmup.steps=6"], "phases.1.learning_rate.warmup: given 6 steps, allowed: at most 5"),
+        (
+            ["phases.1.learning_rate={peak: 1, warmup: {steps: 6}}"],
+            "phases.1.learning_rate.warmup: given 6 steps, allowed: at most 5",
+        ),
         (["checkpoint.every.steps=0"], "checkpoint.every: given {steps: 0}"),
         (["train.log_every.tokens=0"], "train.log_every: given {tokens: 0}"),
         (["train.profile.steps=2..21"], "train.profile.steps: given 2..21, allowed: steps 1 to 15"),

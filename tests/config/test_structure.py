@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hierlm.config.structure import differences, harmless_differences, is_extended
+from hierlm.config.structure import differences, fingerprint, harmless_differences, is_extended
 from tests.config.making import config
 
 
@@ -40,6 +40,21 @@ def test_layout_cadence_and_tracking_are_harmless(tmp_path: Path, override: str)
     old, new = config(tmp_path), config(tmp_path, override)
     assert differences(old, new) == []
     assert [line.partition(":")[0] for line in harmless_differences(old, new)] == [override.partition("=")[0]]
+
+
+def test_the_end_of_a_curve_is_one_number_however_it_is_written(tmp_path: Path) -> None:
+    old, new = config(tmp_path), config(tmp_path, "phases.0.learning_rate.final_fraction=0.1")
+    assert differences(old, new) == []
+    assert fingerprint(old) == fingerprint(new)
+    longer = ["phases.0.learning_rate.final_fraction=0.1", "phases.1.duration.tokens=50000"]
+    assert is_extended(old, config(tmp_path, *longer))
+    other = config(tmp_path, "phases.0.learning_rate.final_fraction=0.2")
+    assert differences(old, other)[0] == "phases.0.learning_rate.final: 0.0001 -> 0.0002"
+
+
+def test_a_runs_fingerprint_is_that_which_its_checkpoints_were_written_with(tmp_path: Path) -> None:
+    # of this config, when a curve had no other end than `final`
+    assert fingerprint(config(tmp_path)) == "f7dfd2ff9af79343c8820c8a071140d419835e7bba0ca5542d6a6563b8a5cbf0"
 
 
 def test_a_path_and_a_single_source_are_the_same_data(tmp_path: Path) -> None:
