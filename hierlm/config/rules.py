@@ -8,6 +8,7 @@ from hierlm.config.problem import Problem
 from hierlm.config.run_config import RunConfig
 from hierlm.models.config import ModelConfig
 from hierlm.phases.config import PhaseConfig
+from hierlm.phases.timeline import curve_spans
 
 Config = RunConfig[ModelConfig]
 
@@ -159,16 +160,17 @@ def something_to_do(config: Config) -> Iterator[Problem]:
 
 
 def warmup_fits_its_span(config: Config) -> Iterator[Problem]:
-    """A curve spans the phases up to the next one that declares its own."""
-    starts = [i for i, phase in enumerate(config.phases) if i == 0 or phase.restarts_learning_rate]
-    for start, end in zip(starts, [*starts[1:], len(config.phases)], strict=True):
-        phase, span = config.phases[start], sum(p.num_steps for p in config.phases[start:end])
-        warmup = phase.learning_rate.warmup.in_steps(tokens_per_step=phase.tokens_per_step)
-        if warmup > span:
+    """A curve spans the phases up to the next one that declares its own; a warm-up is measured in its own unit."""
+    for start, span in curve_spans(config.phases).items():
+        warmup = span.phases[0].learning_rate.warmup
+        unit, given, most = "steps", warmup.steps, span.num_steps
+        if warmup.tokens is not None:
+            unit, given, most = "tokens", warmup.tokens, span.num_tokens
+        if given is not None and given > most:
             yield Problem(
                 f"phases.{start}.learning_rate.warmup",
-                f"given {warmup} steps, allowed: at most {span}, the steps of {_names(config.phases[start:end])}",
-                involves=tuple(f"phases.{i}" for i in range(start, end)),
+                f"given {given} {unit}, allowed: at most {most}, the {unit} of {_names(span.phases)}",
+                involves=tuple(f"phases.{i}" for i in range(start, start + len(span.phases))),
             )
 
 

@@ -42,7 +42,7 @@ class LearningRateConfig(Strict):
         default="cosine", description="cosine_from_start counts the warm-up's steps too, as Transformer-XL's code does"
     )
     final: NonNegativeFloat | None = Field(
-        default=None, description="rate at the end of the span (of cosine, cosine_from_start and linear), at most the peak; null: 0"
+        default=None, description="rate at the end of the span (of cosines and linear), at most the peak; null: 0"
     )
     final_fraction: float | None = Field(
         default=None, ge=0, le=1, description="the same as a share of the peak; in place of `final`"

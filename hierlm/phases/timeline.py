@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 from hierlm.phases.config import PhaseConfig
-from hierlm.phases.learning_rate import learning_rate
+from hierlm.phases.learning_rate import Curve
+from hierlm.phases.span import Span
 
 
 class WeightChange(NamedTuple):
@@ -47,17 +47,17 @@ class Timeline:
             raise ValueError("a timeline needs at least one phase")
         self.phases = tuple(phases)
         self.contiguous_lanes = contiguous_lanes
-        lengths = [phase.num_steps for phase in self.phases]
-        self._starts = [0, *accumulate(lengths)]
-        self._tokens = [0, *accumulate(n * p.tokens_per_step for n, p in zip(lengths, self.phases, strict=True))]
+        self._span = Span(self.phases)
+        self._starts = self._span.starts
+        self._curves = {first: Curve(span) for first, span in curve_spans(self.phases).items()}
 
     @property
     def num_steps(self) -> int:
-        return self._starts[-1]
+        return self._span.num_steps
 
     @property
     def num_tokens(self) -> int:
-        return self._tokens[-1]
+        return self._span.num_tokens
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -75,7 +75,7 @@ class Timeline:
         """The moment of the update after `step` completed ones; 0 <= step < num_steps."""
         if not 0 <= step < self.num_steps:
             raise ValueError(f"step {step} is outside the timeline of {self.num_steps} steps")
-        index = self._phase_index(step)
+        index = self._span.phase_at(step)
         phase, inside = self.phases[index], step - self._starts[index]
         data_pass, first_sample, data_weights = self._data_position(index, inside)
         return Moment(
@@ -84,7 +84,7 @@ class Timeline:
             phase=phase,
             step_in_phase=inside,
             learning_rate=self._learning_rate(index, step),
-            tokens_seen=self._tokens[index] + inside * phase.tokens_per_step,
+            tokens_seen=self._span.tokens_after(step),
             first_sample=first_sample,
             data_pass=data_pass,
             data_weights=data_weights,
@@ -92,12 +92,7 @@ class Timeline:
 
     def tokens_after(self, step: int) -> int:
         """Training tokens consumed by the first `step` updates."""
-        if step >= self.num_steps:
-            return self.num_tokens
-        return self.at(step).tokens_seen
-
-    def _phase_index(self, step: int) -> int:
-        return max(i for i, start in enumerate(self._starts[:-1]) if start <= step and self.phases[i].num_steps > 0)
+        return self._span.tokens_after(step)
 
     def _data_position(self, index: int, inside: int) -> tuple[int, int, tuple[WeightChange, ...]]:
         """(data_pass, first_sample, data_weights): rows are counted afresh in every pass."""
@@ -116,13 +111,11 @@ class Timeline:
         return (phase.sequence_length, *lanes)
 
     def _learning_rate(self, index: int, step: int) -> float:
-        first = max(i for i in range(index + 1) if i == 0 or self.phases[i].restarts_learning_rate)
-        later = (i for i in range(index + 1, len(self.phases)) if self.phases[i].restarts_learning_rate)
-        end = next(later, len(self.phases))
-        curve = self.phases[first].learning_rate
-        return learning_rate(
-            curve,
-            step=step - self._starts[first],
-            span_steps=self._starts[end] - self._starts[first],
-            warmup_steps=curve.warmup.in_steps(tokens_per_step=self.phases[first].tokens_per_step),
-        )
+        first = max(begins for begins in self._curves if begins <= index)
+        return self._curves[first].rate(step - self._starts[first])
+
+
+def curve_spans(phases: Sequence[PhaseConfig]) -> dict[int, Span]:
+    """By the index of the phase that begins it, the span of each curve: up to the phase that begins the next one."""
+    firsts = [index for index, phase in enumerate(phases) if index == 0 or phase.restarts_learning_rate]
+    return {first: Span(phases[first:end]) for first, end in zip(firsts, [*firsts[1:], len(phases)], strict=True)}

@@ -58,6 +58,10 @@ def test_problems_are_given_without_a_file_too(tmp_path: Path) -> None:
             ["phases.1.learning_rate={peak: 1, warmup: {steps: 6}}"],
             "phases.1.learning_rate.warmup: given 6 steps, allowed: at most 5",
         ),
+        (
+            ["phases.0.learning_rate.warmup.tokens=10241"],  # 10 x 512 and 5 x 1024
+            "phases.0.learning_rate.warmup: given 10241 tokens, allowed: at most 10240, the tokens of phases",
+        ),
         (["checkpoint.every.steps=0"], "checkpoint.every: given {steps: 0}"),
         (["train.log_every.tokens=0"], "train.log_every: given {tokens: 0}"),
         (["train.profile.steps=2..21"], "train.profile.steps: given 2..21, allowed: steps 1 to 15"),
@@ -87,6 +91,7 @@ def test_conflicts_are_refused_with_what_is_allowed(tmp_path: Path, overrides: l
         ["parallel.zero_stage=0"],
         ["phases.0.duration.steps=0", "phases.0.learning_rate.warmup.steps=0"],
         ["phases.0.learning_rate.warmup.steps=15"],  # the curve spans both phases
+        ["phases.0.learning_rate.warmup.tokens=10240"],  # more steps of the first phase's size than there are
         ["tracking.uri=none"],
         ["data={sources: [{path: a}, {path: b}]}", "phases.1.data_weights=[0, 1]"],
         ["phases.1.trainable=['layers\\.1', 'layers\\.\\d+\\.norm']"],

@@ -6,16 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierlm.phases.config import LearningRateConfig
-from hierlm.phases.learning_rate import learning_rate
+from hierlm.phases.config import Duration, LearningRateConfig, PhaseConfig
+from hierlm.phases.learning_rate import Curve
+from hierlm.phases.span import Span
 
 
 def curve(**fields: Any) -> LearningRateConfig:
     return LearningRateConfig(**{"peak": 1.0, "final": 0.1, **fields})
 
 
+def phase(duration: Duration, *, batch: int = 1, length: int = 1, rate: LearningRateConfig) -> PhaseConfig:
+    return PhaseConfig(name="p", duration=duration, sequence_length=length, global_batch_size=batch, learning_rate=rate)
+
+
 def rates(config: LearningRateConfig, *, span: int, warmup: int) -> list[float]:
-    return [learning_rate(config, step=step, span_steps=span, warmup_steps=warmup) for step in range(span)]
+    """In steps, of one phase."""
+    timed = config.model_copy(update={"warmup": Duration(steps=warmup)})
+    drawn = Curve(Span([phase(Duration(steps=span), rate=timed)]))
+    return [drawn.rate(step) for step in range(span)]
 
 
 DECAYS = ["cosine", "cosine_from_start", "linear", "constant", "inverse_sqrt"]
@@ -60,3 +68,53 @@ def test_constant_stays_and_inverse_sqrt_falls_as_its_name_says() -> None:
 def test_the_rate_is_never_above_the_peak_nor_zero_before_the_end(decay: str, span: int, data: st.DataObject) -> None:
     warmup = data.draw(st.integers(0, span))
     assert all(0 < rate <= 1.0 + 1e-12 for rate in rates(curve(decay=decay), span=span, warmup=warmup))
+
+
+ramps = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=4)
+"""(steps, tokens a step) of every phase."""
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@given(ramp=ramps, share=st.floats(0, 1), in_tokens=st.booleans())
+def test_a_warm_up_in_tokens_is_measured_in_tokens_whatever_the_batch(
+    decay: str, ramp: list[tuple[int, int]], share: float, in_tokens: bool
+) -> None:
+    total = sum(steps * batch for steps, batch in ramp)
+    warmup = max(round(share * total), 1)
+    config = curve(decay=decay, warmup=Duration(tokens=warmup))
+    durations = [Duration(tokens=n * batch) if in_tokens else Duration(steps=n) for n, batch in ramp]
+    drawn = Curve(Span([phase(d, batch=batch, rate=config) for d, (_, batch) in zip(durations, ramp, strict=True)]))
+    seen, last = 0, 1.0
+    for step, batch in enumerate([batch for steps, batch in ramp for _ in range(steps)]):
+        was_warm, seen = seen >= warmup, seen + batch
+        rate = drawn.rate(step)
+        if not was_warm:
+            assert rate == pytest.approx(min(seen / warmup, 1.0))
+        elif decay == "inverse_sqrt":
+            assert rate == pytest.approx(math.sqrt(warmup / seen))
+        else:
+            assert rate <= last
+            last = rate
+    if decay in ("linear", "cosine") and total - batch >= warmup:
+        ends_at_once = sum(1 for _ in ramp) and drawn.rate(step) == 1.0  # a single update is left for the decay
+        assert ends_at_once or drawn.rate(step) == pytest.approx(0.1)
+
+
+@given(ramp=ramps, warmup=st.integers(0, 5))
+def test_a_decay_over_durations_in_tokens_falls_by_tokens(ramp: list[tuple[int, int]], warmup: int) -> None:
+    config = curve(decay="linear", final=0.0, warmup=Duration(steps=warmup))
+    drawn = Curve(Span([phase(Duration(tokens=n * batch), batch=batch, rate=config) for n, batch in ramp]))
+    batches = [batch for steps, batch in ramp for _ in range(steps)]
+    length = sum(batches[warmup:-1])
+    for step in range(warmup, len(batches)):
+        gone = sum(batches[warmup:step]) / length if length else 0.0
+        assert drawn.rate(step) == pytest.approx(1 - gone, abs=1e-12)
+
+
+@given(tokens=st.integers(0, 200), ramp=ramps)
+def test_the_steps_until_some_tokens_are_the_fewest_that_reach_them(ramp: list[tuple[int, int]], tokens: int) -> None:
+    span = Span([phase(Duration(steps=n), batch=batch, rate=curve()) for n, batch in ramp])
+    wanted = min(tokens, span.num_tokens)
+    steps = span.steps_until(wanted)
+    assert span.tokens_after(steps) >= wanted
+    assert steps == 0 or span.tokens_after(steps - 1) < wanted

@@ -74,10 +74,16 @@ def test_a_curve_spans_the_phases_that_declare_none() -> None:
     assert rates[8:] == pytest.approx([0.5, 0.25, 0.0])
 
 
-def test_warm_up_given_in_tokens_counts_the_steps_of_its_phase() -> None:
-    rate = LearningRateConfig(peak=1.0, warmup=Duration(tokens=40), decay="constant")
-    timeline = Timeline([phase(6, length=8, batch=2, learning_rate=rate)])  # 16 tokens a step: 3 steps
-    assert [timeline.at(step).learning_rate for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+def test_a_warm_up_in_tokens_counts_the_tokens_of_every_phase_it_runs_through() -> None:
+    rate = LearningRateConfig(peak=1.0, warmup=Duration(tokens=112), decay="constant")
+    timeline = Timeline(
+        [
+            phase(2, length=8, batch=2, learning_rate=rate),  # 16 tokens a step
+            phase(4, length=8, batch=5, learning_rate=rate, restarts_learning_rate=False),  # 40
+        ]
+    )
+    rates = [timeline.at(step).learning_rate for step in range(timeline.num_steps)]
+    assert rates == pytest.approx([16 / 112, 32 / 112, 72 / 112, 1, 1, 1])
 
 
 def test_boundaries_are_where_later_phases_begin() -> None:
