@@ -14,6 +14,7 @@ from hierlm.lease import holder
 from hierlm.models.config import ModelConfig
 from hierlm.run_dir import RunDir
 from launcher import provenance
+from launcher.rate_change import rate_change
 
 Config = RunConfig[ModelConfig]
 
@@ -87,11 +88,21 @@ def _take_up(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) ->
         return PreparedRun(run_dir, is_finished=True, messages=(line,))
     changes += harmless_differences(old, config)
     messages = [f"{run_dir.path}: going on with changed settings: {'; '.join(changes)}"] if changes else []
+    bent = rate_change(old, config, step=_steps_made(run_dir, old)) if extended else None
+    messages += [f"{run_dir.path}: {bent}"] if bent else []
     messages += _add_resume(run_dir, command_line)
     write_whole(run_dir.config, dump_config(config))
     if finished:
         run_dir.finished.unlink()
     return PreparedRun(run_dir, is_finished=False, messages=tuple(messages))
+
+
+def _steps_made(run_dir: RunDir, config: Config) -> int:
+    """Where the next attempt begins: a finished run at its end, another at its newest checkpoint."""
+    if run_dir.finished.exists():
+        return sum(phase.num_steps for phase in config.phases)
+    names = (path.name.removeprefix("step-") for path in run_dir.checkpoints.glob("step-*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _refuse_a_second_writer(run_dir: RunDir) -> None:
@@ -115,6 +126,8 @@ def _config_of(run_dir: RunDir) -> Config:
 def _other_structure(run_dir: RunDir, changes: Sequence[str]) -> list[str]:
     state = "a finished run" if run_dir.finished.exists() else "an unfinished run"
     mend = f"{run_dir.path}: holds {state} with other settings; take another name=NAME or remove the directory"
+    if not run_dir.finished.exists():
+        mend += f"; `hierlm train {run_dir.config}` goes on with its own settings"
     return [*(f"{run_dir.config}: {change}" for change in changes), mend]
 
 

@@ -134,3 +134,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write_whole(path, "new \udcff")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_longer_run_is_told_what_its_rate_does(tmp_path: Path) -> None:
+    prepare(tmp_path).run_dir.finished.touch()
+    rates = [line for line in prepare(tmp_path, "phases.1.duration.tokens=50000").messages if "learning rate" in line]
+    assert len(rates) == 1 and "goes from 1.0e-04 at step 15 to" in rates[0]
+    assert not any("learning rate" in line for line in prepare(tmp_path, "phases.1.duration.tokens=50000").messages)
