@@ -1,10 +1,11 @@
 """What is wrong with the data of a run, all of it at once, before anything heavy is imported."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from data_pipeline.config import SourceConfig
 from data_pipeline.errors import DataError
 from data_pipeline.shard_index import DatasetIndex, load_index
+from data_pipeline.split import can_be_evaluated
 
 
 def check(
@@ -33,6 +34,30 @@ def check(
         problems += _image_problems(path, index, sequence_lengths=sequence_lengths)
         problems += _length_problems(path, index, sequence_lengths=sequence_lengths, splits=splits, lanes=lanes or 1)
     return problems + _mixture_problems(opened)
+
+
+def evaluation_problems(
+    paths: Sequence[str], weights: Mapping[str, Sequence[float]], *, split: str = "valid"
+) -> list[str]:
+    """One line where nothing that a phase draws from can be evaluated; `weights` of the sources by phase."""
+    there = [can_be_evaluated(path, split) for path in paths]
+    without = [
+        phase
+        for phase, shares in weights.items()
+        if not any(share > 0 and has for share, has in zip(shares, there, strict=True))
+    ]
+    if not without:
+        return []
+    reads = "" if len(weights) == 1 or len(without) == len(weights) else f"phase {', '.join(without)}: "
+    told = [_without(path, split) for path, has in zip(paths, there, strict=True) if not has]
+    return [f"{reads}nothing to evaluate on: {'; '.join(told)}"]
+
+
+def _without(path: str, split: str) -> str:
+    splits = load_index(path).splits
+    if split in splits:
+        return f"{path}: split {split} has {splits[split].tokens} tokens; evaluation needs two"
+    return f"{path}: no split {split!r}; it has: {', '.join(splits)}"
 
 
 def _tokenizer_problems(path: str, index: DatasetIndex, *, vocab_size: int, expected: str | None) -> list[str]:

@@ -1,5 +1,9 @@
 """What a user writes about the data of a run."""
 
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
 
 
@@ -29,3 +33,19 @@ class DataConfig(BaseModel):
     @property
     def weighted_sources(self) -> tuple[SourceConfig, ...]:
         return self.sources or (SourceConfig(path=str(self.path)),)
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """How each source is called in metrics and reports: the end of its path, as much of it as tells it apart."""
+        return _short_names([source.path for source in self.weighted_sources])
+
+
+def _short_names(paths: Sequence[str]) -> tuple[str, ...]:
+    parts = [PurePosixPath(path).parts for path in paths]
+    longest = max(map(len, parts))
+    candidates = (["-".join(part[-size:]) for part in parts] for size in range(1, longest + 1))
+    names = next((found for found in candidates if len(set(found)) == len(found)), None)
+    if names is None:  # one dataset named twice
+        names = [f"{'-'.join(part)}-{number}" for number, part in enumerate(parts)]
+    # what every tracker takes as part of a metric's name
+    return tuple(re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") for name in names)

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -60,11 +61,15 @@ class TrainRows:
         self, sources: Sequence[SourceConfig], *, seed: int, split: str = "train", document_starts: bool = False
     ) -> None:
         self.splits = [open_split(source.path, split) for source in sources]
-        self._order = TrainOrder(
-            weights=[source.weight for source in sources],
-            num_tokens=[opened.num_tokens for opened in self.splits],
-            names=[source.path for source in sources],
-            seed=seed,
+        # two, because each remembers what it dealt last, and rows are read by another thread than asks for shares
+        self._order, self._shares = (
+            TrainOrder(
+                weights=[source.weight for source in sources],
+                num_tokens=[opened.num_tokens for opened in self.splits],
+                names=[source.path for source in sources],
+                seed=seed,
+            )
+            for _ in range(2)
         )
         self._wants_document_starts = document_starts
 
@@ -83,6 +88,13 @@ class TrainRows:
         Shuffled without `lanes`; with `lanes` (the global batch size) row r is lane r, which continues its own stream.
         """
         return self(Request(sequence_length, data_pass, first_sample, rows, lanes, mixture))
+
+    def tokens_per_byte(self, request: Request) -> float:
+        """Of the rows a request names: their tokens over the bytes those stand for, by the means of their sources."""
+        drawn = zip(self._shares.drawn(request).tolist(), self.splits, strict=True)
+        # exact, so that neither the order of the sources nor their number moves the last digit
+        num_bytes = sum(count * Fraction(split.source_bytes, split.num_tokens) for count, split in drawn)
+        return float(len(request.rows) / num_bytes)
 
     def __call__(self, request: Request) -> Batch:
         """The rows a request names; DataError when a source is too short for them."""

@@ -49,6 +49,15 @@ class TrainOrder:
         """Source and row of each row [n]; DataError when a source is too short for one row (or one row per lane)."""
         return self._shuffled(request) if request.lanes is None else self._in_lanes(request, request.lanes)
 
+    def drawn(self, request: Request) -> Indices:
+        """How many of the request's rows come from each source [sources]."""
+        if request.lanes is None:
+            sources = self._deal(request.first_sample + request.numbers, request).sources
+        else:
+            groups, _ = self._groups(request, request.lanes)
+            sources = np.repeat([group.source for group in groups], [group.size for group in groups])[request.numbers]
+        return np.bincount(sources, minlength=len(self._num_tokens))
+
     def _shuffled(self, request: Request) -> Placed:
         """Found a block of samples at a time: batches come in order, and a block costs little more than a batch."""
         samples = request.first_sample + request.numbers
@@ -83,14 +92,19 @@ class TrainOrder:
     def _in_lanes(self, request: Request, lanes: int) -> Placed:
         sources, rows = np.empty_like(request.numbers), np.empty_like(request.numbers)
         starts = np.empty(len(rows), dtype=np.bool_)
-        mixture = request.mixture or self._own_mixture
-        change = next(change for change in reversed(mixture) if change.first_sample <= request.first_sample)
-        for group in lane_groups(change.weights, lanes=lanes):
+        groups, change = self._groups(request, lanes)
+        for group in groups:
             inside = (request.numbers >= group.first) & (request.numbers < group.first + group.size)
             if inside.any():
                 sources[inside] = group.source
                 rows[inside], starts[inside] = self._group_rows(request, group, request.numbers[inside], lanes)
         return Placed(sources, rows, starts | (request.first_sample == change.first_sample))
+
+    def _groups(self, request: Request, lanes: int) -> tuple[list[LaneGroup], MixtureChange]:
+        """Which lanes read which source, and since when."""
+        mixture = request.mixture or self._own_mixture
+        change = next(change for change in reversed(mixture) if change.first_sample <= request.first_sample)
+        return lane_groups(change.weights, lanes=lanes), change
 
     def _group_rows(
         self, request: Request, group: LaneGroup, numbers: Indices, lanes: int

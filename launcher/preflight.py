@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data_pipeline.checks import check
+from data_pipeline.checks import check, evaluation_problems
 from hierlm import models
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
@@ -21,13 +21,18 @@ def refuse_what_cannot_run(config: RunConfig[ModelConfig]) -> None:
 
 
 def data_problems(config: RunConfig[ModelConfig]) -> list[str]:
-    """Datasets that are missing, incomplete, of another tokenizer, or too short."""
-    return check(
-        config.data.weighted_sources,
+    """Datasets that are missing, incomplete, of another tokenizer, too short, or without anything to evaluate on."""
+    sources = config.data.weighted_sources
+    problems = check(
+        sources,
         sequence_lengths=[phase.sequence_length for phase in config.phases],
         vocab_size=config.model.vocab_size,
         tokenizer=config.data.tokenizer,
     )
+    if problems:
+        return problems
+    weights = {phase.name: config.source_weights(phase) for phase in config.phases}
+    return evaluation_problems([source.path for source in sources], weights)
 
 
 def room_problems(config: RunConfig[ModelConfig]) -> list[str]:

@@ -31,3 +31,7 @@ class RunConfig(Strict, Generic[M]):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     train: TrainConfig = TrainConfig()
+
+    def source_weights(self, phase: PhaseConfig) -> tuple[float, ...]:
+        """What the sources of `data` weigh in a phase, in their order: as it says, else as they say themselves."""
+        return phase.data_weights or tuple(source.weight for source in self.data.weighted_sources)

@@ -1,7 +1,6 @@
 """`hierlm eval`: loss, perplexities, bits per byte and the loss by position of a checkpoint on a split."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_pipeline.checks import evaluation_problems
+from data_pipeline.errors import DataError
 from data_pipeline.loader import IGNORED_TARGET, Split, open_split
+from data_pipeline.split import can_be_evaluated
 from hierlm.errors import UserError
 from hierlm.inference.load_run import LoadedRun, load_run
 from hierlm.inference.remembering import AS_TRAINED, Remembering
 from hierlm.inference.windows import CarriedLanes, Passes, SlidingWindows
 from hierlm.models.assembly import State
-from hierlm.train.evaluation import EvaluationSums, Score
+from hierlm.tracking import names
+from hierlm.train.evaluation import EvaluationSums, Score, perplexity
+from hierlm.train.mixture_evaluation import with_headline
 
 ROWS_PER_PASS = 8  # windows at once, or lanes with a memory of their own
 
@@ -31,6 +35,9 @@ class Reading:
 
 
 AS_IN_TRAINING = Reading()
+
+_COMMON = ("step", "phase", "split", "sequence_length", "stride", "carries_memory", "left_out")
+"""What is the same in the records of all sources."""
 
 
 def evaluate_run(
@@ -49,18 +56,39 @@ def evaluate_run(
 def evaluate(
     loaded: LoadedRun, *, split: str, reading: Reading, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[dict[str, Any]]:
-    """For each data source: step, split, data, how it was read, loss, perplexity, bits_per_byte, tokens, words and
-    word_perplexity (None where words were not counted), loss_by_position (nats; None where nothing is scored).
+    """For each data source: step, phase, split, data, its name and weight in that phase, how it was read, loss,
+    perplexity, bits_per_byte, tokens, words and word_perplexity (None where words were not counted), loss_by_position
+    (nats; None where nothing is scored). A source without the split is left out, and named in `left_out`.
 
-    UserError when the model cannot be evaluated in this way.
+    UserError when the model cannot be evaluated in this way, DataError when no source of the phase has the split.
     """
-    how, records = _how(loaded, reading), []
-    for source in loaded.config.data.weighted_sources:
-        opened = open_split(source.path, split)
+    how, records, config = _how(loaded, reading), [], loaded.config
+    data, weights = config.data, config.source_weights(loaded.phase)
+    paths = [source.path for source in data.weighted_sources]
+    problems = evaluation_problems(paths, {loaded.phase.name: weights}, split=split)
+    if problems:
+        raise DataError(problems)
+    there = [can_be_evaluated(path, split) for path in paths]
+    if not all(there):
+        how["left_out"] = [path for path, has in zip(paths, there, strict=True) if not has]
+    for path, name, weight, has in zip(paths, data.source_names, weights, there, strict=True):
+        if not has:
+            continue
+        opened = open_split(path, split)
         passes = _passes(opened, loaded, reading)
-        told = {"step": loaded.step, "split": split, "data": source.path, **how}
-        records.append({**told, **_scored(opened, passes, score=Scorer(loaded), progress=progress)})
+        told = {"step": loaded.step, "phase": loaded.phase.name, "split": split, "data": path}
+        known = {**told, "name": name, names.WEIGHT: weight, **how}
+        records.append({**known, **_scored(opened, passes, score=Scorer(loaded), progress=progress)})
     return records
+
+
+def headline(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several records of `evaluate` come to: their weighted mean, as training's evaluation has it, and all of
+    them under `sources`."""
+    weights = {record["name"]: record[names.WEIGHT] for record in records}
+    mean = with_headline({record["name"]: record for record in records}, weights=weights)
+    common = {key: value for key, value in records[0].items() if key in _COMMON}
+    return {**common, **mean, names.SOURCES: [{**each} for each in mean[names.SOURCES].values()]}
 
 
 def _scored(split: Split, passes: Passes, *, score: Score, progress: Callable[[int, int], None]) -> dict[str, Any]:
@@ -76,7 +104,7 @@ def _scored(split: Split, passes: Passes, *, score: Score, progress: Callable[[i
     return {
         **EvaluationSums(total, int(counts.sum()), split.tokens_per_byte, split.kind).metrics(),
         "words": split.num_words,
-        "word_perplexity": math.exp(min(total / split.num_words, 700.0)) if split.num_words else None,
+        "word_perplexity": perplexity(total / split.num_words) if split.num_words else None,
         "loss_by_position": by_position,
     }
 

@@ -27,9 +27,21 @@ class Column:
 COLUMNS = (
     Column("run", "run", "name of the run, or of runs that differ in nothing but the seed"),
     Column("model", "model", "architecture"),
-    Column("bits_per_byte", "bits/byte", "of the last evaluation of the valid split", formats.quality, "low"),
+    Column(
+        "bits_per_byte",
+        "bits/byte",
+        "of the last evaluation of the valid split; several sources: weighted mean",
+        formats.quality,
+        "low",
+    ),
     Column("bits_per_dimension", "bits/dim", "the same of images, a byte being a dimension", formats.quality, "low"),
-    Column("loss", "loss", "nats per token, last evaluation of the valid split", formats.quality, "low"),
+    Column(
+        "loss",
+        "loss",
+        "nats per token, last evaluation of the valid split; several sources: weighted mean",
+        formats.quality,
+        "low",
+    ),
     Column("perplexity", "ppl", "exp(loss), per token", formats.quality, "low"),
     Column("num_parameters", "params", "all trained parameters", formats.count),
     Column("peak_device_memory_bytes", "memory", "peak of the rank that needed most", formats.data_size, "low"),

@@ -10,6 +10,7 @@ from hierlm.report.figures import Figure, color, curves, layout
 from hierlm.report.page import Panel, Section, page, table
 from hierlm.report.run_record import RunRecord
 from hierlm.report.series import phase_starts, thinned, training_curve
+from hierlm.report.sources import NOTE, last_sources, source_rows, source_table
 from hierlm.report.stage_balance import StageBalance
 from hierlm.report.stages import stage_document, stage_note, stage_panel, stage_rows, stage_table
 from hierlm.report.text import aligned
@@ -35,6 +36,7 @@ def document(run: RunRecord, *, balance: StageBalance | None) -> dict[str, Any]:
     return {
         "run": run.name,
         "measures": measures(run),
+        "sources": {name: dict(measured) for name, measured in last_sources(run).items()},
         "goodput": None if split is None else split.goodput,
         "time_seconds": {} if split is None else {"total": split.total_seconds, **split.seconds},
         "stages": stage_document(balance),
@@ -48,6 +50,8 @@ def text(run: RunRecord, *, balance: StageBalance | None) -> str:
     values = measures(run)
     shown = [(c.title, _shown(c.key, values[c.key])) for c in COLUMNS if values[c.key] is not None]
     lines = aligned([["what", "value"], *map(list, shown)])
+    if sources := last_sources(run):
+        lines += ["", f"valid: {NOTE}", *(f"  {line}" for line in aligned(source_rows(sources)))]
     lines += ["", f"training loss {_first_and_last(numbers(run.train, names.LOSS))}"]
     split = time_split(run)
     if split is not None:
@@ -61,13 +65,14 @@ def text(run: RunRecord, *, balance: StageBalance | None) -> str:
 
 def run_page(run: RunRecord, *, balance: StageBalance | None) -> str:
     """The whole HTML document."""
-    values, split = measures(run), time_split(run)
+    values, split, sources = measures(run), time_split(run), last_sources(run)
     quality = quality_of([values])
     title = BY_KEY[quality].title
     sections = [
         Section(
             "Learning curve", panels=[Panel(title, curves([(run.name, run)], field=quality, title=title), size="tall")]
         ),
+        Section("Sources", note=NOTE if sources else "", body=source_table(sources)),
         Section(
             "Time",
             note=_time_note(split),

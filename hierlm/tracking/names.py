@@ -10,6 +10,7 @@ KIND, STEP, TIME, PHASE, SPLIT, NODE = "kind", "step", "time", "phase", "split",
 
 TRAIN, EVAL, SAVE, START_UP, SYSTEM = "train", "eval", "save", "start_up", "system"
 
+TOKENS = "tokens"  # that an evaluation scored
 TOKENS_SEEN = "tokens_seen"
 LOSS = "loss"
 PERPLEXITY = "perplexity"
@@ -22,6 +23,8 @@ STEP_SECONDS = "step_seconds"
 DATA_WAIT_FRACTION = "data_wait_fraction"
 DEVICE_MEMORY_BYTES = "device_memory_bytes"
 SHARE_OF_PEAK = "share_of_peak"
+SOURCES = "sources"  # of an evaluation of several: by name, what `loss` and the rest are the weighted mean of
+WEIGHT = "weight"  # of a source: its share in that mean
 EVAL_SECONDS = "eval_seconds"  # of an evaluation
 SAVE_SECONDS = "save_seconds"  # of a checkpoint
 SAVE_BLOCKING_SECONDS = "save_blocking_seconds"  # of it, how long training was held up
@@ -32,7 +35,8 @@ _NOT_METRICS = frozenset({STEP, TIME})
 def stream(record: Record) -> str:
     """The series a record continues: `train`, the split of an evaluation, or `system/<node>`.
 
-    Steps rise strictly along a stream; metric names of a tracker are `<stream>/<field>`.
+    Steps rise strictly along a stream; metric names of a tracker are `<stream>/<field>`, of a source of a mixture
+    `<stream>/<source>/<field>`.
     """
     kind = record.get(KIND, TRAIN)
     if kind == EVAL:
@@ -50,10 +54,17 @@ def of_stream(name: str) -> dict[str, str]:
 
 
 def metric_values(record: Record) -> dict[str, float]:
-    """`<stream>/<field>` -> number, for every field of the record that is one."""
+    """`<stream>/<field>`, and of a source `<stream>/<source>/<field>`, -> number, for every field that is one."""
     prefix = stream(record)
+    found = _numbers(prefix, record)
+    for source, measured in record.get(SOURCES, {}).items():
+        found |= _numbers(f"{prefix}/{source}", measured)
+    return found
+
+
+def _numbers(prefix: str, fields: Mapping[str, Any]) -> dict[str, float]:
     return {
         f"{prefix}/{field}": float(value)
-        for field, value in record.items()
+        for field, value in fields.items()
         if field not in _NOT_METRICS and isinstance(value, int | float) and not isinstance(value, bool)
     }

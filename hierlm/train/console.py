@@ -9,7 +9,8 @@ from typing import IO, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hierlm.report.formats import bits
+from hierlm.report.formats import bits, sources
+from hierlm.tracking.names import SOURCES
 
 
 class Console:
@@ -96,8 +97,14 @@ def step_line(record: dict[str, Any], *, num_steps: int, eta_seconds: float) -> 
 
 
 def evaluation_line(record: dict[str, Any]) -> str:
-    """One evaluation in one line."""
-    return (
-        f"eval step {record['step']} | {record['split']} | loss {record['loss']:.4f} | perplexity "
-        f"{record['perplexity']:.4g} | {bits(record)} | {record['eval_seconds']:.1f} s"
-    )
+    """One evaluation in one line; of several sources their weighted mean, then each."""
+    parts = [
+        f"eval step {record['step']}",
+        record["split"],
+        f"loss {record['loss']:.4f}",
+        f"perplexity {record['perplexity']:.4g}",
+        bits(record),
+        *([sources(record)] if SOURCES in record else []),
+        f"{record['eval_seconds']:.1f} s",
+    ]
+    return " | ".join(parts)

@@ -29,10 +29,15 @@ class EvaluationSums:
         loss = self.nats / self.num_tokens
         return {
             "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
+            "perplexity": perplexity(loss),
             **bits(loss, tokens_per_byte=self.tokens_per_byte, kind=self.kind),
             "tokens": self.num_tokens,
         }
+
+
+def perplexity(loss: float) -> float:
+    """Of nats per token; as large as a float can be where the loss is larger."""
+    return math.exp(min(loss, 700.0))
 
 
 def bits(loss: float, *, tokens_per_byte: float, kind: Kind = "text") -> dict[str, float]:

@@ -7,13 +7,13 @@ from typing import Any
 
 from hierlm.config.run_config import RunConfig
 from hierlm.parallel.engine import Engine
-from hierlm.phases.timeline import Timeline
+from hierlm.phases.timeline import Moment, Timeline
 from hierlm.train.cadence import is_due
 from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.console import Console, evaluation_line, step_line
 from hierlm.train.device_memory import DeviceMemory
-from hierlm.train.evaluation import Evaluation
 from hierlm.train.loop import Completed
+from hierlm.train.mixture_evaluation import MixtureEvaluation
 from hierlm.train.recorder import Recorder
 from hierlm.train.throughput import IntervalTimer, Peak
 
@@ -32,7 +32,7 @@ class LogHook:
         memory: DeviceMemory,
         peak: Peak,
         flops_per_token: Callable[[int], float],
-        bits_of: Callable[[float], dict[str, float]],
+        bits_of: Callable[[float, Moment], dict[str, float]],
         wait_seconds: Callable[[], float],
     ) -> None:
         self._config, self._timeline, self._engine = config, timeline, engine
@@ -68,7 +68,7 @@ class LogHook:
             "phase": moment.phase.name,
             "tokens_seen": moment.tokens_seen + moment.phase.tokens_per_step,
             "loss": loss,
-            **self._bits_of(loss),
+            **self._bits_of(loss, moment),
             "learning_rate": moment.learning_rate,
             "grad_norm": float(completed.result.grad_norm),
             "tokens_per_second": rate,
@@ -86,14 +86,14 @@ class LogHook:
 
 
 class EvaluationHook:
-    """The valid split every `eval_every` and after the last step; one cut short by a stop is made up on resume."""
+    """The valid splits every `eval_every` and after the last step; one cut short by a stop is made up on resume."""
 
     def __init__(
         self,
         *,
         config: RunConfig[Any],
         timeline: Timeline,
-        evaluation: Evaluation,
+        evaluation: MixtureEvaluation,
         recorder: Recorder,
         console: Console,
     ) -> None:
@@ -120,11 +120,15 @@ class EvaluationHook:
         """Evaluate now and record it, unless stopped on the way."""
         started = perf_counter()
         phase = self._timeline.at(step - 1).phase
-        sums = self._evaluation.run(sequence_length=phase.sequence_length, max_rows=self._config.train.eval_rows)
-        if sums is None:
+        measured = self._evaluation.run(
+            weights=self._config.source_weights(phase),
+            sequence_length=phase.sequence_length,
+            max_rows=self._config.train.eval_rows,
+        )
+        if measured is None:
             return
         took = {"eval_seconds": perf_counter() - started, "time": time()}
-        record = {"kind": "eval", "step": step, "phase": phase.name, "split": "valid", **sums.metrics(), **took}
+        record = {"kind": "eval", "step": step, "phase": phase.name, "split": "valid", **measured, **took}
         self._recorder.record(record)
         self._console.say(evaluation_line(record))
 

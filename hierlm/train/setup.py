@@ -7,11 +7,15 @@ from functools import cache, partial
 
 import torch.distributed as dist
 
+from data_pipeline.checks import evaluation_problems
+from data_pipeline.errors import DataError
 from data_pipeline.loader import MixtureChange, Prefetcher, Request, open_split
+from data_pipeline.split import can_be_evaluated
 from hierlm.config.load import load_config
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.process import ProcessInfo
+from hierlm.phases.timeline import Moment
 from hierlm.plan.flops import flops_per_token
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import MetricsFile, read_records
@@ -26,6 +30,7 @@ from hierlm.train.foundation import Foundation, lay_foundation
 from hierlm.train.heartbeat import HeartbeatWriter
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook
 from hierlm.train.loop import Hook
+from hierlm.train.mixture_evaluation import MixtureEvaluation
 from hierlm.train.profile import ProfileHook
 from hierlm.train.signals import StopRequest
 from hierlm.train.start_up import StartUp, StartUpHook
@@ -126,16 +131,21 @@ def _start_heartbeat(base: Foundation, *, lease: Lease, checkpointer: Checkpoint
 
 
 def _log_hook(base: Foundation, batches: Prefetcher) -> LogHook:
-    first = base.rows.splits[0]
     return LogHook(
         **base.common,
         engine=base.engine,
         memory=base.memory,
         peak=device_peak(base.process.device, precision=base.config.train.precision),
         flops_per_token=cache(partial(flops_per_token, base.config.model)),
-        bits_of=partial(bits, tokens_per_byte=first.tokens_per_byte, kind=first.kind),
+        bits_of=partial(_bits_of_step, base),
         wait_seconds=lambda: batches.wait_seconds,
     )
+
+
+def _bits_of_step(base: Foundation, loss: float, moment: Moment) -> dict[str, float]:
+    """By the bytes of the sources that this step's rows, those of all ranks, were drawn from."""
+    drawn = _request(base, moment, rows=range(moment.phase.global_batch_size))
+    return bits(loss, tokens_per_byte=base.rows.tokens_per_byte(drawn), kind=base.rows.splits[0].kind)
 
 
 def _profile(base: Foundation, *, first_step: int) -> list[ProfileHook]:
@@ -189,9 +199,13 @@ def _open_records(base: Foundation, *, first_step: int, lease: Lease) -> None:
     base.recorder.open(metrics, tracker)
 
 
-def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> Evaluation:
-    """The valid split of the first source, shared out over data-parallel ranks."""
+def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluation:
+    """The valid split of every source, shared out over data-parallel ranks."""
     config, engine = base.config, base.engine
+    paths = [source.path for source in config.data.weighted_sources]
+    problems = evaluation_problems(paths, {phase.name: config.source_weights(phase) for phase in config.phases})
+    if problems:
+        raise DataError(problems)
 
     def stopped() -> bool:
         heartbeat.mark("evaluating")
@@ -205,30 +219,41 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> Evaluation:
     )
     lanes = config.phases[0].global_batch_size  # the result may not depend on the layout: memory starts anew per lane
     recurrent = is_recurrent(config.model)
-    return Evaluation(
-        open_split(config.data.weighted_sources[0].path, "valid"),
-        score=engine.evaluate,
-        rows_per_pass=lanes if recurrent else engine.dp_degree * config.parallel.micro_batch(global_batch_size=lanes),
-        is_recurrent=recurrent,
-        share=share,
-    )
+    rows_per_pass = lanes if recurrent else engine.dp_degree * config.parallel.micro_batch(global_batch_size=lanes)
+
+    def evaluation_of(path: str) -> Evaluation | None:
+        if not can_be_evaluated(path, "valid"):
+            base.console.say(f"{path}: no valid split, so it is left out of the evaluation, which is of the others")
+            return None
+        return Evaluation(
+            open_split(path, "valid"),
+            score=engine.evaluate,
+            rows_per_pass=rows_per_pass,
+            is_recurrent=recurrent,
+            share=share,
+        )
+
+    return MixtureEvaluation(dict(zip(config.data.source_names, map(evaluation_of, paths), strict=True)))
 
 
 def _batches(base: Foundation, *, first_step: int) -> Prefetcher:
     """This rank's rows of every step from `first_step` on, read ahead."""
-    data, engine, timeline = base.config.data, base.engine, base.timeline
-    own_weights = tuple(source.weight for source in data.weighted_sources)
+    engine, timeline = base.engine, base.timeline
 
     def requests() -> Iterator[Request]:
         for step in range(first_step, timeline.num_steps):
             moment = timeline.at(step)
-            phase = moment.phase
-            local = engine.local_rows(phase.global_batch_size)
-            lanes = phase.global_batch_size if timeline.contiguous_lanes else None
-            mixture = tuple(MixtureChange(first, weights or own_weights) for first, weights in moment.data_weights)
-            yield Request(phase.sequence_length, moment.data_pass, moment.first_sample, local, lanes, mixture)
+            yield _request(base, moment, rows=engine.local_rows(moment.phase.global_batch_size))
 
-    return Prefetcher(base.rows, requests(), data.prefetch_batches, device=engine.process.device)
+    return Prefetcher(base.rows, requests(), base.config.data.prefetch_batches, device=engine.process.device)
+
+
+def _request(base: Foundation, moment: Moment, *, rows: range) -> Request:
+    """Some rows of one step."""
+    phase, own_weights = moment.phase, tuple(source.weight for source in base.config.data.weighted_sources)
+    lanes = phase.global_batch_size if base.timeline.contiguous_lanes else None
+    mixture = tuple(MixtureChange(first, weights or own_weights) for first, weights in moment.data_weights)
+    return Request(phase.sequence_length, moment.data_pass, moment.first_sample, rows, lanes, mixture)
 
 
 def _catch_up(run_dir: RunDir, evaluation: EvaluationHook, *, step: int) -> None:

@@ -32,9 +32,12 @@ def command(
     per_position: Annotated[bool, typer.Option("--per-position", help="the mean loss by position in the row")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score every token of a split once; one line per data source. Recurrent models carry their memory along it."""
+    """Score every token of a split once. Recurrent models carry their memory along it.
+
+    Of several data sources each has a line; the last line is their mean, weighted as in the checkpoint's phase.
+    """
     with json_on_stdout(as_json) as print_document:
-        from hierlm.inference.evaluate import Reading, evaluate_run
+        from hierlm.inference.evaluate import Reading, evaluate_run, headline
         from hierlm.inference.remembering import Remembering
         from launcher.progress import stderr_progress
 
@@ -42,23 +45,29 @@ def command(
         with stderr_progress(f"evaluating {run} on {split}") as progress:
             records = evaluate_run(run, split=split, checkpoint=checkpoint, progress=progress, reading=reading)
         curves = [record.pop("loss_by_position") for record in records]
-        if as_json and per_position:
-            records = [{**r, "loss_by_position": curve} for r, curve in zip(records, curves, strict=True)]
+        mean = headline(records) if len(records) > 1 else None
         if as_json:
-            print_document(records[0] if len(records) == 1 else records)
+            for place, curve in enumerate(curves if per_position else ()):
+                (mean["sources"] if mean else records)[place]["loss_by_position"] = curve
+            print_document(mean or records[0])
             return
         for record, curve in zip(records, curves, strict=True):
-            print(_line(record))
+            print(_line(record, of=record["data"]))
             if per_position:
                 print("\n".join(_table(curve)))
+        if "left_out" in records[0]:
+            print(f"{', '.join(records[0]['left_out'])}: no split {split}, left out")
+        if mean:
+            shares = " + ".join(f"{source['weight']:.3g} {source['name']}" for source in mean["sources"])
+            print(_line(mean, of=f"{shares} (weights of phase {mean['phase']})"))
 
 
-def _line(record: dict[str, Any]) -> str:
+def _line(record: dict[str, Any], *, of: str) -> str:
     from hierlm.report.formats import bits
 
-    words = record["word_perplexity"]
+    words = record.get("word_perplexity")
     return (
-        f"{record['data']} {record['split']} | step {record['step']} | loss {record['loss']:.4f} nats/token | "
+        f"{of} {record['split']} | step {record['step']} | loss {record['loss']:.4f} nats/token | "
         f"perplexity {record['perplexity']:.4g} | {bits(record)} | "
         + (f"word perplexity {words:.4g} | " if words is not None else "")
         + f"{record['tokens']:,} tokens"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data_pipeline.checks import check
+from data_pipeline.checks import check, evaluation_problems
 from data_pipeline.config import SourceConfig
 from tests.data_pipeline.making import prepared
 
@@ -54,3 +54,13 @@ def test_all_problems_are_reported_together(folder):
 def test_checks_need_no_torch():
     code = "import data_pipeline.checks, data_pipeline.prepare, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_phase_needs_a_source_to_evaluate_on(folder):
+    prepared(folder / "whole", TEXT)
+    paths = [str(folder / "bytes"), str(folder / "whole")]
+    assert evaluation_problems(paths, {"a": (1, 1), "b": (1, 0)}) == []
+    (line,) = evaluation_problems(paths, {"a": (1, 1), "b": (0, 1)})
+    assert line == f"phase b: nothing to evaluate on: {paths[1]}: no split 'valid'; it has: train"
+    (line,) = evaluation_problems(paths, {"a": (1, 1)}, split="test")
+    assert line.startswith("nothing to evaluate on: ") and line.count("no split 'test'") == 2

@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from data_pipeline.errors import DataError
 from data_pipeline.loader import IGNORED_TARGET, open_split
 from hierlm.errors import UserError
-from hierlm.inference.evaluate import Reading, evaluate
+from hierlm.inference.evaluate import Reading, evaluate, headline
 from hierlm.inference.load_run import LoadedRun
 from hierlm.inference.remembering import Remembering
 from hierlm.inference.windows import CarriedLanes, SlidingWindows
+from tests.data_pipeline.making import prepared
 from tests.inference.making import TEXT, dataset, loaded_run
 
 
@@ -174,3 +176,38 @@ def test_a_model_without_such_a_memory_refuses_with_all_reasons(data: Path) -> N
     with pytest.raises(UserError) as refusal:
         loaded_run("hourglass", data, remembering=Remembering(memory_length=8, same_length=True))
     assert [problem.partition(":")[0] for problem in refusal.value.problems] == ["--memory-length", "--same-length"]
+
+
+def mixture(tmp_path: Path, *names: str, weights: str = "null") -> LoadedRun:
+    """A run on datasets of those names; only one has a valid split."""
+    texts = {"a": TEXT[:211], "b": TEXT[211:500]}
+    for name in names:
+        if not (tmp_path / name).exists():
+            prepared(tmp_path / name, texts[name], tokenizer="bytes", splits="valid=0.3" if name == "b" else "none")
+    sources = ", ".join(f"{{path: {tmp_path / name}, weight: {'ab'.index(name) + 0.7}}}" for name in names)
+    settings = [f"data={{sources: [{sources}]}}", f"phases.0.data_weights={weights}"]
+    return loaded_run("transformer", tmp_path / names[0], *settings)
+
+
+def test_the_headline_of_two_sources_is_the_same_in_either_order(tmp_path: Path) -> None:
+    there, back = (evaluate(mixture(tmp_path, *order), split="train", reading=Reading()) for order in ("ab", "ba"))
+    mean, same = headline(there), headline(back)
+    assert [record["name"] for record in there] == ["a", "b"] == [source["name"] for source in mean["sources"]]
+    assert {**mean, "sources": mean["sources"][::-1]} == same
+    expected = (0.7 * there[0]["bits_per_byte"] + 1.7 * there[1]["bits_per_byte"]) / 2.4
+    assert mean["bits_per_byte"] == pytest.approx(expected, rel=1e-12)
+    assert mean["tokens"] == sum(record["tokens"] for record in there)
+
+
+def test_the_headline_weighs_as_the_phase_of_the_checkpoint_does(tmp_path: Path) -> None:
+    records = evaluate(mixture(tmp_path, "a", "b", weights="[0, 3]"), split="train", reading=Reading())
+    assert headline(records)["loss"] == records[1]["loss"] != records[0]["loss"]
+
+
+def test_a_source_without_the_split_is_named_and_left_out(tmp_path: Path) -> None:
+    (record,) = evaluate(mixture(tmp_path, "a", "b"), split="valid", reading=Reading())
+    assert record["name"] == "b" and record["left_out"] == [str(tmp_path / "a")]
+    with pytest.raises(DataError, match=r"nothing to evaluate on: .*no split 'test'"):
+        evaluate(mixture(tmp_path, "a", "b"), split="test", reading=Reading())
+    with pytest.raises(DataError, match="nothing to evaluate on"):
+        evaluate(mixture(tmp_path, "a", "b", weights="[1, 0]"), split="valid", reading=Reading())

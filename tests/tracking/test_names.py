@@ -27,3 +27,14 @@ def test_streams_of_different_kinds_are_different() -> None:
 def test_metrics_are_the_numbers_of_a_record_under_its_stream() -> None:
     record = {"kind": "train", "step": 3, "time": 1.0, "phase": "a", "loss": 2, "ok": True, "none": None}
     assert metric_values(record) == {"train/loss": 2.0}
+
+
+def test_each_source_of_a_mixture_has_metrics_of_its_own() -> None:
+    sources = {"wiki": {"loss": 1.0, "weight": 0.25}, "code": {"loss": 2.0, "weight": 0.75}}
+    assert metric_values({"kind": "eval", "split": "valid", "step": 3, "loss": 1.75, "sources": sources}) == {
+        "valid/loss": 1.75,
+        "valid/wiki/loss": 1.0,
+        "valid/wiki/weight": 0.25,
+        "valid/code/loss": 2.0,
+        "valid/code/weight": 0.75,
+    }

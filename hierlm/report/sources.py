@@ -1,0 +1,50 @@
+"""The sources of a mixture one by one, as the last evaluation of the valid split found them."""
+
+from hierlm.report import formats
+from hierlm.report.page import table
+from hierlm.report.run_record import Record, RunRecord
+from hierlm.tracking import names
+
+NOTE = "The run's own numbers are the mean of its sources, weighted as the phase draws from them."
+
+_QUALITIES = {names.BITS_PER_DIMENSION: "bits/dim", names.BITS_PER_BYTE: "bits/byte", names.LOSS: "loss"}
+
+
+def last_sources(run: RunRecord) -> dict[str, Record]:
+    """What was measured of each source, by name; empty for a run of one source."""
+    valid = run.evaluations("valid")
+    if not valid:
+        return {}
+    if names.SOURCES in valid[-1]:
+        return dict(valid[-1][names.SOURCES])
+    return _from_tracker(run, step=int(valid[-1][names.STEP]))
+
+
+def source_rows(sources: dict[str, Record]) -> list[list[str]]:
+    """A table with its header: name, weight, and what is known of each."""
+    known = [field for field in _QUALITIES if any(field in each for each in sources.values())]
+    header = ["source", "weight", *(_QUALITIES[field] for field in known), "tokens"]
+    return [header, *(_row(name, measured, fields=known) for name, measured in sources.items())]
+
+
+def source_table(sources: dict[str, Record]) -> str:
+    """The same for a page; nothing where there are none."""
+    if not sources:
+        return ""
+    header, *rows = source_rows(sources)
+    return table([(title, "text" if title == "source" else "") for title in header], rows)
+
+
+def _row(name: str, measured: Record, *, fields: list[str]) -> list[str]:
+    values = [formats.quality(measured[field]) if field in measured else "-" for field in fields]
+    return [name, f"{measured[names.WEIGHT]:.3g}", *values, f"{int(measured[names.TOKENS]):,}"]
+
+
+def _from_tracker(run: RunRecord, *, step: int) -> dict[str, Record]:
+    """A tracker keeps each source as a stream of its own, `valid/NAME`."""
+    found = {}
+    for record in run.records:
+        split, _, name = str(record.get(names.SPLIT, "")).partition("/")
+        if split == "valid" and name and record[names.STEP] == step and names.WEIGHT in record:
+            found[name] = record
+    return found
