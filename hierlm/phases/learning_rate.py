@@ -11,8 +11,8 @@ class Curve:
     A warm-up is a straight line in its own unit, steps or tokens; the update that completes it has the peak. What is
     left of the span is the decay's: it comes to the final rate at the span's last update, and runs in tokens where the
     warm-up or the duration of a phase is written in tokens, else in steps. (The two differ only where the tokens of a
-    step change within the span.) It begins at the peak, but for `cosine_from_start`, which has come some way by the end of
-    the warm-up.
+    step change within the span.) It begins at the peak, but for `cosine_from_start`, which has come some way
+    by the end of the warm-up.
     """
 
     def __init__(self, span: Span) -> None:
