@@ -7,6 +7,7 @@ from statistics import fmean
 from hierlm.report import formats
 from tests.benchmarks.claims.declared import Arm, Claim
 from tests.benchmarks.claims.findings import mean_and_deviation, verdict
+from tests.benchmarks.claims.mends import mark
 from tests.benchmarks.claims.results import FOLDER, Results, RunResult, read, results_file
 
 DOCUMENT = FOLDER.parent / "CLAIMS.md"
@@ -72,6 +73,8 @@ def _section(claim: Claim) -> Iterator[str]:
     yield f"## {claim.name} ({claim.paper})\n"
     yield f"> {claim.says}\n"
     yield f"**Verdict: {one_line(claim, results)}.**\n"
+    if results is not None and (marked := mark(results)) is not None:
+        yield f"{marked}\n"
     yield f"{claim.protocol}\n"
     if results is not None:
         yield from table(claim, results)
