@@ -1,10 +1,14 @@
 """Where training is in the data, as it travels in a checkpoint: nothing here depends on ranks, workers or batches."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from data_pipeline.errors import DataError
+
+Dealing = Literal["place", "fingerprint"]
+"""What a mixture's draw tells its sources by: their place in the list, as it once was, or what they hold."""
 
 
 class Cursor(BaseModel):
@@ -15,6 +19,7 @@ class Cursor(BaseModel):
     data_pass: NonNegativeInt
     first_sample: NonNegativeInt
     fingerprints: tuple[str, ...]
+    dealing: Dealing = "place"  # of checkpoints that do not say
 
     def require_same_data(self, fingerprints: Sequence[str], *, paths: Sequence[str]) -> None:
         """DataError naming each dataset that is not the one the cursor was made on."""

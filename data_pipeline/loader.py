@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.config import SourceConfig
+from data_pipeline.cursor import Dealing
 from data_pipeline.errors import DataError
 from data_pipeline.mixture import MixtureChange
 from data_pipeline.rows import Request, TrainOrder
@@ -55,23 +56,35 @@ class EvaluationBatch(NamedTuple):
 
 
 class TrainRows:
-    """Training rows of weighted sources; what a sample is depends on (seed, data_pass, sample) alone."""
+    """Training rows of weighted sources; what a sample is depends on (seed, data_pass, sample) alone.
+
+    Not on the order of the sources either: they are dealt in that of their fingerprints.
+    """
 
     def __init__(
         self, sources: Sequence[SourceConfig], *, seed: int, split: str = "train", document_starts: bool = False
     ) -> None:
         self.splits = [open_split(source.path, split) for source in sources]
+        self._sources, self._seed = sources, seed
+        self._wants_document_starts = document_starts
+        self.deal_by("fingerprint")
+
+    def deal_by(self, dealing: Dealing) -> None:
+        """Before any row is read: what the draw tells sources by; checkpoints say what theirs was."""
+        self.dealing = dealing
+        keys = [(split.fingerprint, source.weight) for split, source in zip(self.splits, self._sources, strict=True)]
+        order = sorted(range(len(keys)), key=keys.__getitem__) if dealing == "fingerprint" else None
         # two, because each remembers what it dealt last, and rows are read by another thread than asks for shares
         self._order, self._shares = (
             TrainOrder(
-                weights=[source.weight for source in sources],
+                weights=[source.weight for source in self._sources],
                 num_tokens=[opened.num_tokens for opened in self.splits],
-                names=[source.path for source in sources],
-                seed=seed,
+                names=[source.path for source in self._sources],
+                seed=self._seed,
+                order=order,
             )
             for _ in range(2)
         )
-        self._wants_document_starts = document_starts
 
     def read(
         self,

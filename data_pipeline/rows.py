@@ -37,17 +37,32 @@ class Placed(NamedTuple):
 
 
 class TrainOrder:
-    """The global order of training rows over weighted sources: a pure function of the seed and the request."""
+    """The global order of training rows over weighted sources: a pure function of the seed and the request.
 
-    def __init__(self, *, weights: Sequence[float], num_tokens: Sequence[int], names: Sequence[str], seed: int) -> None:
-        self._num_tokens, self._names, self._seed = num_tokens, names, seed
+    Inside, a source is its place in `order`: draws are keyed by it, and requests and answers translated.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: Sequence[float],
+        num_tokens: Sequence[int],
+        names: Sequence[str],
+        seed: int,
+        order: Sequence[int] | None = None,
+    ) -> None:
+        """`order`: the sources as they are dealt; None: as they are named."""
+        self._order = np.arange(len(weights)) if order is None else np.array(order)
+        self._num_tokens, self._names = ([each[source] for source in self._order] for each in (num_tokens, names))
+        self._seed = seed
         self._own_mixture = (MixtureChange(0, tuple(weights)),)
         self._schedule = lru_cache(maxsize=2)(self._new_schedule)
         self._block = lru_cache(maxsize=2)(self._new_block)
 
     def rows(self, request: Request) -> Placed:
         """Source and row of each row [n]; DataError when a source is too short for one row (or one row per lane)."""
-        return self._shuffled(request) if request.lanes is None else self._in_lanes(request, request.lanes)
+        placed = self._shuffled(request) if request.lanes is None else self._in_lanes(request, request.lanes)
+        return placed._replace(sources=self._order[placed.sources])
 
     def drawn(self, request: Request) -> Indices:
         """How many of the request's rows come from each source [sources]."""
@@ -56,7 +71,7 @@ class TrainOrder:
         else:
             groups, _ = self._groups(request, request.lanes)
             sources = np.repeat([group.source for group in groups], [group.size for group in groups])[request.numbers]
-        return np.bincount(sources, minlength=len(self._num_tokens))
+        return np.bincount(self._order[sources], minlength=len(self._order))
 
     def _shuffled(self, request: Request) -> Placed:
         """Found a block of samples at a time: batches come in order, and a block costs little more than a batch."""
@@ -84,7 +99,11 @@ class TrainOrder:
     def _deal(self, samples: Indices, request: Request) -> Dealt:
         if len(self._num_tokens) == 1:
             return Dealt(sources=np.zeros_like(samples), numbers=samples)
-        return self._schedule(request.mixture or self._own_mixture, request.data_pass)(samples)
+        return self._schedule(self._mixture(request), request.data_pass)(samples)
+
+    def _mixture(self, request: Request) -> tuple[MixtureChange, ...]:
+        named = request.mixture or self._own_mixture
+        return tuple(MixtureChange(c.first_sample, tuple(c.weights[source] for source in self._order)) for c in named)
 
     def _new_schedule(self, mixture: tuple[MixtureChange, ...], data_pass: int) -> MixtureSchedule:
         return MixtureSchedule(mixture, key=(self._seed, data_pass))
@@ -102,7 +121,7 @@ class TrainOrder:
 
     def _groups(self, request: Request, lanes: int) -> tuple[list[LaneGroup], MixtureChange]:
         """Which lanes read which source, and since when."""
-        mixture = request.mixture or self._own_mixture
+        mixture = self._mixture(request)
         change = next(change for change in reversed(mixture) if change.first_sample <= request.first_sample)
         return lane_groups(change.weights, lanes=lanes), change
 

@@ -13,7 +13,7 @@ from time import perf_counter, time
 from typing import Any
 
 from data_pipeline.cursor import Cursor
-from data_pipeline.loader import Split
+from data_pipeline.loader import TrainRows
 from hierlm.checkpoint.commit import Saved, SaveError, Write, save_checkpoint
 from hierlm.checkpoint.files import FileRecord, FileWriter
 from hierlm.checkpoint.find import CheckpointRef, newest_good
@@ -49,13 +49,14 @@ class Checkpointer:
         *,
         config: RunConfig[Any],
         timeline: Timeline,
-        splits: Sequence[Split],
+        rows: TrainRows,
         engine: Engine,
         lease: Lease,
         recorder: Recorder,
         console: Console,
     ) -> None:
-        self._run_dir, self._config, self._timeline, self._splits = run_dir, config, timeline, splits
+        self._run_dir, self._config, self._timeline = run_dir, config, timeline
+        self._rows, self._splits = rows, rows.splits
         self._engine, self._lease, self._recorder, self._console = engine, lease, recorder, console
         self._team = Team(engine.process.rank, engine.process.world_size, exchange_objects)
         self._writers = self._team  # who commits a save beside training
@@ -76,6 +77,7 @@ class Checkpointer:
         if found.manifest.cursor is not None:
             now = self._cursor(found.step)
             found.manifest.cursor.require_same_data(now.fingerprints, paths=[str(s.directory) for s in self._splits])
+            self._rows.deal_by(found.manifest.cursor.dealing)
         self._load(found)
         self.last_saved_step, self.slowest_save_seconds = found.step, found.manifest.save_seconds
         self._console.say(f"resumed from {found.path} (step {found.step}, {perf_counter() - started:.1f} s)")
@@ -244,6 +246,7 @@ class Checkpointer:
             data_pass=last.data_pass,
             first_sample=last.first_sample + last.phase.global_batch_size,
             fingerprints=tuple(split.fingerprint for split in self._splits),
+            dealing=self._rows.dealing,
         )
 
     def _progress(self) -> Callable[[int, int], None]:

@@ -85,7 +85,7 @@ def set_up(
     config = load_config(run_dir.config, overrides)
     base = lay_foundation(run_dir, config, process=process, console=console, stop=stop, start_up=start_up)
     lease = _take_lease(base)  # late: an attempt that cannot even begin disturbs none
-    checkpointer = Checkpointer(run_dir, **base.common, splits=base.rows.splits, engine=base.engine, lease=lease)
+    checkpointer = Checkpointer(run_dir, **base.common, rows=base.rows, engine=base.engine, lease=lease)
     first_step = checkpointer.resume()
     start_up.done("checkpoint")
     if ENDS_AT in os.environ:

@@ -22,3 +22,9 @@ def test_changed_data_is_refused_by_name():
     assert len(error.value.problems) == 1
     with pytest.raises(DataError, match="started on 2 datasets, now there are 1"):
         CURSOR.require_same_data(("a" * 64,), paths=["one"])
+
+
+def test_a_cursor_that_does_not_say_was_dealt_by_place():
+    old = CURSOR.model_dump()
+    del old["dealing"]
+    assert Cursor.model_validate(old).dealing == "place"

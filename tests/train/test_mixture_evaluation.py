@@ -27,9 +27,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two datasets of one tokenizer with other bytes per token, and one without a valid split."""
     folder = tmp_path_factory.mktemp("sources")
     words, digits = b"some words are said again and again\n" * 300, b"3141592653589793\n2718281828459045\n" * 150
-    model = {"tokenizer": "sentencepiece", "vocab_size": 280}
+    model: dict[str, Any] = {"tokenizer": "sentencepiece", "vocab_size": 280, "workers": 1}
     prepared(folder / "words", words, splits="valid=0.2", **model)
-    same = {"tokenizer": "sentencepiece", "tokenizer_model": folder / "words" / "tokenizer.model"}
+    same: dict[str, Any] = {
+        "tokenizer": "sentencepiece",
+        "tokenizer_model": folder / "words" / "tokenizer.model",
+        "workers": 1,
+    }
     prepared(folder / "digits", digits, splits="valid=0.2", **same)
     prepared(folder / "whole", digits, **same)
     return {path.name: path for path in folder.iterdir() if path.is_dir()}
