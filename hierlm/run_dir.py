@@ -19,6 +19,10 @@ class RunDir:
         """The resolved RunConfig, all of it."""
         return self.path / "config.yaml"
 
+    def config_until(self, step: int) -> Path:
+        """The config that made the steps up to this one, kept where the run was made longer."""
+        return self.path / f"config.until-step-{step:08d}.yaml"
+
     @property
     def provenance(self) -> Path:
         return self.path / "provenance.json"

@@ -79,6 +79,9 @@ def _create(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) -> 
 def _take_up(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) -> PreparedRun:
     _refuse_a_second_writer(run_dir)
     old = _config_of(run_dir)
+    made = _steps_made(run_dir, old)
+    if differences(old, config) and not is_extended(old, config):
+        old = _config_until(run_dir, step=made) or old
     changes, extended = differences(old, config), is_extended(old, config)
     if changes and not extended:
         raise UserError(_other_structure(run_dir, changes))
@@ -88,8 +91,10 @@ def _take_up(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) ->
         return PreparedRun(run_dir, is_finished=True, messages=(line,))
     changes += harmless_differences(old, config)
     messages = [f"{run_dir.path}: going on with changed settings: {'; '.join(changes)}"] if changes else []
-    bent = rate_change(old, config, step=_steps_made(run_dir, old)) if extended else None
-    messages += [f"{run_dir.path}: {bent}"] if bent else []
+    if extended and made > 0:
+        bent = rate_change(old, config, step=made)
+        messages += [f"{run_dir.path}: {bent}"] if bent else []
+        write_whole(run_dir.config_until(made), dump_config(old))
     messages += _add_resume(run_dir, command_line)
     write_whole(run_dir.config, dump_config(config))
     if finished:
@@ -103,6 +108,12 @@ def _steps_made(run_dir: RunDir, config: Config) -> int:
         return sum(phase.num_steps for phase in config.phases)
     names = (path.name.removeprefix("step-") for path in run_dir.checkpoints.glob("step-*"))
     return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _config_until(run_dir: RunDir, *, step: int) -> Config | None:
+    """What a run was before it was made longer, if no step was made since: it may be made so in another way, or not."""
+    path = run_dir.config_until(step)
+    return load_config(path) if path.exists() else None
 
 
 def _refuse_a_second_writer(run_dir: RunDir) -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
@@ -141,3 +142,22 @@ def test_a_longer_run_is_told_what_its_rate_does(tmp_path: Path) -> None:
     rates = [line for line in prepare(tmp_path, "phases.1.duration.tokens=50000").messages if "learning rate" in line]
     assert len(rates) == 1 and "goes from 1.0e-04 at step 15 to" in rates[0]
     assert not any("learning rate" in line for line in prepare(tmp_path, "phases.1.duration.tokens=50000").messages)
+
+
+def test_before_a_step_is_made_a_run_may_be_made_longer_in_another_way(tmp_path: Path) -> None:
+    run_dir = prepare(tmp_path).run_dir
+    run_dir.finished.touch()
+    prepare(tmp_path, "phases.1.duration.tokens=50000")
+    (run_dir.checkpoints / "step-00000015").mkdir(parents=True)  # the last one of the shorter run
+    phases = yaml.safe_load(config(tmp_path).model_dump_json())["phases"]
+    offered = {"name": "more", "duration": {"steps": 5}, "learning_rate": {"peak": 1e-4, "decay": "constant"}}
+    added = f"phases={json.dumps([*phases, {**phases[1], 'restarts_learning_rate': True, **offered}])}"
+    again = prepare(tmp_path, added)
+    assert not any("learning rate" in line for line in again.messages)
+    assert [phase.name for phase in load_config(run_dir.config).phases] == ["first", "second", "more"]
+    prepare(tmp_path)  # nor longer at all
+    assert len(load_config(run_dir.config).phases) == 2
+    prepare(tmp_path, "phases.1.duration.tokens=50000")
+    (run_dir.checkpoints / "step-00000020").mkdir()
+    with pytest.raises(UserError, match="other settings"):
+        prepare(tmp_path, added)
