@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -26,8 +27,10 @@ RELATIVE = 1e-5
 Some gradients are zero by symmetry (the biases of keys under a softmax) and hold noise alone.
 """
 FLOOR = 1e-3
-RUNS_TOGETHER = 10
-"""Of one group of processes: each engine makes groups that are never given back."""
+RUNS_TOGETHER = 12
+"""Of one group of processes, at most: each engine makes groups that are never given back."""
+MOST_SECONDS = 1200
+"""After which ranks that wait for each other are given up; a machine with much else to do may need minutes."""
 
 
 class Layout(NamedTuple):
@@ -87,15 +90,42 @@ class Outcome(NamedTuple):
     moments: dict[str, Tensor]  # the first moment of every parameter, by canonical name
 
 
-def outcomes(runs: Sequence[Run], folder: Path, *, seconds_each: float = 60) -> list[Outcome | str]:
+class Together:
+    """The outcomes of many runs, made a few at a time when the first of them is asked for.
+
+    Not all at once: the first test would wait for the whole of a long list.
+    """
+
+    def __init__(self, runs: Mapping[Any, Run], folder: Path) -> None:
+        self.runs, self._folder = runs, folder
+        self._found: dict[Any, Outcome | str] = {}
+
+    def __getitem__(self, key: Any) -> Outcome | str:
+        if key not in self._found:
+            left = [other for other in self.runs if other not in self._found]
+            first = left.index(key)
+            chosen = left[first : first + RUNS_TOGETHER]
+            folder = self._folder / str(len(self._found))
+            made = outcomes([self.runs[other] for other in chosen], folder)
+            self._found |= dict(zip(chosen, made, strict=True))
+        return self._found[key]
+
+
+def compared(request: pytest.FixtureRequest) -> list[Mapping[str, Any]]:
+    """The parameters of those tests of a module that are about to run and ask for the fixture of this request."""
+    items = [item for item in request.session.items if item.path == request.path]
+    return [item.callspec.params for item in items if request.fixturename in getattr(item, "fixturenames", ())]
+
+
+def outcomes(runs: Sequence[Run], folder: Path) -> list[Outcome | str]:
     """Of each run, or the traceback of what went wrong in it; runs of equal size share their processes."""
     found: dict[int, Outcome | str] = {}
     for world_size in sorted({run.layout.world_size for run in runs}):
         left = [number for number, run in enumerate(runs) if run.layout.world_size == world_size]
         while left:
-            chosen = {number: runs[number] for number in left[:RUNS_TOGETHER]}
+            chosen = {number: runs[number] for number in left}
             try:
-                run_ranks(make_each, world_size, chosen, str(folder), timeout_seconds=60 + seconds_each * len(chosen))
+                run_ranks(make_each, world_size, chosen, str(folder), timeout_seconds=MOST_SECONDS)
             except RankFailedError as error:
                 failed = next(number for number in chosen if not _results(folder, number, world_size))
                 found[failed] = str(error)

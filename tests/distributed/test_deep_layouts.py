@@ -11,7 +11,7 @@ from hierlm.config.load import load_config
 from hierlm.models.assembly import canonical_names, layer_specs
 from hierlm.models.config import ModelConfig
 from tests.distributed.deep_models import MODELS, even_cut, kinds_of
-from tests.distributed.runs import ALONE, Layout, Outcome, Run, differences, outcomes
+from tests.distributed.runs import ALONE, Layout, Outcome, Run, Together, compared, differences
 
 FOUR_STAGES, SLICED, COPIED = Layout(1, 1, 4), Layout(1, 2, 2, zero=1), Layout(2, 1, 2, zero=1)
 WITHOUT_FOUR_STAGES, WITHOUT_STAGES = Layout(2, 2, 1, zero=2), Layout(4, 1, 1, zero=3)
@@ -80,27 +80,23 @@ def cases() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, Layout], Any]:
-    """The outcome of every run that the chosen tests compare, made together: processes start once for several."""
-    wanted = [item.callspec.params for item in request.session.items if item.path == request.path and _compares(item)]
-    chosen = [(given["name"], given["layout"]) for given in wanted]
-    alone = {(name, ALONE): run_of(name, layout).alone for name, layout in chosen}
-    runs = alone | {key: run_of(*key) for key in chosen}
-    found = outcomes(list(runs.values()), tmp_path_factory.mktemp("deep"))
-    return dict(zip(runs, found, strict=True))
-
-
-def _compares(item: pytest.Item) -> bool:
-    return "made" in getattr(item, "fixturenames", ())
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    """The outcome of every run that the chosen tests compare."""
+    runs = {}
+    for given in compared(request):
+        name, layout = given["name"], given["layout"]
+        run = run_of(name, layout)
+        runs |= {(name, ALONE): run.alone, (name, layout): run}
+    return Together(runs, tmp_path_factory.mktemp("deep"))
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(("name", "layout"), cases())
-def test_losses_norms_and_moments_equal_one_process(name: str, layout: Layout, made: dict[Any, Any]) -> None:
+def test_losses_norms_and_moments_equal_one_process(name: str, layout: Layout, made: Together) -> None:
     alone, found = made[name, ALONE], made[name, layout]
     wrong = differences(found, alone)
     assert not wrong, "\n".join([str(run_of(name, layout)), *wrong])
-    assert set(found.moments) == set(canonical_names(model_config(name)))
+    assert isinstance(found, Outcome) and set(found.moments) == set(canonical_names(model_config(name)))
 
 
 def test_a_difference_of_any_kind_is_told() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.fuzzing import case, restarts_alone
-from tests.distributed.runs import differences, outcomes
+from tests.distributed.runs import Run, Together, compared, differences
 
 QUICK = (6, 7, 8, 13)
 NUM_CASES = 60
@@ -17,19 +17,20 @@ def numbers() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Any, Any]]:
-    """(outcome, that of one process) of every chosen case, made together: processes start once for several."""
-    items = [item for item in request.session.items if item.path == request.path and "made" in item.fixturenames]
-    chosen = [item.callspec.params["number"] for item in items]
-    runs = [case(number) for number in chosen]
-    found = outcomes([*runs, *(run.alone for run in runs)], tmp_path_factory.mktemp("fuzzed"))
-    return dict(zip(chosen, zip(found[: len(runs)], found[len(runs) :], strict=True), strict=True))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    """The outcome of every chosen case, and that of one process."""
+    runs: dict[Any, Run] = {}
+    for given in compared(request):
+        run = case(given["number"])
+        runs |= {(given["number"], "alone"): run.alone, given["number"]: run}
+    return Together(runs, tmp_path_factory.mktemp("fuzzed"))
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("number", numbers())
-def test_a_drawn_case_equals_one_process(number: int, made: dict[int, tuple[Any, Any]]) -> None:
-    wrong = differences(*made[number])
+def test_a_drawn_case_equals_one_process(number: int, made: Together) -> None:
+    alone, found = made[number, "alone"], made[number]
+    wrong = differences(found, alone)
     assert not wrong, "\n".join([f"case {number}: {case(number)}", *wrong])
 
 
