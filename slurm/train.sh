@@ -96,19 +96,18 @@ put_back() { # EXIT_CODE REASON: into the queue, or give up
     fi
 }
 
-# srun runs in the background: bash runs a trap at once only while it is in `wait`
+# srun runs in the background, and this script looks five times a second whether it has ended. Traps run between two
+# looks: bash (5.2) loses the status of a process that ends about when one interrupts `wait`, and hangs after one in `read`
 srun_pid=
-interrupted=
 warned=
 ended_by=
 # shellcheck disable=SC2329 # called by the trap
 on_warning() {
-    interrupted=yes warned=yes
+    warned=yes
     [[ -z $srun_pid ]] || kill -s USR1 "$srun_pid" 2>/dev/null
 }
 # shellcheck disable=SC2329
 on_end() { # the processes have been sent SIGTERM too; KillWait (30 s, unless the site says otherwise) is left to save
-    interrupted=yes
     [[ -z $ended_by ]] || return
     ended_by=$(who_ends_the_job)
     [[ $ended_by != limit ]] || put_back "$STOPPED" "the time limit was reached" # now: later this script may be gone
@@ -126,19 +125,11 @@ srun --kill-on-bad-exit=0 --wait="$SECONDS_FOR_THE_OTHERS" --cpus-per-task="${SL
 srun_pid=$!
 [[ -z $warned ]] || kill -s USR1 "$srun_pid"
 
-status=127
-while true; do
-    interrupted=
-    wait "$srun_pid"
-    code=$?
-    # 127: there is nothing left to wait for, the status came with the wait that a signal seemed to have interrupted
-    ((code == 127)) || status=$code
-    [[ -n $interrupted ]] || break
+while kill -0 "$srun_pid" 2>/dev/null; do
+    sleep 0.2
 done
-# bash loses the status (and says 255) of a process that ends while a trap runs: it was asked to stop, take it as done
-if [[ -n $warned$ended_by ]] && ((status == 255)); then
-    status=$STOPPED
-fi
+wait "$srun_pid"
+status=$?
 
 # 128 + USR1: the request came before the processes could listen, nothing is lost
 if [[ -n $warned ]] && ((status == 128 + $(kill -l USR1))); then
