@@ -87,6 +87,10 @@ class RunDir:
         """What every rank of the present attempt is doing."""
         return self.path / "heartbeats"
 
+    def meeting_file(self, start: str) -> Path:
+        """Where the processes of one start find each other; gone once they have."""
+        return self.path / f"meeting-{start}"
+
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"

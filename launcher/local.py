@@ -3,14 +3,16 @@
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
+from uuid import uuid4
 
 from hierlm.exit_codes import FAILED, INTERRUPTED, STOPPED, TAKEN_OVER, WRONG_INPUT
+from hierlm.meeting import FILE_VARIABLE
 from launcher.job import JobSpec
 
 POLL_SECONDS = 0.05
@@ -47,18 +49,22 @@ def run(job: JobSpec, *, failure_grace_seconds: float = 10, ending_grace_seconds
     return processes.exit_code()
 
 
-def rank_environment(rank: int, *, num_ranks: int, port: int) -> dict[str, str]:
-    """What torch's env:// rendezvous reads; threads are shared out unless the user has decided."""
+def rank_environment(rank: int, *, num_ranks: int, meeting: Path) -> dict[str, str]:
+    """A process's place, and where it meets the others: on the loopback, which no other machine reaches.
+
+    Threads are shared out unless the user has decided.
+    """
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
+        "GLOO_SOCKET_IFNAME": "lo",
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        FILE_VARIABLE: os.path.abspath(meeting),
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -90,13 +96,13 @@ class _Processes:
         self._num_interrupts = 0
 
     def start(self) -> None:
-        port, die_with_launcher = free_port(), _die_with_parent()
+        meeting, die_with_launcher = self.job.run_dir.meeting_file(uuid4().hex), _die_with_parent()
         for rank in range(self.job.num_tasks):
             self._processes.append(
                 subprocess.Popen(
                     self.job.command,
                     cwd=self.job.working_dir,
-                    env=rank_environment(rank, num_ranks=self.job.num_tasks, port=port),
+                    env=rank_environment(rank, num_ranks=self.job.num_tasks, meeting=meeting),
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,  # the terminal's Ctrl-C reaches the ranks through us only
                     preexec_fn=die_with_launcher,  # noqa: PLW1509 - this process has one thread
@@ -160,14 +166,6 @@ class _Processes:
     def _send(self, number: int) -> None:
         for process in self._processes:
             process.send_signal(number)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _die_with_parent() -> Callable[[], None]:

@@ -29,7 +29,7 @@ fi
 # shellcheck source-path=SCRIPTDIR source=budget.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/budget.sh"
 
-# Rendezvous: the first node of the allocation, a port below the ephemeral range that two jobs on one node do not share
+# Rendezvous: the first node of the allocation; its first process says in the run directory on which port it listens
 if ! hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST"); then
     echo "train.sh: scontrol cannot read the node list '$SLURM_JOB_NODELIST'" >&2
     exit 1
@@ -39,7 +39,7 @@ if ! getent hosts "$MASTER_ADDR" >/dev/null; then # Slurm knows the address of a
     address=$(scontrol --oneliner show node "$MASTER_ADDR" | grep -o 'NodeAddr=[^ ]*') && MASTER_ADDR=${address#*=}
 fi
 export MASTER_ADDR
-export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
+unset MASTER_PORT # of whoever submitted the job
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export PYTHONUNBUFFERED=1
 export SLURM_EXPORT_ENV=ALL # under `sbatch --export=NONE` the tasks would have no PATH

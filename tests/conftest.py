@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hierlm.meeting import FILE_VARIABLE
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before anything imports torch: tests run beside each other, and the threads of small models mostly wait."""
 
@@ -47,7 +49,7 @@ def hierlm_path() -> str:
 
 def quiet_environment() -> dict[str, str]:
     """The environment without the launcher's own variables; one thread per process keeps small tests fast."""
-    outside = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    outside = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", FILE_VARIABLE)}
     return {**outside, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 
 

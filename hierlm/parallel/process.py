@@ -1,7 +1,6 @@
 """This process among the others of the job: rank, device, process group."""
 
 import os
-import subprocess
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -9,6 +8,8 @@ import torch
 import torch.distributed as dist
 
 from hierlm.parallel.light_imports import deepspeed
+from hierlm.parallel.rendezvous import init_method
+from hierlm.run_dir import RunDir
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 
@@ -42,30 +43,27 @@ def read_environment() -> ProcessInfo:
     )
 
 
-def start_processes() -> ProcessInfo:
-    """Join the job's process group: NCCL where there is a GPU, gloo else."""
+def start_processes(run_dir: RunDir | None = None) -> ProcessInfo:
+    """Join the job's process group: NCCL where there is a GPU, gloo else.
+
+    `run_dir` is where the tasks of a Slurm step find each other (`hierlm.meeting`).
+    """
     info = read_environment()
     os.environ.update(RANK=str(info.rank), LOCAL_RANK=str(info.local_rank), WORLD_SIZE=str(info.world_size))
-    for name, value in _rendezvous().items():
-        os.environ.setdefault(name, value)
     if info.device.type == "cuda":
         torch.cuda.set_device(info.device)
     else:
         _without_shared_memory_op()
     if not dist.is_initialized():
         backend = "nccl" if info.device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, timeout=GROUP_TIMEOUT, verbose=False)
+        deepspeed.init_distributed(
+            dist_backend=backend,
+            auto_mpi_discovery=False,
+            timeout=GROUP_TIMEOUT,
+            verbose=False,
+            init_method=init_method(info.world_size, run_dir=run_dir),
+        )
     return info
-
-
-def _rendezvous() -> dict[str, str]:
-    """Where the processes meet if nobody has said so: under a bare `srun` on the first node of the step."""
-    if "SLURM_STEP_NODELIST" not in os.environ or "MASTER_ADDR" in os.environ:
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    command = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
-    hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    step = int(os.environ["SLURM_JOB_ID"]) + 1000 * int(os.environ["SLURM_STEP_ID"])
-    return {"MASTER_ADDR": hosts[0], "MASTER_PORT": str(10000 + step % 20000)}
 
 
 def stop_processes() -> None:

@@ -34,7 +34,7 @@ def run(
     start_up = start_up or StartUp()
     start_up.done("imports")
     keep_freed_blocks()
-    process = start_processes()
+    process = start_processes(run_dir)
     start_up.done("process group")
     # not before: a signal then ends every process at once, whereas one that merely noted it would wait for the others
     stop.install()

@@ -37,7 +37,6 @@ from hierlm.train.cpu_memory import keep_freed_blocks
 from hierlm.train.determinism import set_determinism
 from tests.benchmarks.ratio import ROUNDS, ROWS, VOCAB, Claim, Step, both_passes, built, rows, times_faster
 from tests.conftest import ROOT, prepare_tiny_dataset
-from tests.distributed.spawn import free_port
 
 WIDTH, HEADS, LAYERS, LENGTH = 512, 8, 6, 512
 SIZES = {"vocab_size": VOCAB, "hidden_dim": WIDTH, "num_heads": HEADS, "ffn_dim": 4 * WIDTH}
@@ -96,7 +95,6 @@ def step_path(folder: Path) -> Step:
     """What `hierlm train` does in a step: the next batch of the loader, and `Engine.train_step`, deterministic."""
     from hierlm.parallel.engine import Engine
 
-    os.environ["MASTER_PORT"] = str(free_port())
     sizes = [f"model.{name}={value}" for name, value in TRANSFORMER.items()]
     shape = [f"phases.0.sequence_length={LENGTH}", f"phases.0.global_batch_size={ROWS}"]
     dataset = prepare_tiny_dataset(folder)

@@ -3,16 +3,17 @@
 A fork server that has already imported torch, DeepSpeed and megatron-core makes a process start in milliseconds.
 """
 
-import contextlib
 import multiprocessing
 import os
-import random
-import socket
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from queue import Empty
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
+
+from launcher.local import rank_environment
 
 _PRELOAD = ["torch", "deepspeed", "deepspeed.pipe", "megatron.core.tensor_parallel", "hierlm.models.assembly"]
 
@@ -24,36 +25,25 @@ class RankFailedError(AssertionError):
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 900) -> list[Any]:
     """Call `function(*args)` on ranks 0..world_size-1 and return what each returned, in rank order.
 
-    `function` is importable (top level of a module) and finds RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT
-    in its environment; it starts the process group itself (`hierlm.parallel.process.start_processes`).
+    `function` is importable (top level of a module) and finds RANK, WORLD_SIZE, LOCAL_RANK and the meeting
+    file in its environment; it starts the process group itself (`hierlm.parallel.process.start_processes`).
     """
     context = _context()
     results = context.Queue()
-    port = free_port()
-    ranks = [
-        context.Process(target=_rank_main, args=(function, args, rank, world_size, port, results), daemon=True)
-        for rank in range(world_size)
-    ]
-    for process in ranks:
-        process.start()
-    try:
-        return _collect(ranks, results, deadline=monotonic() + timeout_seconds)
-    finally:
+    with TemporaryDirectory(prefix="hierlm-ranks-") as folder:
+        place = (world_size, Path(folder) / "meeting")
+        ranks = [
+            context.Process(target=_rank_main, args=(function, args, rank, *place, results), daemon=True)
+            for rank in range(world_size)
+        ]
         for process in ranks:
-            process.kill()
-            process.join()
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on, outside the range from which the system deals out ports of its own accord.
-
-    One of that range could be dealt to another test's connection before rank 0 listens on it.
-    """
-    while True:
-        port = random.SystemRandom().randrange(15000, 30000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+            process.start()
+        try:
+            return _collect(ranks, results, deadline=monotonic() + timeout_seconds)
+        finally:
+            for process in ranks:
+                process.kill()
+                process.join()
 
 
 def _context() -> Any:
@@ -65,15 +55,10 @@ def _context() -> Any:
     return context
 
 
-def _rank_main(function: Callable[..., Any], args: tuple, rank: int, world_size: int, port: int, results: Any) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
+def _rank_main(
+    function: Callable[..., Any], args: tuple, rank: int, world_size: int, meeting: Path, results: Any
+) -> None:
+    os.environ.update(rank_environment(rank, num_ranks=world_size, meeting=meeting))
     try:
         results.put((rank, True, function(*args)))
     except BaseException:

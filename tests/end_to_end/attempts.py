@@ -3,8 +3,10 @@
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
-from launcher.local import free_port, rank_environment
+from hierlm.run_dir import RunDir
+from launcher.local import rank_environment
 from tests.conftest import quiet_environment
 
 
@@ -13,13 +15,13 @@ def attempt_elsewhere(run: Path, *, num_ranks: int, log: Path) -> list[subproces
 
     What they say goes to `log`.
     """
-    port = free_port()
+    meeting = RunDir(run).meeting_file(uuid4().hex)
     with log.open("wb") as said:
         return [
             subprocess.Popen(
                 [sys.executable, "-m", "hierlm", str(run)],
                 cwd=run.parents[1],
-                env={**rank_environment(rank, num_ranks=num_ranks, port=port), **quiet_environment()},
+                env={**rank_environment(rank, num_ranks=num_ranks, meeting=meeting), **quiet_environment()},
                 stdout=said,
                 stderr=subprocess.STDOUT,
             )

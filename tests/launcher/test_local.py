@@ -77,23 +77,24 @@ def pids(folder: Path) -> list[int]:
 def test_every_process_is_told_its_place_and_one_meeting_point(tmp_path: Path) -> None:
     program = """
     import json, os
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "HIERLM_MEETING_FILE")
     json.dump({n: os.environ[n] for n in names}, open(f"told-{os.environ['RANK']}", "w"))
     """
     assert run_program(tmp_path, program, num_processes=3) == 0
     told = [json.loads((tmp_path / f"told-{rank}").read_text()) for rank in range(3)]
     assert [t["RANK"] for t in told] == [t["LOCAL_RANK"] for t in told] == ["0", "1", "2"]
     assert {(t["WORLD_SIZE"], t["LOCAL_WORLD_SIZE"], t["MASTER_ADDR"]) for t in told} == {("3", "3", "127.0.0.1")}
-    assert len({t["MASTER_PORT"] for t in told}) == 1
+    (meeting,) = {t["HIERLM_MEETING_FILE"] for t in told}
+    assert Path(meeting).parent == tmp_path and not Path(meeting).exists()
 
 
 def test_threads_share_the_cores_unless_the_user_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
-    assert rank_environment(0, num_ranks=1, port=1)["OMP_NUM_THREADS"] == str(cores)
-    assert rank_environment(0, num_ranks=10 * cores, port=1)["OMP_NUM_THREADS"] == "1"
+    assert rank_environment(0, num_ranks=1, meeting=Path("meeting"))["OMP_NUM_THREADS"] == str(cores)
+    assert rank_environment(0, num_ranks=10 * cores, meeting=Path("meeting"))["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert rank_environment(0, num_ranks=2, port=1)["OMP_NUM_THREADS"] == "5"
+    assert rank_environment(0, num_ranks=2, meeting=Path("meeting"))["OMP_NUM_THREADS"] == "5"
 
 
 @pytest.mark.parametrize(

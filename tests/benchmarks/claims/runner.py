@@ -14,6 +14,7 @@ from hierlm.config.load import load_config
 from hierlm.config.structure import differences
 from hierlm.errors import UserError
 from hierlm.exit_codes import STOPPED
+from hierlm.meeting import FILE_VARIABLE
 from hierlm.plan.flops import flops_per_token
 from hierlm.report import formats
 from hierlm.run_dir import RunDir
@@ -170,7 +171,7 @@ def _start(work: Work) -> subprocess.Popen[bytes]:
         )
 
 
-_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
+_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", FILE_VARIABLE)
 
 
 def first_of_each(runs: Sequence[Run]) -> Iterator[Run]:
