@@ -23,17 +23,17 @@ class MlflowServer:
 
     def __init__(self, folder: Path, *, store: str | None = None) -> None:
         self._folder, self._store = folder, store or f"sqlite:///{folder / 'server.db'}"
-        self._port = free_port()
+        self._port = HeldPort()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self._port.number}"
 
     def start(self) -> None:
         command = [
             Path(sys.executable).with_name("mlflow"), "server", "--workers", "1", "--host", "127.0.0.1",
-            "--port", self._port, "--backend-store-uri", self._store,
+            "--port", self._port.number, "--backend-store-uri", self._store,
             "--artifacts-destination", self._folder / "artifacts",
         ]  # fmt: skip
         environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -74,17 +74,17 @@ class Postgres:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="hierlm-postgres-"))  # pytest's own folders are closed to others
-        self._port = free_port()
+        self._port = HeldPort()
         self._user = _other_user() if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         shutil.chown(self._folder, self._user)
 
     @property
     def uri(self) -> str:
-        return f"postgresql+{_driver()}://{self._user}@127.0.0.1:{self._port}/postgres"
+        return f"postgresql+{_driver()}://{self._user}@127.0.0.1:{self._port.number}/postgres"
 
     def start(self) -> None:
         self._run("initdb", "--pgdata", self._data, "--auth", "trust", "--no-sync")
-        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        options = f"-p {self._port.number} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         log = self._folder / "log"
         self._run("pg_ctl", "start", "--pgdata", self._data, "--wait", "--log", log, "--options", options)
 
@@ -123,10 +123,18 @@ def postgres_program(name: str) -> str | None:
     return str(places[0]) if places else shutil.which(name)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+class HeldPort:
+    """A TCP port of 127.0.0.1 for a server that comes, goes and comes again: nobody else is given it meanwhile.
+
+    The system deals out no port to which a socket is bound; one that never listens and allows the reuse of its address
+    lets a server that allows it too (they all do) listen there.
+    """
+
+    def __init__(self) -> None:
+        self._holder = socket.socket()
+        self._holder.bind(("127.0.0.1", 0))
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.number = int(self._holder.getsockname()[1])
 
 
 def _other_user() -> str:
