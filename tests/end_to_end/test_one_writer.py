@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import hierlm
+from tests.conftest import ROOT, hierlm
 from tests.end_to_end.attempts import attempt_elsewhere
 from tests.end_to_end.test_resume import arguments, digest, records, started, wait_for_step, worker_ids
+from tests.tracking.servers import until
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -69,10 +70,19 @@ def test_a_paused_attempt_woken_after_its_successor_changes_nothing(
 def test_of_two_attempts_that_start_at_once_one_trains_the_run_and_the_other_stops(
     tiny_dataset: Path, whole: tuple[list[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
-    both = [started(tiny_dataset, "double", tmp_path) for _ in range(2)]
+    """No step begins before the second one has been refused or has taken the run over: then one must stop."""
+    run, halt = tmp_path / "runs" / "double", tmp_path / "halt"
+    halt.touch()
+    injected = {"PYTHONPATH": str(ROOT / "tests" / "slurm" / "injected"), "HIERLM_TEST_HALT": str(halt)}
+    both = [started(tiny_dataset, "double", tmp_path, **injected) for _ in range(2)]
+    until(
+        lambda: (run / "leases" / "generation-00000002").exists() or any(p.poll() is not None for p in both),
+        what="the second attempt",
+        seconds=900,
+    )
+    halt.unlink()
     output = [process.communicate(timeout=900)[0] for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes in ([0, 86], [0, 2]), output
-    run = tmp_path / "runs" / "double"
     assert records(run) == whole[0]
     assert digest("double", tmp_path) == whole[1]

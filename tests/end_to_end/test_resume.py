@@ -56,10 +56,11 @@ def uninterrupted(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def started(dataset: Path, name: str, cwd: Path, *overrides: str) -> subprocess.Popen[str]:
+def started(dataset: Path, name: str, cwd: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
     command = [hierlm_path(), *arguments(dataset, name), *overrides]
+    environment = {**quiet_environment(), **environment}
     return subprocess.Popen(
-        command, cwd=cwd, env=quiet_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

@@ -2,6 +2,7 @@
 
 HIERLM_TEST_CRASH_AT=N     the N-th step of every attempt raises
 HIERLM_TEST_BRAKE=FILE     while the file is there, every step takes at least a quarter of a second
+HIERLM_TEST_HALT=FILE      while the file is there, no step begins
 """
 
 import importlib.util
@@ -36,13 +37,15 @@ class EngineWithFaults:
 
 def with_faults(train_step: Any) -> Any:
     crash_at, brake = int(os.environ.get("HIERLM_TEST_CRASH_AT", "0")), os.environ.get("HIERLM_TEST_BRAKE", "")
-    steps = 0
+    halt, steps = os.environ.get("HIERLM_TEST_HALT", ""), 0
 
     def faulty(*arguments: Any, **named: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == crash_at:
             raise RuntimeError("injected by the test")
+        while os.path.exists(halt):
+            time.sleep(0.02)
         if os.path.exists(brake):
             time.sleep(SLOW_STEP_SECONDS)
         return train_step(*arguments, **named)
