@@ -6,11 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hierlm.meeting import FILE_VARIABLE
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before anything imports torch: tests run beside each other, and the threads of small models mostly wait."""
+
+settings.register_profile(
+    "hierlm",
+    deadline=None,  # of an example, and the same for making them: the machine may be busy
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+    print_blob=True,
+    max_examples=50,
+)
+settings.load_profile("hierlm")
+"""Here, before any test file is imported: the profile of a folder would hold for those collected after it too."""
 
 ROOT = Path(__file__).parents[1]
 CORPORA = Path(os.environ.get("HIERLM_TEST_DATA", ROOT.parent / "shared" / "data"))

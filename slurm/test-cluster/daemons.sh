@@ -12,10 +12,10 @@ bring_up() {
   export SLURM_CONF=$dir/etc/slurm.conf
   start_munged
   spawn slurmctld slurmctld -D -f "$SLURM_CONF"
-  wait_until 20 controller_answers || fail "slurmctld does not answer: $(log_end slurmctld)"
+  wait_until 120 controller_answers || fail "slurmctld does not answer: $(log_end slurmctld)"
   local k
   for ((k = 1; k <= nodes; k++)); do start_node "node$k"; done
-  wait_until 30 all_idle || fail "the nodes do not come up: $(sinfo -h -N -o '%N %t' -p main | xargs) $(log_end node1)"
+  wait_until 120 all_idle || fail "the nodes do not come up: $(sinfo -h -N -o '%N %t' -p main | xargs) $(log_end node1)"
   trap - EXIT
   [ -z "$owner" ] || outlive_nobody
   echo "$nodes nodes are up ($mode); . $dir/env"
@@ -48,7 +48,7 @@ start_munged() {
   local socket=$dir/run/munge.socket
   spawn munged munged --foreground --force --key-file="$dir/etc/munge.key" --socket="$socket" --num-threads=4 \
     --pid-file="$dir/run/munged.own" --log-file="$dir/log/munged.log" --seed-file="$dir/run/munge.seed"
-  wait_until 10 munge --no-input --socket="$socket" || fail "munged does not answer: $(log_end munged)"
+  wait_until 60 munge --no-input --socket="$socket" || fail "munged does not answer: $(log_end munged)"
 }
 
 controller_answers() {

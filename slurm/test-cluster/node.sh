@@ -35,7 +35,7 @@ start_node() { # nodeK: boots it, or restarts a dead slurmd on it
   else
     spawn "$name" unshare --fork --kill-child --pid --mount --uts --net --mount-proc \
       bash "$here/test-cluster/node-init.sh" "$name" "$subnet.${name#node}" "$dir"
-    wait_until 5 node_init "$name" || fail "$name does not start, see $dir/log/$name.out"
+    wait_until 60 node_init "$name" || fail "$name does not start, see $dir/log/$name.out"
     plug_cable "$name" "$(node_init "$name")"
   fi
 }
@@ -49,7 +49,7 @@ cut_power() { # nodeK: slurmd, its step daemons and all tasks end at once
     [ -z "$pid" ] || kill -KILL "$pid" 2>/dev/null || true
     kill_steps "$name"
   fi
-  wait_until 5 has_gone "$name" || fail "$name does not end"
+  wait_until 60 has_gone "$name" || fail "$name does not end"
   rm -f "$dir/run/$name.pid"
 }
 

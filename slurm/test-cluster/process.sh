@@ -43,7 +43,7 @@ stop() { # NAME: TERM, after 5 s KILL
   pid=$(pid_of "$1") || return 0
   kill -TERM "$pid" 2>/dev/null || true
   wait_until 5 has_gone "$1" || kill -KILL "$pid" 2>/dev/null || true
-  wait_until 5 has_gone "$1" || echo "test-cluster: $1 (pid $pid) does not end" >&2
+  wait_until 60 has_gone "$1" || echo "test-cluster: $1 (pid $pid) does not end" >&2
 }
 
 has_gone() { # NAME

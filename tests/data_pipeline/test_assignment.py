@@ -17,9 +17,9 @@ def test_permutation_hits_every_value_once(size, key):
 
 
 def test_permutation_of_a_billion_rows_needs_no_table_and_no_time():
-    began = time.perf_counter()
+    began = time.process_time()
     image = Permutation(10**9, keys=round_keys(1))(np.arange(0, 10**9, 10**5))
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert len(np.unique(image)) == len(image) and image.min() >= 0 and image.max() < 10**9
 
 

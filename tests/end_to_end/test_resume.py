@@ -1,5 +1,6 @@
 """An interrupted run and one never interrupted are the same to the last bit, wherever the interruption fell."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT, hierlm, hierlm_path, quiet_environment
@@ -74,11 +76,14 @@ def wait_for_step(run: Path, step: int, *, seconds: float = 600) -> None:
 
 
 def worker_ids(run: Path) -> list[int]:
-    """The processes that train `run`."""
-    found = subprocess.run(
-        ["pgrep", "-f", f"hierlm {run}|hierlm runs/{run.name}"], capture_output=True, text=True, check=False
-    )
-    return [int(line) for line in found.stdout.split()]
+    """The processes that train `run`: by their folder, for runs of other tests have the same name."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            module, path = process.cmdline()[1:3], process.cmdline()[3:4]
+            if module == ["-m", "hierlm"] and path and Path(process.cwd(), *path) == run:
+                found.append(process.pid)
+    return sorted(found)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
+import resource
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
@@ -61,15 +61,16 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_help_answers_at_once() -> None:
-    seconds = []
-    for _ in range(3):
-        started = perf_counter()
-        subprocess.run([hierlm_path(), "--help"], capture_output=True, check=True)
-        seconds.append(perf_counter() - started)
-    interpreter = perf_counter()
-    subprocess.run([sys.executable, "-c", "pass"], check=True)
-    interpreter = perf_counter() - interpreter
-    assert min(seconds) - interpreter < 0.3, seconds  # on a busy machine the interpreter alone may take long
+    seconds = [_processor_seconds(hierlm_path(), "--help") for _ in range(3)]
+    assert min(seconds) - _processor_seconds(sys.executable, "-c", "pass") < 0.3, seconds
+
+
+def _processor_seconds(*command: str) -> float:
+    """Its own: on a busy machine a clock on the wall measures the others."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_the_console_script_runs(tmp_path: Path) -> None:

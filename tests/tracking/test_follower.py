@@ -57,7 +57,7 @@ def test_the_page_of_the_run_is_told_once(run_dir: RunDir, backend: MemoryBacken
     said: list[str] = []
     tracker = _follow(run_dir, backend, said)
     write_steps(run_dir, 1, 5)
-    time.sleep(0.2)
+    until(lambda: said != [])
     tracker.finish("FINISHED")
     assert said == ["tracker: memory://run1"]
 
@@ -77,7 +77,7 @@ def test_ending_while_the_tracker_is_down_is_quick_and_says_how_to_go_on(
     tracker = _follow(run_dir, backend, said)
     started = time.monotonic()
     tracker.finish("FAILED")
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 40  # not the 120 of a run that has finished
     assert "hierlm track sync" in said[-1]
     backend.is_down = False
     make_replay(run_dir, backend, attempt=None).push()
@@ -96,9 +96,9 @@ def test_a_tracker_that_hangs_holds_up_neither_steps_nor_the_end(
         tracker.metrics({"loss": 1.0}, step=step)
     tracker.tag({"a": "b"})
     tracker.artifact(run_dir.config)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 8  # none of the 1000 steps has waited
     tracker.finish("KILLED")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 40
     hang.set()
 
 

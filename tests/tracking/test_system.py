@@ -1,22 +1,27 @@
 """Samples of a node."""
 
-import time
 from pathlib import Path
+from typing import Any
 
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import read_records
 from hierlm.tracking.system import SystemSampler, node_values, parse_gpus, system_file
+from tests.tracking.servers import until
 
 
 def test_samples_are_counted_on_over_attempts(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path)
-    for _ in range(2):
+    for least in (3, 6):
         sampler = SystemSampler(run_dir, node=3, interval_seconds=0.01, probe=lambda: {"load": 1.0})
-        time.sleep(0.2)
+        until(lambda enough=least: len(_samples(run_dir, node="node3")) >= enough)
         sampler.stop()
-    records = read_records(system_file(run_dir, node="node3"))
+    records = _samples(run_dir, node="node3")
     assert [record["step"] for record in records] == list(range(1, len(records) + 1))
-    assert len(records) > 4
+    assert len(records) >= 6
+
+
+def _samples(run_dir: RunDir, *, node: str) -> list[dict[str, Any]]:
+    return read_records(system_file(run_dir, node=node))
 
 
 def test_a_sensor_that_fails_leaves_out_the_sample_and_stops_nothing(tmp_path: Path) -> None:
@@ -29,9 +34,9 @@ def test_a_sensor_that_fails_leaves_out_the_sample_and_stops_nothing(tmp_path: P
         return answer
 
     sampler = SystemSampler(RunDir(tmp_path), node=0, interval_seconds=0.01, probe=probe)
-    time.sleep(0.3)
+    until(lambda: len(_samples(RunDir(tmp_path), node="node0")) >= 3)
     sampler.stop()
-    loads = [record["load"] for record in read_records(system_file(RunDir(tmp_path), node="node0"))]
+    loads = [record["load"] for record in _samples(RunDir(tmp_path), node="node0")]
     assert loads[:3] == [1.0, 2.0, 3.0]
 
 
