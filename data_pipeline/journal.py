@@ -94,6 +94,6 @@ def _complete_lines(path: Path) -> list[dict[str, Any]]:
 
 def _append(path: Path, entry: dict[str, Any]) -> None:
     with path.open("ab") as file:
-        file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
+        file.write(json.dumps(entry, sort_keys=True, allow_nan=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -81,7 +81,7 @@ class DatasetIndex(_Record):
     def as_json(self) -> str:
         content = self.model_dump(mode="json")
         content["made"] = json.loads(json.dumps(content["made"], sort_keys=True))  # a resumed one has another order
-        return json.dumps(content, indent=1) + "\n"
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def _sums(parts: tuple[ShardRecord | SplitRecord, ...]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from data_pipeline.errors import DataError
-from hierlm.errors import UserError
+from hierlm.errors import LostRunError, UserError
 from hierlm.exit_codes import FAILED, TAKEN_OVER, WRONG_INPUT
 from hierlm.lease import TakenOverError
 from hierlm.run_dir import RunDir
@@ -48,6 +48,10 @@ def main() -> int:
         console.say(str(error))
         print(error, file=sys.stderr)  # nobody may be listening to the job's log any more
         return TAKEN_OVER
+    except LostRunError as error:
+        traceback.print_exc()
+        console.say(f"failed: {error}")
+        return FAILED
     except Exception as error:
         traceback.print_exc()
         if not _is_echo(error):

@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""The errors that are told in one line."""
 
 from collections.abc import Sequence
 
@@ -9,3 +9,7 @@ class UserError(ValueError):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class LostRunError(RuntimeError):
+    """Training cannot go on, for a reason that all ranks know and tell alike. One line, exit code 1."""

@@ -4,11 +4,11 @@ Events: `submit` and `cancel` come from here; `start` and `end` from slurm/train
 that a start is known even when its processes never got as far as attempts.jsonl. The budget of starts is kept by it.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from hierlm import strict_json
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import read_records
 
@@ -33,6 +33,6 @@ def read_history(run_dir: RunDir) -> list[Event]:
 
 
 def _append(run_dir: RunDir, event: Event) -> None:
-    line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **event})
+    line = strict_json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **event})
     with run_dir.jobs.open("a", encoding="utf-8") as file:
         file.write(line + "\n")

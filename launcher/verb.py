@@ -1,12 +1,12 @@
 """What every verb has in common: errors become exit codes and single lines, --json owns stdout."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 
 from data_pipeline.errors import DataError
+from hierlm import strict_json
 from hierlm.errors import UserError
 from hierlm.exit_codes import FAILED, INTERRUPTED, WRONG_INPUT
 
@@ -59,7 +59,7 @@ def json_on_stdout(enabled: bool) -> Iterator[JsonPrinter]:
 
 def print_json(document: object) -> None:
     """The whole answer of a verb as one JSON document on stdout."""
-    print(json.dumps(document, indent=2, default=str))
+    print(strict_json.dumps(document, indent=2, default=str))
 
 
 def is_usage_error(error: Exception) -> bool:
@@ -74,4 +74,4 @@ def _usage_message(error: Exception) -> str:
 
 def _write_json(document: object, *, descriptor: int) -> None:
     with os.fdopen(os.dup(descriptor), "w") as stdout:
-        stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+        stdout.write(strict_json.dumps(document, indent=2, default=str) + "\n")

@@ -43,7 +43,7 @@ def list_checkpoints(checkpoints: Path) -> list[Listed]:
 
 
 def newest_good(checkpoints: Path, *, report: Report, team: Team = ALONE) -> CheckpointRef | None:
-    """The newest checkpoint without damage; None for a run that has never committed one.
+    """The newest checkpoint without damage, of finite losses; None for a run that has never committed one.
 
     Every rank calls it and gets the same answer; `report` receives one line per checkpoint passed over, on the first
     rank. Raises UserError when checkpoints were made and none of them is good.
@@ -108,6 +108,8 @@ def _problems(listed: Listed, *, team: Team) -> list[str]:
     """The files are shared out over the ranks."""
     if listed.manifest is None:
         return [listed.problem or "no manifest"]
+    if not listed.manifest.is_finite:
+        return ["its losses were not finite when it was saved"]
     names = team.share(list(listed.manifest.files))
     mine = damage(listed.path, {name: listed.manifest.files[name] for name in names})
     return [line for lines in team.exchange(mine) for line in lines]

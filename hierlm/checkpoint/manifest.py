@@ -54,6 +54,8 @@ class Facts(Strict):
     why: Why
     cursor: Cursor | None = Field(default=None, description="the data position; None: nothing was read")
     proof: tuple[float, ...] | None = Field(default=None, description="nats of fixed tokens, to compare after a load")
+    skipped_steps: NonNegativeInt = Field(default=0, description="of all steps, those left out")
+    skipped_in_a_row: NonNegativeInt = Field(default=0, description="of them, those at the end")
 
 
 class Manifest(Facts):
@@ -68,6 +70,14 @@ class Manifest(Facts):
     @property
     def size_bytes(self) -> int:
         return sum(record.size_bytes for record in self.files.values())
+
+    @property
+    def is_finite(self) -> bool:
+        """False for a trained model (it has a data position) that had no finite loss to prove it by when it was saved.
+
+        Such a state is not saved any more, but was.
+        """
+        return self.proof is not None or self.cursor is None
 
 
 class ManifestError(ValueError):

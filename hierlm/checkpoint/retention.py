@@ -58,8 +58,9 @@ def _remove(checkpoints: Path, step: int, *, lease: Fence) -> None:
 
 
 def _why(directory: Path) -> Why | None:
-    """None for what is no checkpoint."""
+    """None for what is no checkpoint, or none to go on from: it keeps no place from a good one."""
     try:
-        return read_manifest(directory).why
+        manifest = read_manifest(directory)
+        return manifest.why if manifest.is_finite else None
     except ManifestError:
         return None

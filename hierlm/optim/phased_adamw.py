@@ -37,6 +37,13 @@ class PhasedAdamW(torch.optim.AdamW):
         for group, phases in zip(self.param_groups, self._trained_in, strict=True):
             group[FROZEN] = self._is_frozen(phases)
 
+    def skip_if(self, condition: Tensor) -> None:
+        """Let the next steps change nothing, counts included, while `condition`, bool [], holds; nobody waits for it.
+
+        The kernels of torch's fused AdamW read this attribute on the device, as mixed precision uses it.
+        """
+        self.found_inf = condition.float()
+
     def step(self, closure: Any = None) -> Any:
         """Update what is not frozen."""
         groups = self.param_groups

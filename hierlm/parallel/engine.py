@@ -12,13 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hierlm.config.run_config import RunConfig
-from hierlm.models.assembly import canonical_kinds, canonical_names, layer_specs
+from hierlm.models.assembly import canonical_kinds, canonical_names, is_recurrent, layer_specs
 from hierlm.models.contract import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
 from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.cut import stage_cut
 from hierlm.parallel.degrees import Degrees
-from hierlm.parallel.gradient_norm import clip_gradients, partitioned_norm
+from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
 from hierlm.parallel.groups import Groups, start_groups
 from hierlm.parallel.host_copies import HostCopies
 from hierlm.parallel.light_imports import deepspeed
@@ -31,6 +31,7 @@ from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.process import ProcessInfo
 from hierlm.parallel.saving import HeldFiles, OpenFile, hold_engine, save_engine
 from hierlm.parallel.sequence import TokenShares
+from hierlm.parallel.skipped_steps import Skipped
 from hierlm.parallel.stage_model import build_stage, tensor_plan
 from hierlm.parallel.universal import INFO, SLICES, load_universal, require_names, universal_info
 from hierlm.parallel.zero import clip_norm, deepspeed_config
@@ -48,6 +49,7 @@ class StepResult:
 
     loss: Tensor  # nats per token, mean over this data-parallel rank's rows
     grad_norm: float | Tensor  # global norm before clipping
+    is_skipped: bool = False  # nothing was updated, on any rank, because loss or gradient was not finite
 
 
 class Engine:
@@ -67,6 +69,7 @@ class Engine:
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
         self._copies = HostCopies(pinned=process.device.type == "cuda")
         self._memory_copies = HostCopies(pinned=process.device.type == "cuda")
+        self.skipped = Skipped()
 
     @property
     def dp_rank(self) -> int:
@@ -102,20 +105,26 @@ class Engine:
     ) -> StepResult:
         """One optimizer step on this process's rows: tokens, targets int64 [rows, T].
 
+        Left out, and counted in `skipped`, when loss or gradient is not finite anywhere.
         `starts` bool [rows], for recurrent models: the row begins a new stream, its memory is forgotten.
         """
         if starts is not None:  # before the switches: a new memory length must not meet an old one
             self._passes.training_lanes.forget(starts)
         self._begin_step(moment)
         loss = self._passes.train(self._micro_batches(tokens, targets), step=moment.step)
-        return StepResult(loss=loss, grad_norm=self._engine.get_global_grad_norm())
+        is_skipped = bool(self._engine.optimizer.overflow)  # the same on all ranks
+        self.skipped = self.skipped.after(is_skipped)
+        if is_skipped and is_recurrent(self.config.model):
+            self._forget_lost_memories()
+        return StepResult(loss=loss, grad_norm=self._engine.get_global_grad_norm(), is_skipped=is_skipped)
 
     def take_switches(self, moment: Moment) -> None:
         """Evaluate as after the step of `moment`: some switches reach into evaluation."""
         self._set_switches(moment, moment.phase)
 
     def forget_steps(self) -> None:
-        """Empty the optimizer's moments and the training memories, as before the first step."""
+        """Empty the optimizer's moments, the training memories and the counts, as before the first step."""
+        self.skipped = Skipped()
         reset_optimizer(self._engine.basic_optimizer)
         self._passes.training_lanes.clear()
 
@@ -142,6 +151,12 @@ class Engine:
         tensor = torch.tensor([value], device=self.process.device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor.item())
+
+    def has_finite_weights(self) -> bool:
+        """Whether every weight of every rank is; every rank calls it, and waits for the device."""
+        working = (getattr(parameter, "ds_tensor", parameter) for parameter in self.module.parameters())
+        checks = [tensor.detach().isfinite().all() for tensor in (*working, *self._engine.basic_optimizer.state)]
+        return self.largest(int(not torch.stack([check.to(self.process.device) for check in checks]).all())) == 0
 
     def recurrent_state(self) -> LaneState | None:
         """The training memories of this rank's rows and layers; None where another rank holds the same."""
@@ -231,6 +246,16 @@ class Engine:
         own = {name: getattr(model, name) for name in model.train_switches()}
         self.module.begin_step(StepContext(moment.step, self.config.seed, {**own, **phase.model}))
 
+    def _forget_lost_memories(self) -> None:
+        """Rows whose memory a step has left not finite, on any stage or slice, begin new streams.
+
+        What they remember would make every later loss NaN.
+        """
+        lanes = self._passes.training_lanes
+        lost = lanes.rows_not_finite(len(self.local_rows(self._phase.global_batch_size)))
+        dist.all_reduce(lost, op=dist.ReduceOp.MAX, group=self.groups.model)
+        lanes.forget(lost.bool().cpu())
+
     def _kept_over_switch(self, moment: Moment) -> Kept:
         """What a switch must leave alone, seen with the switches of the phase before: some reach into evaluation."""
         self._set_switches(moment, self.config.phases[moment.phase_index - 1])
@@ -284,13 +309,17 @@ def _wrap(
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, mpu=mpu, config=settings)
 
     def clip_and_keep_norm() -> None:
-        # DeepSpeed clips fp32 gradients at stage 0 without keeping the norm; `_take_model_step` looks for it here
-        parameters = engine.module.parameters()
-        engine.optimizer._global_grad_norm = clip_gradients(parameters, max_norm=clip_norm(config), groups=groups)
+        # DeepSpeed clips fp32 gradients at stage 0 without keeping the norm or minding what it is; `_take_model_step`
+        # looks for both here, where its own optimizers have them
+        norm = clip_gradients(engine.module.parameters(), max_norm=clip_norm(config), groups=groups)
+        engine.optimizer._global_grad_norm, engine.optimizer.overflow = norm, ~torch.isfinite(norm)
+        engine.optimizer.skip_if(engine.optimizer.overflow)
 
     engine.clip_fp32_gradients = clip_and_keep_norm
     if isinstance(module, Pipeline) and engine.zero_optimization() and hasattr(engine.optimizer, "averaged_gradients"):
         engine.optimizer.scaled_global_norm = partial(partitioned_norm, engine.optimizer, groups)
+    if engine.zero_optimization():
+        notice_replicas(engine.optimizer, groups)
     if groups.degrees.data == 1 and not hasattr(engine.optimizer, "get_grads_for_reduction"):
         # it would copy all gradients into a buffer, reduce them over one rank, and copy them back; what is left is that
         # parameters without gradient get zeros, as they do where there is something to reduce

@@ -1,6 +1,7 @@
 """The global norm of the gradient where DeepSpeed's own will not do."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from hierlm.parallel.groups import Groups
 def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float, groups: Groups) -> Tensor:
     """Scale gradients in place so that the norm of the whole model's is at most `max_norm`; the norm before that.
 
+    Not finite where any rank's gradient is not: the same on every rank.
+
     For fp32 without ZeRO, where DeepSpeed clips without keeping the norm and takes later stages for replicas.
 
     Weights that several ranks hold are counted once: replicated ones on tp_rank 0, tied ones where their owner lives.
     """
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    squares = [_square(p.grad) for p in with_gradient if _counts_here(p, groups)]
+    # what counts elsewhere is still looked at: 0 times what is not finite is NaN
+    squares = [_square(p.grad) * float(_counts_here(p, groups)) for p in with_gradient]
     total = torch.stack(squares).sum() if squares else torch.zeros((), device=with_gradient[0].device)
     dist.all_reduce(total, group=groups.model)
     norm = total.sqrt()
@@ -43,6 +47,36 @@ def partitioned_norm(optimizer: Any, groups: Groups) -> Tensor:
     for group in (groups.data, groups.model):
         dist.all_reduce(total, group=group)
     return torch.where(torch.isfinite(total), total.sqrt(), -1.0)
+
+
+def notice_replicas(optimizer: Any, groups: Groups) -> None:
+    """Let a ZeRO optimizer see what is not finite in gradients that its norm counts on tp_rank 0 alone.
+
+    A replica gone astray on another rank would else be followed there. Where nothing is sliced nothing is replicated.
+    """
+    if groups.degrees.tensor == 1:
+        return
+    if hasattr(optimizer, "fp32_groups_gradients"):  # bf16 with fp32 accumulation
+        optimizer.get_grads_for_norm = partial(_with_replicas, optimizer, optimizer.get_grads_for_norm, groups)
+    elif hasattr(optimizer, "_get_norm_groups"):  # stage 3 looks at every value in fp16 only
+        optimizer._get_norm_groups = partial(_with_overflow, optimizer, optimizer._get_norm_groups)
+    else:
+        optimizer.check_grad_overflow = True
+
+
+def _with_replicas(optimizer: Any, counted: Callable[..., Any], groups: Groups, for_clipping: bool = False) -> Any:
+    if for_clipping:
+        return counted(for_clipping=True)
+    gradients, of_experts = counted()
+    for parameters, held in zip(optimizer.bf16_groups, optimizer.fp32_groups_gradients, strict=True):
+        replicas = (g for g, p in zip(held, parameters, strict=True) if not _counts_here(p, groups))
+        gradients += [_square(gradient) * 0.0 for gradient in replicas]
+    return gradients, of_experts
+
+
+def _with_overflow(optimizer: Any, norms: Callable[[], list[Tensor]]) -> list[Tensor]:
+    found = norms()
+    return [*found, torch.full_like(found[0], torch.inf)] if optimizer.has_overflow() else found
 
 
 def _square(gradient: Tensor) -> Tensor:

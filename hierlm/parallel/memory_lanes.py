@@ -68,6 +68,18 @@ class MemoryLanes:
             self._lanes[micro_index] = tuple(_mixed(mine, new, old) for new, old in zip(fresh, memories, strict=True))
             first += num_rows
 
+    def rows_not_finite(self, num_rows: int) -> Tensor:
+        """uint8 [num_rows]: 1 for each of this rank's rows that remembers something not finite."""
+        lost = torch.zeros(num_rows, dtype=torch.uint8, device=self._device)
+        first = 0
+        for _, memories in sorted(self._lanes.items()):
+            tensors = [tensor for memory in memories if memory for tensor in memory]
+            for tensor in tensors:
+                mine = lost[first : first + tensor.shape[0]]
+                mine |= ~tensor.isfinite().reshape(len(mine), -1).all(1)
+            first += tensors[0].shape[0] if tensors else 0
+        return lost
+
     def state_by_global_row(self, *, first_row: int) -> LaneState:
         """All lanes of this rank, whose first row is `first_row` of the global batch."""
         in_order = [self._lanes[micro_index] for micro_index in sorted(self._lanes)]

@@ -11,6 +11,7 @@ from hierlm.parallel.groups import Groups
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import MemoryLanes
 from hierlm.parallel.pipeline import Pipeline
+from hierlm.parallel.skipped_steps import spoiling_if_not_finite
 
 MicroBatch = tuple[Tensor, Tensor]
 """tokens, targets int64 [rows, T]."""
@@ -45,7 +46,7 @@ class WholeModelPasses:
             nats, updated = self._engine(tokens, targets, memories, draw_key)
             self.training_lanes.put(index, updated)
             loss = nats.mean()
-            self._engine.backward(loss)
+            self._engine.backward(spoiling_if_not_finite(loss))
             self._engine.step()
             losses.append(loss.detach())
         return torch.stack(losses).mean()

@@ -26,6 +26,7 @@ from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.memory_lanes import MemoryLanes
 from hierlm.parallel.recompute import Recompute, run_layers
 from hierlm.parallel.sequence import TokenShares
+from hierlm.parallel.skipped_steps import spoiling_if_not_finite
 from hierlm.parallel.stage_model import build_stage, set_parameter
 from hierlm.plan.weightless import alone
 
@@ -133,7 +134,7 @@ class Pipeline(PipelineModule):
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Training: the mean, nats per token. Evaluation: every token's nats [B, T], 0 where the target is negative."""
         nats = self._end.losses(hidden, targets)
-        return nats.mean() if self.training else nats
+        return spoiling_if_not_finite(nats.mean()) if self.training else nats
 
 
 def _layers_that_draw_shapes(config: ModelConfig) -> tuple[Layer, ...]:

@@ -37,7 +37,7 @@ def deepspeed_config(config: RunConfig[Any], phase: PhaseConfig, *, num_paramete
             "stage3_param_persistence_threshold": 0,
             **_offload(layout.offload),
         },
-        "bf16": {"enabled": config.train.precision == "bf16"},
+        "bf16": {"enabled": config.train.precision == "bf16", "check_grad_overflow": True},  # as fp32 does
         "data_types": {"grad_accum_dtype": "fp32"},
         # its slicing of boundary tensors over tensor-parallel ranks knows one differentiable tensor only
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False, "activation_checkpoint_interval": 0},

@@ -1,12 +1,12 @@
 """summary.json: the numbers a comparison shows of one run; the training loop writes it, reports read it."""
 
-import json
 import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
 
+from hierlm import strict_json
 from hierlm.errors import UserError
 from hierlm.strict import Strict
 
@@ -54,7 +54,7 @@ class RunSummary(Strict):
 def write_summary(path: Path, summary: RunSummary) -> None:
     """Atomic: a comparison made at any moment reads a whole one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
+    partial.write_text(strict_json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
     os.replace(partial, path)
 
 

@@ -1,7 +1,7 @@
 """metrics.jsonl: append-only, one JSON object per line, and the truth every other tracker follows.
 
 A record is one `write` of one whole line, so a killed process leaves at most one torn line, the last.
-Floats are written with `repr`: they come back bit for bit. NaN and infinities are written as Python's json does.
+Floats are written with `repr`: they come back bit for bit. NaN and infinities, which JSON does not know, are null.
 
 Opening replaces the file by a copy: an earlier attempt that still lives appends to one without a name (lease.py).
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hierlm import strict_json
 from hierlm.lease import UNFENCED, Fence
 from hierlm.tracking.names import STEP, TIME, Record
 
@@ -42,7 +43,7 @@ class MetricsFile:
         TakenOverError when another attempt has the run.
         The time is part of the record so that a tracker that hears of it twice knows it for the same.
         """
-        line = json.dumps({**record, TIME: record.get(TIME, time.time())}).encode() + b"\n"
+        line = strict_json.dumps({**record, TIME: record.get(TIME, time.time())}).encode() + b"\n"
         self._lease.require_current()
         size = os.fstat(self._descriptor).st_size
         try:

@@ -6,6 +6,7 @@ import socket
 from datetime import UTC, datetime
 from typing import Any
 
+from hierlm import strict_json
 from hierlm.lease import Lease
 from hierlm.run_dir import RunDir
 
@@ -44,6 +45,6 @@ def _append(run_dir: RunDir, record: dict[str, Any]) -> None:
     }
     with run_dir.attempts.open("a+b") as file:
         torn = file.seek(0, os.SEEK_END) > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-        file.write((b"\n" if torn else b"") + json.dumps({**record, **common}).encode() + b"\n")
+        file.write((b"\n" if torn else b"") + strict_json.dumps({**record, **common}).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

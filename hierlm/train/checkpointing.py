@@ -25,16 +25,17 @@ from hierlm.checkpoint.team import Team, TeamError
 from hierlm.checkpoint.universal import universal_of
 from hierlm.config.run_config import RunConfig
 from hierlm.config.structure import fingerprint
-from hierlm.errors import UserError
+from hierlm.errors import LostRunError, UserError
 from hierlm.lease import Lease
 from hierlm.parallel.engine import Engine
 from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.saving import exchange_objects, writers_group
+from hierlm.parallel.skipped_steps import Skipped
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.train.background_save import SECONDS_AFTER_A_FAILURE, BackgroundSave
 from hierlm.train.console import Console
-from hierlm.train.proof import difference, proof_of
+from hierlm.train.proof import Proof, difference, proof_of
 from hierlm.train.recorder import Recorder
 
 PROGRESS_SECONDS = 10.0
@@ -79,6 +80,7 @@ class Checkpointer:
             found.manifest.cursor.require_same_data(now.fingerprints, paths=[str(s.directory) for s in self._splits])
             self._rows.deal_by(found.manifest.cursor.dealing)
         self._load(found)
+        self._engine.skipped = Skipped(found.manifest.skipped_steps, found.manifest.skipped_in_a_row)
         self.last_saved_step, self.slowest_save_seconds = found.step, found.manifest.save_seconds
         self._console.say(f"resumed from {found.path} (step {found.step}, {perf_counter() - started:.1f} s)")
         return found.step
@@ -86,7 +88,8 @@ class Checkpointer:
     def save(self, step: int, *, why: Why) -> None:
         """Commit the state after `step` steps, unless it is saved already.
 
-        A failed save is said and the run goes on, unless it was the last.
+        A failed save is said and the run goes on, unless it was the last. LostRunError for what no attempt could go on
+        from.
         """
         started = perf_counter()
         self.wait()
@@ -235,7 +238,19 @@ class Checkpointer:
             config_fingerprint=fingerprint(self._config),
             why=why,
             cursor=self._cursor(step),
-            proof=proof_of(self._engine, last=last),
+            proof=self._proof(step),
+            skipped_steps=self._engine.skipped.total,
+            skipped_in_a_row=self._engine.skipped.in_a_row,
+        )
+
+    def _proof(self, step: int) -> Proof:
+        """LostRunError on every rank for a state that no attempt could go on from: it would push good ones out."""
+        proof = proof_of(self._engine, last=self._timeline.at(step - 1))
+        if proof is not None and self._engine.has_finite_weights():
+            return proof
+        raise LostRunError(
+            f"step {step}: weights, or the losses they give, are not finite: this is not saved, and the newest "
+            f"checkpoint is that of step {self.last_saved_step}; lower the learning rate and go on under another name"
         )
 
     def _cursor(self, step: int) -> Cursor:

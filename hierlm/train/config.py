@@ -41,6 +41,9 @@ class TrainConfig(Strict):
     hang_after_seconds: PositiveFloat | None = Field(
         default=900.0, description="without any progress on a rank the attempt ends, saying who is behind; null: never"
     )
+    max_skipped_steps: PositiveInt = Field(
+        default=10, description="so many steps in a row whose loss or gradient is not finite end the attempt"
+    )
     loss_chunk_tokens: PositiveInt | None = Field(
         default=None,
         description="tokens whose logits are made at once, twice each, so that those of a large vocabulary never "

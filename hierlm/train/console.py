@@ -91,6 +91,7 @@ def step_line(record: dict[str, Any], *, num_steps: int, eta_seconds: float) -> 
         f"{record['tokens_per_second']:,.0f} tok/s",
         f"{record['share_of_peak']:.0%} of {record['peak_kind']} peak",
         f"mem {record['device_memory_bytes'] / 2**20:,.0f} MiB",
+        *([f"skipped {record['skipped_steps']} steps"] if record["skipped_steps"] else []),
         f"eta {timedelta(seconds=round(eta_seconds))}",
     ]
     return " | ".join(parts)

@@ -1,8 +1,12 @@
 """The end of an attempt: the run's summary, and the marker that says there is nothing left to do."""
 
+import torch.distributed as dist
+
+from hierlm.errors import LostRunError
 from hierlm.report.summary import RunStatus, write_summary
+from hierlm.tracking.jsonl import read_records
 from hierlm.train.setup import Attempt
-from hierlm.train.summary import summarise
+from hierlm.train.summary import last_evaluation, summarise
 
 
 def write_run_summary(attempt: Attempt, *, status: RunStatus) -> None:
@@ -20,6 +24,20 @@ def write_run_summary(attempt: Attempt, *, status: RunStatus) -> None:
         peak_bytes=peak_bytes,
     )
     write_summary(attempt.run_dir.summary, summary)
+
+
+def require_finite_end(attempt: Attempt) -> None:
+    """LostRunError on every rank when the last evaluation gave no finite loss: such a run is not finished."""
+    told: list[bool] = [True]
+    if attempt.is_writer:
+        last = last_evaluation(read_records(attempt.run_dir.metrics), "valid")
+        told = [last is None or last["loss"] is not None]
+    dist.broadcast_object_list(told, src=0)
+    if not told[0]:
+        raise LostRunError(
+            f"step {attempt.step}: the loss on the valid split is not finite: the run is not finished; "
+            "train it again under another name, with a lower learning rate or in fp32"
+        )
 
 
 def mark_finished(attempt: Attempt) -> None:

@@ -19,7 +19,7 @@ from hierlm.train.throughput import IntervalTimer, Peak
 
 
 class LogHook:
-    """One record and one console line at the first step, every `log_every`, and the last step."""
+    """One record and one console line at the first step, every `log_every`, the last step and one that is skipped."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class LogHook:
 
     def after_step(self, completed: Completed) -> None:
         phase = completed.moment.phase
-        due = completed.step == 1 or completed.is_last
+        due = completed.step == 1 or completed.is_last or completed.result.is_skipped
         due = due or is_due(self._config.train.log_every, completed=completed.step, timeline=self._timeline)
         loss = self._engine.global_mean(completed.result.loss) if due else math.nan  # waits for the device
         self._timer.end_step(tokens=phase.tokens_per_step, wait_seconds=self._wait_seconds())
@@ -71,6 +71,7 @@ class LogHook:
             **self._bits_of(loss, moment),
             "learning_rate": moment.learning_rate,
             "grad_norm": float(completed.result.grad_norm),
+            "skipped_steps": self._engine.skipped.total,
             "tokens_per_second": rate,
             "step_seconds": interval.step_seconds,
             "data_wait_fraction": interval.data_wait_fraction,

@@ -10,7 +10,7 @@ from hierlm.run_dir import RunDir
 from hierlm.train.attempts import record_end
 from hierlm.train.console import Console
 from hierlm.train.cpu_memory import keep_freed_blocks
-from hierlm.train.finish import mark_finished, write_run_summary
+from hierlm.train.finish import mark_finished, require_finite_end, write_run_summary
 from hierlm.train.loop import train
 from hierlm.train.setup import Attempt, set_up
 from hierlm.train.signals import StopRequest
@@ -73,6 +73,7 @@ def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
         attempt.close(None)
         return 0
     if outcome == "finished" and not attempt.stop.agreed(attempt.engine.process.device):
+        require_finite_end(attempt)
         write_run_summary(attempt, status="finished")
         mark_finished(attempt)
         _end(attempt, why="finished")

@@ -33,6 +33,7 @@ from hierlm.train.loop import Hook
 from hierlm.train.mixture_evaluation import MixtureEvaluation
 from hierlm.train.profile import ProfileHook
 from hierlm.train.signals import StopRequest
+from hierlm.train.skipped_steps import SkippedStepsHook
 from hierlm.train.start_up import StartUp, StartUpHook
 from hierlm.train.throughput import device_peak
 from hierlm.train.watch import HeartbeatHook, start_heartbeat
@@ -99,6 +100,7 @@ def set_up(
     hooks: Sequence[Hook] = (
         HeartbeatHook(heartbeat, process=process, console=console),
         _log_hook(base, batches),
+        SkippedStepsHook(config=config, engine=base.engine, console=console),
         StartUpHook(start_up, **base.said),
         *_profile(base, first_step=first_step),
         evaluation,

@@ -73,11 +73,15 @@ def _median(records: list[dict[str, Any]], name: str) -> float | None:
     return median(values) if values else None
 
 
+def last_evaluation(records: list[dict[str, Any]], split: str) -> dict[str, Any] | None:
+    """The newest evaluation of a split; numbers in it that were not finite are None."""
+    return next((r for r in reversed(records) if r["kind"] == "eval" and r["split"] == split), None)
+
+
 def _last_result(records: list[dict[str, Any]], split: str) -> SplitResult | None:
-    found = [r for r in records if r["kind"] == "eval" and r["split"] == split]
-    if not found:
+    last = last_evaluation(records, split)
+    if last is None or last["loss"] is None:  # it was not finite
         return None
-    last = found[-1]
     return SplitResult(
         loss=last["loss"],
         perplexity=last["perplexity"],

@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipeline.cursor import Cursor
 from hierlm.checkpoint.commit import save_checkpoint
+from hierlm.checkpoint.find import checkpoint_at, newest_good
 from hierlm.checkpoint.layout import steps_present
 from hierlm.checkpoint.manifest import Why
 from hierlm.checkpoint.retention import EMERGENCIES, steps_to_remove
 from hierlm.checkpoint.team import ALONE
+from hierlm.errors import UserError
 from tests.checkpoint.making import facts, write_two_files
 
 VALID = st.dictionaries(st.integers(1, 50), st.sampled_from(get_args(Why)), min_size=1)
@@ -45,3 +49,18 @@ def test_a_run_of_two_phases_that_was_stopped_once(tmp_path: Path) -> None:
     assert left[50] == [20, 25, 30, 40, 50]
     assert left[80] == [25, 30, 40, 60, 70, 80]
     assert left[90] == [30, 40, 60, 70, 80, 90]  # the stop before gives way to the end
+
+
+def test_one_whose_losses_were_not_finite_pushes_no_good_one_out_and_is_not_gone_on_from(tmp_path: Path) -> None:
+    cursor = Cursor(seed=1, data_pass=0, first_sample=8, fingerprints=("f",))
+    good, lost = ({"cursor": cursor, "proof": proof} for proof in ((5.0,), None))
+    for step, state in ((10, good), (20, lost), (30, lost), (40, lost)):
+        made = facts(step).model_copy(update=state)
+        save_checkpoint(tmp_path, facts=made, write=write_two_files(step), team=ALONE, keep=1)
+    assert 10 in steps_present(tmp_path)
+    told: list[str] = []
+    found = newest_good(tmp_path, report=told.append)
+    assert found is not None and found.step == 10
+    assert all("not finite" in line for line in told) and len(told) == len(steps_present(tmp_path)) - 1
+    with pytest.raises(UserError, match="losses were not finite"):
+        checkpoint_at(tmp_path, 40)

@@ -131,3 +131,14 @@ def test_a_layer_reads_what_an_earlier_version_saved():
     stage.restore([filled(0, 1, 4).state_by_global_row(first_row=0)], first_row=1, num_rows=2, micro_batch_size=2)
     expected = tuple(2 * tensor for tensor in of_rows(range(1, 3))[2])
     assert same(stage.get(0, num_rows=2), (expected,))
+
+
+def test_rows_that_remember_something_not_finite_are_found_whatever_holds_it() -> None:
+    kept = filled(0, num_micro_batches=3, size=2)
+    kept._lanes[0][0][0][1, 1] = torch.nan  # row 1, a matrix
+    kept._lanes[2][2][1][0] = torch.inf  # row 4, a number per row
+    assert kept.rows_not_finite(6).tolist() == [0, 1, 0, 0, 1, 0]
+    kept.forget(kept.rows_not_finite(6).bool())
+    assert kept.rows_not_finite(6).tolist() == [0] * 6
+    assert kept._lanes[1][0][0].equal(of_rows(range(2, 4))[0][0])
+    assert lanes({4: Forgets()}).rows_not_finite(6).tolist() == [0] * 6

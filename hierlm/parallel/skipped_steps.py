@@ -1,0 +1,32 @@
+"""Steps whose loss or gradient is not finite: they change neither weights nor moments, on no rank of any layout.
+
+What decides is the gradient's global norm, which every rank knows before anything is updated: a NaN on one
+micro-batch, stage, slice or data-parallel rank is in it. (So is a norm above 1.8e19, whose square fp32 cannot hold.)
+DeepSpeed's optimizers leave the update out by themselves, and plain AdamW is told to on the device.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Steps left out so far."""
+
+    total: int = 0
+    in_a_row: int = 0  # that end with the last step
+
+    def after(self, is_skipped: bool) -> "Skipped":
+        """The counts one step later."""
+        return Skipped(self.total + 1, self.in_a_row + 1) if is_skipped else Skipped(self.total, 0)
+
+
+def spoiling_if_not_finite(loss: Tensor) -> Tensor:
+    """The same loss; one that is not finite makes every gradient behind it NaN, so that the step is left out.
+
+    The gradient of an infinite cross entropy may well be finite (softmax minus one), and would be followed.
+    """
+    return loss * torch.where(loss.isfinite(), 1.0, math.nan)
