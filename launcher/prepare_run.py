@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.shard_index import load_index
+from hierlm.checkpoint.find import list_checkpoints
 from hierlm.config.load import dump_config, load_config
 from hierlm.config.run_config import RunConfig
+from hierlm.config.same_run import changes_since
 from hierlm.config.structure import differences, harmless_differences, is_extended
 from hierlm.errors import UserError
 from hierlm.lease import holder
@@ -31,7 +34,8 @@ class PreparedRun:
 def prepare_run(config: Config, *, command_line: Sequence[str]) -> PreparedRun:
     """Create `<run_root>/<name>`, or take up the unfinished run in it.
 
-    UserError when it holds something else, a run whose numbers would come out differently, or cannot be written.
+    UserError when it holds something else, a run whose numbers would come out differently, or cannot be written;
+    DataError when that is because the data are others.
     """
     run_dir = run_dir_of(config)
     try:
@@ -85,6 +89,7 @@ def _take_up(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) ->
     changes, extended = differences(old, config), is_extended(old, config)
     if changes and not extended:
         raise UserError(_other_structure(run_dir, changes))
+    _refuse_what_no_checkpoint_knows(run_dir, old, config)
     finished = run_dir.finished.exists()
     if finished and not extended:
         line = f"{run_dir.path} is finished; take another name=NAME or remove the directory to train again"
@@ -124,6 +129,39 @@ def _refuse_a_second_writer(run_dir: RunDir) -> None:
             f"{run_dir.path}: process {claim.pid} trains it on this machine since {claim.since}; "
             f"wait for it, or end it with `hierlm cancel {run_dir.path}`"
         )
+
+
+def _refuse_what_no_checkpoint_knows(run_dir: RunDir, old: Config, config: Config) -> None:
+    """UserError where `config` is not that of the newest checkpoint, or its data are others.
+
+    The config file may have been edited since, and says only where the data lay: they may have moved.
+    """
+    manifests = [listed.manifest for listed in list_checkpoints(run_dir.checkpoints) if listed.manifest is not None]
+    if not manifests:
+        _refuse_moved_data_of_a_finished_run(run_dir, old, config)
+        return
+    newest = manifests[-1]
+    cursor = newest.cursor
+    changes = changes_since(
+        newest.config,
+        saved_fingerprint=newest.config_fingerprint,
+        saved_seed=None if cursor is None else cursor.seed,
+        config=config,
+    )
+    if changes:
+        raise UserError(_other_structure(run_dir, changes))
+    if cursor is not None:
+        paths = [str(source.path) for source in config.data.weighted_sources]
+        cursor.require_same_data([load_index(path).fingerprint for path in paths], paths=paths)
+
+
+def _refuse_moved_data_of_a_finished_run(run_dir: RunDir, old: Config, config: Config) -> None:
+    if not run_dir.finished.exists():
+        return  # nothing is left to go on from: it starts afresh, on whatever data
+    before, now = ([str(source.path) for source in each.data.weighted_sources] for each in (old, config))
+    if before != now:
+        changes = [f"data: {', '.join(before)} -> {', '.join(now)}, and no checkpoint tells whether they are the same"]
+        raise UserError(_other_structure(run_dir, changes))
 
 
 def _config_of(run_dir: RunDir) -> Config:

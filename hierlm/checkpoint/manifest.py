@@ -51,6 +51,7 @@ class Facts(Strict):
     layout: Layout
     precision: Literal["fp32", "bf16"]
     config_fingerprint: str
+    config: dict[str, Any] | None = Field(default=None, description="the whole of it, as config.yaml has it")
     why: Why
     cursor: Cursor | None = Field(default=None, description="the data position; None: nothing was read")
     proof: tuple[float, ...] | None = Field(default=None, description="nats of fixed tokens, to compare after a load")

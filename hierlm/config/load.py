@@ -84,8 +84,13 @@ def _is_recorded(raw: Mapping[str, Any], *, override_keys: Sequence[str]) -> boo
 
 def dump_config(config: RunConfig[ModelConfig]) -> str:
     """YAML of the resolved config; `load_config` reads it back equal."""
-    plain = _without_unused_units(config.model_dump(mode="json"))
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def plain_config(config: RunConfig[ModelConfig]) -> dict[str, Any]:
+    """The resolved config as a mapping that `check_mapping` reads back equal."""
+    plain: dict[str, Any] = _without_unused_units(config.model_dump(mode="json"))
+    return plain
 
 
 def _config_class(part: object) -> tuple[type[ModelConfig], list[Problem]]:

@@ -23,7 +23,9 @@ from hierlm.checkpoint.recurrent import read_recurrent_states, write_recurrent_s
 from hierlm.checkpoint.retention import EMERGENCIES
 from hierlm.checkpoint.team import Team, TeamError
 from hierlm.checkpoint.universal import universal_of
+from hierlm.config.load import plain_config
 from hierlm.config.run_config import RunConfig
+from hierlm.config.same_run import changes_since
 from hierlm.config.structure import fingerprint
 from hierlm.errors import LostRunError, UserError
 from hierlm.lease import Lease
@@ -69,21 +71,39 @@ class Checkpointer:
         self.slowest_save_seconds = 0.0
 
     def resume(self) -> int:
-        """Load the newest good checkpoint, if any; the number of steps it holds. DataError if the data changed."""
+        """Load the newest good checkpoint, if any; the number of steps it holds.
+
+        UserError if the config has become that of another run, DataError if the data changed.
+        """
         self._team.first_only(lambda: take_over(self._run_dir.checkpoints, lease=self._lease))
         found = newest_good(self._run_dir.checkpoints, report=self._console.say, team=self._team)
         if found is None:
             return 0
         started = perf_counter()
+        self._require_same_run(found)
         if found.manifest.cursor is not None:
-            now = self._cursor(found.step)
-            found.manifest.cursor.require_same_data(now.fingerprints, paths=[str(s.directory) for s in self._splits])
             self._rows.deal_by(found.manifest.cursor.dealing)
         self._load(found)
         self._engine.skipped = Skipped(found.manifest.skipped_steps, found.manifest.skipped_in_a_row)
         self.last_saved_step, self.slowest_save_seconds = found.step, found.manifest.save_seconds
         self._console.say(f"resumed from {found.path} (step {found.step}, {perf_counter() - started:.1f} s)")
         return found.step
+
+    def _require_same_run(self, found: CheckpointRef) -> None:
+        manifest, config_file = found.manifest, self._run_dir.config
+        cursor = manifest.cursor
+        changes = changes_since(
+            manifest.config,
+            saved_fingerprint=manifest.config_fingerprint,
+            saved_seed=None if cursor is None else cursor.seed,
+            config=self._config,
+        )
+        if changes:
+            mend = f"{config_file}: was edited since {found.path} was made: undo it, or start another name=NAME"
+            raise UserError([*(f"{config_file}: {change}" for change in changes), mend])
+        if cursor is not None:
+            now = self._cursor(found.step)
+            cursor.require_same_data(now.fingerprints, paths=[str(split.directory) for split in self._splits])
 
     def save(self, step: int, *, why: Why) -> None:
         """Commit the state after `step` steps, unless it is saved already.
@@ -236,6 +256,7 @@ class Checkpointer:
             layout=Layout.of(self._config.parallel),
             precision=self._config.train.precision,
             config_fingerprint=fingerprint(self._config),
+            config=plain_config(self._config),
             why=why,
             cursor=self._cursor(step),
             proof=self._proof(step),

@@ -21,7 +21,8 @@ def command(config: ConfigArgument, overrides: OverridesArgument = None, as_json
     Inside a Slurm allocation of several nodes (salloc), on all of them.
 
     When runs/NAME holds an unfinished run, it goes on from its last checkpoint, on another layout too. A longer last
-    phase or a phase more continues a finished one; another seed, model, optimizer or precision needs another name.
+    phase or a phase more continues a finished one; another seed, model, dataset, optimizer or precision needs another
+    name.
 
     Ctrl-C once saves a checkpoint and stops (exit code 85): the same command goes on from there. Ctrl-C twice kills.
     """

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,12 +8,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hierlm.config.load import load_config
+from data_pipeline.cursor import Cursor
+from data_pipeline.errors import DataError
+from data_pipeline.shard_index import load_index
+from hierlm.checkpoint.commit import save_checkpoint
+from hierlm.checkpoint.team import ALONE
+from hierlm.config.load import load_config, plain_config
+from hierlm.config.structure import fingerprint
 from hierlm.errors import UserError
 from hierlm.lease import take
+from hierlm.run_dir import RunDir
 from launcher import provenance
 from launcher.prepare_run import PreparedRun, prepare_run, run_dir_of, write_whole
+from tests.checkpoint.making import facts, write_two_files
 from tests.config.making import config
+from tests.data_pipeline.making import prepared
 
 COMMAND = ["hierlm", "train", "a config.yaml"]
 
@@ -161,3 +171,66 @@ def test_before_a_step_is_made_a_run_may_be_made_longer_in_another_way(tmp_path:
     (run_dir.checkpoints / "step-00000020").mkdir()
     with pytest.raises(UserError, match="other settings"):
         prepare(tmp_path, added)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("datasets")
+    for letter in "ab":
+        prepared(folder / letter, letter.encode() * 4000)
+    return [str(folder / letter) for letter in "ab"]
+
+
+def saved(run_dir: RunDir, *, dataset: str) -> None:
+    """A checkpoint of the run as its config file is now."""
+    told = load_config(run_dir.config)
+    known = {
+        "config": plain_config(told),
+        "config_fingerprint": fingerprint(told),
+        "cursor": Cursor(seed=told.seed, data_pass=0, first_sample=8, fingerprints=(load_index(dataset).fingerprint,)),
+        "proof": (5.0,),
+    }
+    made = facts(10).model_copy(update=known)
+    save_checkpoint(run_dir.checkpoints, facts=made, write=write_two_files(10), team=ALONE, keep=1)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("longer", [True, False])
+def test_other_data_are_another_run_and_moved_ones_are_not(
+    datasets: list[str], tmp_path: Path, finished: bool, longer: bool
+) -> None:
+    first, second = datasets
+    run_dir = prepare(tmp_path, f"data.path={first}").run_dir
+    saved(run_dir, dataset=first)
+    if finished:
+        run_dir.finished.touch()
+    before = run_dir.config.read_text()
+    more = ["phases.1.duration.tokens=50000"] if longer else []
+    with pytest.raises(DataError, match="dataset changed since the run was started"):
+        prepare(tmp_path, f"data.path={second}", *more)
+    assert run_dir.config.read_text() == before and run_dir.finished.exists() == finished
+    moved = tmp_path / "moved"
+    shutil.copytree(first, moved)
+    assert prepare(tmp_path, f"data.path={moved}", *more).is_finished == (finished and not longer)
+
+
+def test_a_finished_run_without_checkpoints_asked_for_with_data_elsewhere_is_refused(tmp_path: Path) -> None:
+    prepare(tmp_path).run_dir.finished.touch()
+    assert prepare(tmp_path).is_finished
+    with pytest.raises(UserError, match="no checkpoint tells whether they are the same"):
+        prepare(tmp_path, "data.path=elsewhere")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_config_file_edited_behind_the_checkpoint_is_not_what_was_trained(
+    datasets: list[str], tmp_path: Path, finished: bool
+) -> None:
+    given = f"data.path={datasets[0]}"
+    run_dir = prepare(tmp_path, given).run_dir
+    saved(run_dir, dataset=datasets[0])
+    if finished:
+        run_dir.finished.touch()
+    run_dir.config.write_text(run_dir.config.read_text().replace("seed: 1234", "seed: 7"))
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path, given, "seed=7")
+    assert "seed: 1234 -> 7" in caught.value.problems[0]
