@@ -52,9 +52,10 @@ class TrainOrder:
         order: Sequence[int] | None = None,
     ) -> None:
         """`order`: the sources as they are dealt; None: as they are named."""
-        self._order = np.arange(len(weights)) if order is None else np.array(order)
-        self._num_tokens, self._names = ([each[source] for source in self._order] for each in (num_tokens, names))
-        self._seed = seed
+        dealt = list(range(len(weights)) if order is None else order)
+        self._order, self._seed = np.array(dealt), seed
+        self._num_tokens = [num_tokens[source] for source in dealt]
+        self._names = [names[source] for source in dealt]
         self._own_mixture = (MixtureChange(0, tuple(weights)),)
         self._schedule = lru_cache(maxsize=2)(self._new_schedule)
         self._block = lru_cache(maxsize=2)(self._new_block)
