@@ -39,7 +39,7 @@ test: $(INSTALLED)
 	@bash slurm/test-cluster.sh install || echo "no Slurm can be installed here: its tests will be skipped"
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not matrix"
 
-# the long form of tests/checkpoint/test_every_layout.py and tests/distributed/test_layout_equality.py
+# the long form of tests/checkpoint/test_every_layout.py and of the layout tests in tests/distributed
 matrix: $(INSTALLED)
 	$(BIN)/python -m pytest -m matrix
 

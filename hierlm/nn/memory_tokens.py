@@ -56,8 +56,11 @@ class MemoryTokenCell(Layer):
         self.embed = embed()
         self.blocks = nn.ModuleList(build() for build in blocks)
         self.norm = layer_norm(hidden_dim) if last_norm else nn.Identity()
-        size = (recurrence.num_memory_tokens, hidden_dim)
-        self.memory = nn.Parameter(torch.randn(size) * 0.02 * hidden_dim**0.5)  # as long as embedded tokens
+        memory = torch.randn(recurrence.num_memory_tokens, hidden_dim) * 0.02 * hidden_dim**0.5  # as embedded tokens
+        if recurrence.num_memory_tokens:
+            self.memory = nn.Parameter(memory)
+        else:  # ZeRO takes no parameter without values: it would be in no checkpoint
+            self.register_buffer("memory", memory, persistent=False)
         if share_position_biases:
             first = self.blocks[0].attention
             for block in self.blocks[1:]:

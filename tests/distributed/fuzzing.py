@@ -164,7 +164,7 @@ def _drawn(random: Random, arch: str) -> Run:
 def _phases(random: Random, switches: list[Switches], *, sizes: list[int], steps: list[int]) -> str:
     lengths = [random.choice(LENGTHS), random.choice(LENGTHS)]
     trainable = random.choice(
-        ["null", "['layers[.][0-9]*[13579]']", "['layers[.][1-9].*']", "['layers[.]0', '.*bias']"]
+        ["null", "['layers[.][0-9]*[13579]']", "['layers[.][1-9].*']", "['layers[.]0', '.*bias.*']"]
     )
     phases = []
     for index in range(2):

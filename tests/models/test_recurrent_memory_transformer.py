@@ -208,6 +208,15 @@ def test_without_memory_tokens_it_is_the_backbone_segment_by_segment():
         torch.testing.assert_close(logits, theirs(text[:, index * L :][:, :L])[0], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_memory_tokens", [0, 1])
+def test_no_parameter_is_empty(num_memory_tokens):
+    """ZeRO 1 and 2 leave such a one out of what they save, ZeRO 3 dies of it."""
+    model = _model(num_memory_tokens=num_memory_tokens)
+    assert all(parameter.numel() for parameter in model.parameters())
+    for names in (dict(model.named_parameters()), model.state_dict()):
+        assert ("layers.0.memory" in names) is (num_memory_tokens > 0)
+
+
 def test_equal_memory_vectors_part_ways():
     model = models.from_config({"model": SMALL | {"bptt_depth": 1}}, seed=1).train()
     memory = model.layers[0].memory
