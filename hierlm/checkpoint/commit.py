@@ -19,6 +19,7 @@ from hierlm.checkpoint.leftovers import clear_leftovers
 from hierlm.checkpoint.manifest import Facts, Manifest, make_manifest, write_manifest
 from hierlm.checkpoint.retention import remove_older
 from hierlm.checkpoint.team import Team, TeamError
+from hierlm.errors import LostRunError
 from hierlm.lease import UNFENCED, Fence, TakenOverError
 
 Records = Mapping[str, FileRecord]
@@ -26,8 +27,11 @@ Write = Callable[[Path], Records]
 """Writes this rank's files below the directory; returns the records it already has (`FileWriter.records`) or none."""
 
 
-class SaveError(RuntimeError):
-    """The same one line on every rank; the checkpoints that were there are untouched."""
+class SaveError(LostRunError):
+    """The same one line on every rank; the checkpoints that were there are untouched.
+
+    Only where training ends with it is the run lost: else it goes on, and saves again later.
+    """
 
 
 @dataclass(frozen=True)

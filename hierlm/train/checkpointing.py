@@ -124,6 +124,16 @@ class Checkpointer:
             self._take(saved, step=step, why=why, seconds=perf_counter() - started)
             self._record(step, save_seconds=saved.seconds, save_blocking_seconds=perf_counter() - started)
 
+    def require_saved(self, step: int) -> None:
+        """Where an attempt ends with a phase: one more try if its save has failed. LostRunError if that fails too."""
+        self.save(step, why="phase_boundary")
+        self.wait()
+        if self.last_saved_step != step:
+            raise LostRunError(
+                f"the state after step {step} could not be saved (see the warning above): the next job would go on "
+                f"from step {self.last_saved_step}; make room in {self._run_dir.checkpoints} and run this one again"
+            )
+
     def poll(self) -> None:
         """Take the outcome of a save beside training, if it is there; ranks may differ in when that is."""
         if self._in_flight is not None and self._in_flight.is_done and not self._in_flight.is_taken_over:

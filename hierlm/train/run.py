@@ -27,6 +27,7 @@ def run(
 ) -> int:
     """Train to the end, the end of a phase, or the first agreed stop request; 0, 0 or 85.
 
+    LostRunError when training cannot go on, or the last save of this attempt has failed.
     TakenOverError when another attempt has begun. `overrides` change the run's config for this attempt only. `start_up`
     is a clock that began before the imports.
     """
@@ -54,6 +55,7 @@ def run(
 
 
 def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
+    until_step = attempt.timeline.end_of(until_phase) if until_phase else attempt.timeline.num_steps
     attempt.catch_up()
     attempt.console.start_bar(total_steps=attempt.timeline.num_steps, completed=attempt.first_step)
     outcome = train(
@@ -61,13 +63,14 @@ def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
         timeline=attempt.timeline,
         batches=attempt.heartbeat.marking(attempt.batches, first_step=attempt.first_step),
         first_step=attempt.first_step,
-        until_step=attempt.timeline.end_of(until_phase) if until_phase else attempt.timeline.num_steps,
+        until_step=until_step,
         hooks=attempt.hooks,
         stop=attempt.stop,
     )
     attempt.console.close()
     attempt.checkpointer.wait()
     if outcome == "paused":
+        attempt.checkpointer.require_saved(until_step)
         _end(attempt, why=f"finished phase {until_phase}")
         attempt.console.say(f"phase {until_phase} is finished (step {attempt.step}): the next job goes on from there")
         attempt.close(None)
