@@ -1,5 +1,7 @@
 """What a user writes about checkpoints."""
 
+from typing import Literal
+
 from pydantic import Field, PositiveInt
 
 from hierlm.phases.config import Duration
@@ -23,4 +25,8 @@ class CheckpointConfig(Strict):
     keep_every: KeepEvery | None = Field(default=None, description="written and kept for ever, besides `keep`")
     asynchronous: bool = Field(
         default=False, description="train on while a copy in host memory is written; takes that memory"
+    )
+    unproven: Literal["refuse", "accept"] = Field(
+        default="refuse",
+        description="a checkpoint that, loaded, answers otherwise than when it was saved: `accept` says so and goes on",
     )

@@ -11,10 +11,16 @@ from hierlm.lease import Lease
 from hierlm.run_dir import RunDir
 
 
-def record_start(run_dir: RunDir, *, lease: Lease, layout: dict[str, int], first_step: int) -> None:
-    """Append the start of an attempt. TakenOverError if another one holds the run by now."""
+def record_start(
+    run_dir: RunDir, *, lease: Lease, layout: dict[str, int], first_step: int, unproven: str | None = None
+) -> None:
+    """Append the start of an attempt. TakenOverError if another one holds the run by now.
+
+    `unproven`: how the loaded checkpoint differs from the saved one, where that was accepted.
+    """
     lease.require_current()
-    _append(run_dir, {"event": "start", "attempt": lease.generation, "first_step": first_step, "layout": layout})
+    start = {"event": "start", "attempt": lease.generation, "first_step": first_step, "layout": layout}
+    _append(run_dir, {**start, **({} if unproven is None else {"unproven": unproven})})
 
 
 def record_end(run_dir: RunDir, *, lease: Lease, last_step: int, why: str) -> None:

@@ -68,6 +68,8 @@ class Checkpointer:
             self._writers = Team(self._team.rank, self._team.size, beside)
         self._in_flight: BackgroundSave | None = None
         self.last_saved_step = 0
+        self.unproven: str | None = None
+        """How what was loaded differs from what was saved, where `checkpoint.unproven` accepts that."""
         self.slowest_save_seconds = 0.0
 
     def resume(self) -> int:
@@ -225,15 +227,20 @@ class Checkpointer:
             self._require_same_answers(found, proof=found.manifest.proof)
 
     def _require_same_answers(self, found: CheckpointRef, *, proof: Sequence[float]) -> None:
-        """UserError on every rank if any of them has loaded something else than was saved."""
+        """UserError on every rank if any of them has loaded something else than was saved, unless that is accepted."""
         answers = proof_of(self._engine, last=self._timeline.at(found.step - 1))
         wrong = difference(proof, answers, precision=self._config.train.precision)
         first = next((text for text in self._team.exchange(wrong) if text), None)
-        if first is not None:
+        if first is None:
+            return
+        what = f"{found.path}: the loaded model is not the one that was saved ({first})"
+        if self._config.checkpoint.unproven == "refuse":
             raise UserError(
-                f"{found.path}: the loaded model is not the one that was saved ({first}); "
-                "load it with the versions and the config it was saved with, or restore another checkpoint"
+                f"{what}; load it with the versions and the config it was saved with, restore another checkpoint, or "
+                "go on with it as it is: checkpoint.unproven=accept"
             )
+        self.unproven = first
+        self._console.say(f"warning: {what}; going on all the same (checkpoint.unproven: accept)")
 
     def _hold(self, step: int) -> Write:
         """Copy this rank's state; what is returned writes it."""

@@ -14,8 +14,12 @@ from hierlm.phases.timeline import Moment
 Proof = tuple[float, ...]
 """Nats of each fixed token."""
 
-ALLOWED_NATS = {"fp32": 1e-3, "bf16": 0.1}
-"""Another layout or device adds up in another order; bf16 has 8 significant bits, and logits are of the order of 10."""
+ALLOWED_SHARE = {"fp32": 1e-4, "bf16": 2.0**-6}
+"""Of the largest loss: another layout or device adds up in another order. Numbers of bf16 lie up to 2^-7 of their size
+apart, and the logits of every token are of the size of the largest losses."""
+
+LEAST_NATS = {"fp32": 1e-3, "bf16": 0.1}
+"""Allowed however small the losses are: what the logits are made of is rounded as well."""
 
 
 def proof_of(engine: Engine, *, last: Moment) -> Proof | None:
@@ -29,16 +33,20 @@ def proof_of(engine: Engine, *, last: Moment) -> Proof | None:
     return found if all(map(math.isfinite, found)) else None
 
 
+def allowed_nats(stored: Sequence[float], *, precision: str) -> float:
+    """How far a token's loss may be from the stored one, by the size of them all."""
+    return max(LEAST_NATS[precision], ALLOWED_SHARE[precision] * max(map(abs, stored), default=0.0))
+
+
 def difference(stored: Sequence[float], found: Sequence[float] | None, *, precision: str) -> str | None:
     """What is wrong, in a few words; None when the load is right."""
-    allowed = ALLOWED_NATS[precision]
     if found is None:
         return "its losses are not finite"
     if len(found) != len(stored):
         return f"{len(found)} tokens were asked, {len(stored)} when it was saved"
+    allowed = allowed_nats(stored, precision=precision)
     place, off = max(enumerate(abs(a - b) for a, b in zip(stored, found, strict=True)), key=lambda pair: pair[1])
     if off <= allowed:
         return None
-    return (
-        f"token {place} costs {found[place]:.4f} nats, {stored[place]:.4f} when it was saved, allowed: {allowed} apart"
-    )
+    costs = f"token {place} costs {found[place]:.4f} nats, {stored[place]:.4f} when it was saved"
+    return f"{costs}, allowed: {allowed:.4g} apart"

@@ -92,7 +92,7 @@ def set_up(
     if ENDS_AT in os.environ:
         stop.end_in_time(float(os.environ[ENDS_AT]), margin_seconds=lambda: _margin(checkpointer.slowest_save_seconds))
     if process.rank == 0:
-        _open_records(base, first_step=first_step, lease=lease)
+        _open_records(base, first_step=first_step, lease=lease, unproven=checkpointer.unproven)
     start_up.done("tracker")
     batches = _batches(base, first_step=first_step)
     heartbeat = _start_heartbeat(base, lease=lease, checkpointer=checkpointer)
@@ -184,10 +184,11 @@ def _take_lease(base: Foundation) -> Lease:
     return shared[0]
 
 
-def _open_records(base: Foundation, *, first_step: int, lease: Lease) -> None:
+def _open_records(base: Foundation, *, first_step: int, lease: Lease, unproven: str | None) -> None:
     """Open metrics and tracker, on the writer rank."""
     run_dir, config = base.run_dir, base.config
-    record_start(run_dir, lease=lease, layout=config.parallel.model_dump(), first_step=first_step)
+    layout = config.parallel.model_dump()
+    record_start(run_dir, lease=lease, layout=layout, first_step=first_step, unproven=unproven)
     metrics = MetricsFile(run_dir.metrics, lease=lease)
     metrics.truncate_after(step=first_step)
     tracker = open_tracker(
