@@ -16,12 +16,12 @@ Departures:
   frequency bins: N(0, 1)).
 - the embedding is scaled by sqrt(D) with and without frequency bins; the code scales that of frequency bins alone.
 - pre_norm ends in a last LayerNorm; the code's pre-norm has none.
-- dropout acts on what a sublayer adds; the code's also between the feed-forward's two maps, and, at rates that its
-  scripts set to 0, on attention weights and on the last hidden state. Neither drops the embedding or the waves.
+- embedding_dropout acts on embedding, waves and what the output reads; the code's emb_dropout, which its scripts set to
+  0, on the last alone.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,9 +41,6 @@ num_parameters = transformer_xl.num_parameters
 class Config(transformer_xl.Config):
     """Transformer-XL and what its training does at random."""
 
-    drops_inputs: ClassVar[bool] = False
-
-    dropout: float = train_switch(0.0, ge=0, lt=1, description="on what a sublayer adds")
     layer_skip: Literal["ramp", "uniform", "off"] = train_switch("off", description="ramp in phase 1, off in phase 2")
     skip_probability: float = train_switch(0.5, ge=0, le=1, description="end of the ramp, or of every layer if uniform")
     cross_head_probability: float = train_switch(0.1, ge=0, le=1, description="of a head permutation, per layer")

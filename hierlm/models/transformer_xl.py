@@ -17,7 +17,7 @@ Departures:
 
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -48,9 +48,6 @@ TENSOR_PLAN = {
 
 class StackConfig(ModelConfig):
     """Sizes of a stack of relative blocks and of the vocabulary at both of its ends."""
-
-    drops_inputs: ClassVar[bool] = True
-    """Whether `dropout` acts on the embedding and the position waves too."""
 
     num_layers: PositiveInt = Field(description="transformer blocks")
     hidden_dim: PositiveInt = Field(description="width D of the residual stream")
@@ -123,7 +120,6 @@ def block_arguments(config: Config) -> "dict[str, object]":
         "shape": block_shape(config),
         "attention_dropout": config.attention_dropout,
         "pre_norm": config.pre_norm,
-        "drops_waves": config.drops_inputs,
         "recurrence": recurrence(config),
     }
 
@@ -159,7 +155,7 @@ def embedding(config: StackConfig) -> "Callable[[], Layer]":
     """One table, or one per bin."""
     from hierlm.nn.adaptive_input import AdaptiveEmbed, ScaledEmbed
 
-    width = {"hidden_dim": config.hidden_dim, "dropout": config.dropout if config.drops_inputs else None}
+    width = {"hidden_dim": config.hidden_dim, "dropout": config.dropout}
     if not config.cutoffs:
         return partial(ScaledEmbed, vocab_size=config.vocab_size, **width)
     return partial(AdaptiveEmbed, bins=config.bins, is_projected=config.is_projected, **width)

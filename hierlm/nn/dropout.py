@@ -9,11 +9,6 @@ from torch import nn
 from hierlm.models.contract import StepContext
 
 
-def site_or_none(rate: float | None) -> nn.Module:
-    """A site, or what does nothing where none is declared."""
-    return nn.Identity() if rate is None else nn.Dropout(rate)
-
-
 def take_dropout(layer: nn.Module, context: StepContext) -> None:
     """Set every dropout below `layer` to the phase's `dropout`, if it names one."""
     rate = context.switches.get("dropout")

@@ -30,15 +30,13 @@ class Recurrence:
 class RelativeBlock(nn.Module):
     """Post-norm as published, or pre-norm: the normalisation then also acts on what is remembered."""
 
-    def __init__(
-        self, *, shape: BlockShape, attention_dropout: float, pre_norm: bool, drops_waves: bool = True
-    ) -> None:
+    def __init__(self, *, shape: BlockShape, attention_dropout: float, pre_norm: bool) -> None:
         super().__init__()
         self.pre_norm = pre_norm
         self.attention = RelativeAttention(
             hidden_dim=shape.hidden_dim,
             num_heads=shape.num_heads,
-            dropout=shape.dropout if drops_waves else None,
+            dropout=shape.dropout,
             attention_dropout=attention_dropout,
         )
         self.attention_norm = layer_norm(shape.hidden_dim)
@@ -73,22 +71,12 @@ class RelativeBlock(nn.Module):
 class SegmentBlock(Layer):
     """A block whose memory is its own input of the last tokens: SegmentMemory, without gradient."""
 
-    def __init__(
-        self,
-        *,
-        shape: BlockShape,
-        attention_dropout: float,
-        pre_norm: bool,
-        recurrence: Recurrence,
-        drops_waves: bool = True,
-    ) -> None:
+    def __init__(self, *, shape: BlockShape, attention_dropout: float, pre_norm: bool, recurrence: Recurrence) -> None:
         super().__init__()
         self.hidden_dim = shape.hidden_dim
         self.recurrence = recurrence
         self.training_memory_length = recurrence.memory_length
-        self.block = RelativeBlock(
-            shape=shape, attention_dropout=attention_dropout, pre_norm=pre_norm, drops_waves=drops_waves
-        )
+        self.block = RelativeBlock(shape=shape, attention_dropout=attention_dropout, pre_norm=pre_norm)
 
     @property
     def memory_length(self) -> int:

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hierlm.nn.dropout import site_or_none
 from hierlm.nn.heads import joined
 from hierlm.nn.linear import Linear
 from hierlm.nn.memory_slots import SegmentMemory
@@ -109,7 +108,7 @@ class RelativeAttention(nn.Module):
 
     PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"content_bias": "vector", "position_bias": "vector"}
 
-    def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float | None, attention_dropout: float) -> None:
+    def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float, attention_dropout: float) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
         self.head_dim = hidden_dim // num_heads
@@ -121,7 +120,7 @@ class RelativeAttention(nn.Module):
         self.output = Linear(hidden_dim, hidden_dim, bias=False)
         self.content_bias = Linear(1, hidden_dim, bias=False)
         self.position_bias = Linear(1, hidden_dim, bias=False)
-        self.dropout = site_or_none(dropout)  # on the waves
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, past: Tensor, sight: Sight, *, head_order: Tensor | None = None) -> Tensor:
         """Queries x [B, T, D] look at [past; x] -> [B, T, D].

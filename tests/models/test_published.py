@@ -94,6 +94,13 @@ def test_sandwich_drops_and_ends_as_its_script_says():
     assert second == ("constant", pytest.approx(first[1] / 10), 0, 20_000)
 
 
+@pytest.mark.parametrize("name", ["enwik8", "wikitext103"])
+def test_skip_cross_head_drops_neither_embedding_nor_waves(name):
+    """--emb_dropout 0.0 --dropatt 0.0."""
+    model = load_config(PAPERS / "skip_cross_head_xl" / f"{name}.yaml").model
+    assert (model.embedding_dropout, model.attention_dropout) == (0.0, 0.0)
+
+
 def test_transformer_xls_cosine_counts_from_step_0_where_there_is_a_warm_up():
     assert rates("transformer_xl/enwik8-24l") == [("cosine_from_start", 2.5e-4, 4_000, 400_000)]
     assert rates("transformer_xl/wikitext103-large") == [("cosine_from_start", 2.5e-4, 16_000, 4_000_000)]

@@ -195,22 +195,3 @@ def test_what_a_phase_may_change():
         "memory_length",
         "dropout",
     }
-
-
-@pytest.mark.parametrize("cutoffs", [[], [10, 30]])
-@pytest.mark.parametrize(("arch", "drops"), [("skip_cross_head_xl", False), ("transformer_xl", True)])
-def test_dropout_leaves_embedding_and_waves_alone_as_in_the_released_settings(arch, drops, cutoffs):
-    model, text = _model(arch, cutoffs=cutoffs, dropout=0.5).train(), _text(8)
-    _begin(model, 0, {"dropout": 0.5})
-    embed, attention = model.layers[0], model.layers[1].block.attention
-    distances = torch.arange(8.0)
-
-    def inputs() -> list[torch.Tensor]:
-        vectors = embed(Stream((text,)))[0].hidden
-        return [vectors, attention._waves(distances, like=vectors)]
-
-    dropped = inputs()
-    embed.eval(), attention.eval()
-    assert [torch.equal(a, b) for a, b in zip(dropped, inputs(), strict=True)] == [not drops, not drops]
-    added = [model.layers[1].block.dropout(torch.ones(1000)) for _ in range(2)]
-    assert not torch.equal(*added)
