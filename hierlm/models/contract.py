@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hierlm.nn.dropout import number_sites
+
 Memory = tuple[Tensor, ...]
 """Recurrent memory of one layer: tensors whose first dimension is the batch row (lane).
 
@@ -115,7 +117,9 @@ def build_layer(spec: LayerSpec, *, seed: int, index: int) -> Layer:
     """Build one layer with its own seed, leaving the caller's random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(layer_seed(seed, index))
-        return spec()
+        layer = spec()
+    number_sites(layer)
+    return layer
 
 
 def fold(

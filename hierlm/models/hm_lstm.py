@@ -58,7 +58,7 @@ def layers(config: Config) -> "list[LayerSpec]":
             Embed,
             vocab_size=config.vocab_size,
             hidden_dim=config.embedding_dim,
-            dropout=0.0,
+            dropout=None,
             sinusoidal=False,
             std=1.0,
         ),

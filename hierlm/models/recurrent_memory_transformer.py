@@ -67,7 +67,7 @@ def layers(config: Config) -> "list[LayerSpec]":
     block = partial(
         RelativeBlock,
         shape=transformer_xl.block_shape(config),
-        attention_dropout=config.attention_dropout,
+        wave_dropout=config.end_dropout,
         pre_norm=config.pre_norm,
     )
     cell = partial(
@@ -83,6 +83,7 @@ def layers(config: Config) -> "list[LayerSpec]":
         blocks=[block] * config.num_layers,
         share_position_biases=config.share_position_biases,
         last_norm=config.pre_norm,
+        dropout=config.end_dropout,
     )
     return [cell, transformer_xl.head(config)]
 

@@ -12,16 +12,18 @@ Departures:
 - attention_windows gives the heads windows of different lengths (multi-scale self-attention, Guo et al., 1912.00544,
   made causal). That paper's sets of windows and its rule for each layer were not available to us, so both are ours:
   windows are listed in the config and shared out by `heads_per_window`.
-- dropout acts on whole activations only (embedding, what a sublayer adds), not on attention weights.
+- dropout acts on the embedding and on what a sublayer adds; `attention_dropout` and `feed_forward_dropout` add it on
+  attention weights and on the feed-forward's hidden units.
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from hierlm.models.config import BlockConfig
+from hierlm.models.config import BlockConfig, train_switch
 
 if TYPE_CHECKING:
     from hierlm.models.contract import LayerSpec, SharedWeights
@@ -47,6 +49,10 @@ class Config(BlockConfig):
     num_layers: PositiveInt = Field(description="transformer blocks")
     positions: Literal["rotary", "sinusoidal", "relative"] = "rotary"
     tie_embeddings: bool = Field(default=False, description="the output projection reads the embedding's weights")
+    attention_dropout: float = train_switch(
+        0.0, ge=0, lt=1, description="on attention weights; above 0 training lays them out, O(T * T) memory a head"
+    )
+    feed_forward_dropout: float = train_switch(0.0, ge=0, lt=1, description="on the feed-forward's hidden units")
     sandwich: NonNegativeInt = Field(default=0, description="k of s^k (sf)^(n-k) f^k; 0 is the usual order")
     attention_windows: tuple[NonNegativeInt, ...] = Field(
         default=(), description="tokens a head looks back over, its own included, smallest first; 0 = all of the past"
@@ -90,9 +96,14 @@ def layers(config: Config) -> "list[LayerSpec]":
     from hierlm.nn.embedding import Embed
     from hierlm.nn.head import Head
     from hierlm.nn.normalisation import Norm
-    from hierlm.nn.shape import BlockShape
+    from hierlm.nn.shape import BlockShape, Rate
 
     shape = BlockShape.of(config, positions=config.positions, num_residual_writes=2 * config.num_layers)
+    shape = replace(
+        shape,
+        attention_dropout=Rate(config.attention_dropout, "attention_dropout"),
+        feed_forward_dropout=Rate(config.feed_forward_dropout, "feed_forward_dropout"),
+    )
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim}
     return [
         partial(Embed, **width, dropout=config.dropout, sinusoidal=config.positions == "sinusoidal"),

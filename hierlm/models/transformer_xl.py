@@ -11,8 +11,7 @@ Departures:
 - only the N memories that are read are kept (the code keeps one more).
 - tail bin i of the adaptive softmax reads head class i (the code reads them in reversed order): the same function.
 - pre_norm ends in a last LayerNorm; the code's pre-norm has none.
-- dropout acts on whole activations and on the position waves, not between the feed-forward's two maps: there a
-  tensor-parallel rank holds a slice.
+- the dropout of the position waves is one draw for the whole global batch, not one for each process.
 """
 
 from functools import partial
@@ -23,9 +22,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from hierlm.models.config import ModelConfig, train_switch
 from hierlm.nn.adaptive_bins import Bin, frequency_bins, num_embedding_parameters
+from hierlm.nn.shape import Rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hierlm.models.contract import Layer, LayerSpec, SharedWeights
     from hierlm.nn.memory_block import Recurrence
@@ -53,8 +53,13 @@ class StackConfig(ModelConfig):
     hidden_dim: PositiveInt = Field(description="width D of the residual stream")
     num_heads: PositiveInt = Field(description="attention heads H; hidden_dim / num_heads numbers each")
     ffn_dim: PositiveInt = Field(description="width F inside the feed-forward")
-    dropout: float = train_switch(0.0, ge=0, lt=1, description="on embedding, waves and what a sublayer adds")
-    attention_dropout: float = Field(default=0.0, ge=0, lt=1, description="on the attention weights")
+    dropout: float = train_switch(
+        0.0, ge=0, lt=1, description="on what a sublayer adds and inside the feed-forward; at the ends, see below"
+    )
+    embedding_dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="on embedding, waves and what the output reads; default: dropout"
+    )
+    attention_dropout: float = train_switch(0.0, ge=0, lt=1, description="on the attention weights")
     pre_norm: bool = Field(default=False, description="normalise what enters a sublayer, not what leaves it")
     share_position_biases: bool = Field(default=True, description="one u and one v for all layers")
     tie_embeddings: bool = Field(default=True, description="the output reads the embedding's tables")
@@ -78,6 +83,12 @@ class StackConfig(ModelConfig):
         return frequency_bins(
             vocab_size=self.vocab_size, cutoffs=self.cutoffs, hidden_dim=self.hidden_dim, div_value=self.div_value
         )
+
+    @property
+    def end_dropout(self) -> Rate:
+        """Of the sites outside the sublayers."""
+        own = self.embedding_dropout
+        return Rate(self.dropout) if own is None else Rate(own, "embedding_dropout")
 
     @property
     def is_projected(self) -> bool:
@@ -106,19 +117,21 @@ def layers(config: Config) -> "list[LayerSpec]":
     return layer_list(config, [partial(SegmentBlock, **block_arguments(config))] * config.num_layers)
 
 
-def layer_list(config: Config, blocks: "list[LayerSpec]") -> "list[LayerSpec]":
-    """`blocks` between the ends that the vocabulary asks for."""
+def layer_list(config: Config, blocks: "Sequence[Callable[..., Layer]]") -> "list[LayerSpec]":
+    """`blocks` between the ends that the vocabulary asks for; what the head reads is dropped as the embedding is."""
     from hierlm.nn.normalisation import Norm
 
-    norm: list[LayerSpec] = [partial(Norm, config.hidden_dim)] if config.pre_norm else []
-    return [embedding(config), *blocks, *norm, head(config)]
+    if config.pre_norm:
+        return [embedding(config), *blocks, partial(Norm, config.hidden_dim, dropout=config.end_dropout), head(config)]
+    *others, last = blocks
+    return [embedding(config), *others, partial(last, output_dropout=config.end_dropout), head(config)]
 
 
 def block_arguments(config: Config) -> "dict[str, object]":
     """What every block of one model is built with."""
     return {
         "shape": block_shape(config),
-        "attention_dropout": config.attention_dropout,
+        "wave_dropout": config.end_dropout,
         "pre_norm": config.pre_norm,
         "recurrence": recurrence(config),
     }
@@ -136,6 +149,8 @@ def block_shape(config: StackConfig) -> "BlockShape":
         positions="relative",
         dropout=config.dropout,
         residual_scale=1.0,
+        attention_dropout=Rate(config.attention_dropout, "attention_dropout"),
+        feed_forward_dropout=Rate(config.dropout),
     )
 
 
@@ -155,7 +170,7 @@ def embedding(config: StackConfig) -> "Callable[[], Layer]":
     """One table, or one per bin."""
     from hierlm.nn.adaptive_input import AdaptiveEmbed, ScaledEmbed
 
-    width = {"hidden_dim": config.hidden_dim, "dropout": config.dropout}
+    width = {"hidden_dim": config.hidden_dim, "dropout": config.end_dropout}
     if not config.cutoffs:
         return partial(ScaledEmbed, vocab_size=config.vocab_size, **width)
     return partial(AdaptiveEmbed, bins=config.bins, is_projected=config.is_projected, **width)
@@ -197,8 +212,6 @@ def refusals(config: StackConfig) -> dict[str, str]:
         return {
             "tensor_parallel_degree": "model.cutoffs: an adaptive softmax is not cut over its bins; set cutoffs: []"
         }
-    if config.attention_dropout > 0:
-        return {"tensor_parallel_degree": "model.attention_dropout draws per head; set it to 0"}
     return {}
 
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.adaptive_bins import Bin
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, take_dropout
 from hierlm.nn.linear import Linear
+from hierlm.nn.shape import Rate
 
 TABLE_STD = 0.02
 PROJECTION_STD = 0.01
@@ -18,10 +19,10 @@ PROJECTION_STD = 0.01
 class ScaledEmbed(Layer):
     """tokens int64 [B, T] -> sqrt(D) * embedding, [B, T, D]; without positions."""
 
-    def __init__(self, *, vocab_size: int, hidden_dim: int, dropout: float) -> None:
+    def __init__(self, *, vocab_size: int, hidden_dim: int, dropout: Rate | float) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.normal_(self.tokens.weight, std=TABLE_STD)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
@@ -38,13 +39,13 @@ class ScaledEmbed(Layer):
 class AdaptiveEmbed(Layer):
     """The same from the tables of `bins`, each projected to D if `is_projected`."""
 
-    def __init__(self, *, bins: tuple[Bin, ...], hidden_dim: int, is_projected: bool, dropout: float) -> None:
+    def __init__(self, *, bins: tuple[Bin, ...], hidden_dim: int, is_projected: bool, dropout: Rate | float) -> None:
         super().__init__()
         self.bins = bins
         self.hidden_dim = hidden_dim
         self.tables = nn.ModuleList(nn.Embedding(b.size, b.width) for b in bins)
         self.projections = nn.ModuleList(Linear(b.width, hidden_dim, bias=False) for b in bins if is_projected)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for table in self.tables:
             nn.init.normal_(table.weight, std=TABLE_STD)
         for projection in self.projections:

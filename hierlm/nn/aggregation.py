@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.attention import Attention, KeyValues
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
 from hierlm.nn.normalisation import layer_norm
@@ -58,7 +58,7 @@ class Aggregate(Layer):
         self.attention = Attention(shape)
         self.feed_forward_norm = layer_norm(shape.hidden_dim)
         self.feed_forward = FeedForward(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         initialise(self, residual_scale=shape.residual_scale)
         nn.init.normal_(self.null, std=0.02)
         nn.init.normal_(self.scale_embeddings, std=0.02)

@@ -14,6 +14,7 @@ from hierlm.nn.linear import Linear
 from hierlm.nn.positions import rotate
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.visibility import Rule
+from hierlm.nn.weights_dropout import weights_site
 
 
 class KeyValues(NamedTuple):
@@ -40,6 +41,7 @@ class Attention(nn.Module):
         self.key = Linear(shape.hidden_dim, width)
         self.value = Linear(shape.hidden_dim, width)
         self.output = Linear(width, shape.hidden_dim, bias=output_bias)
+        self.weights_dropout = weights_site(shape.attention_dropout)
 
     def key_values(self, x: Tensor, positions: Tensor, *, past: KeyValues | None = None) -> KeyValues:
         """x [B, S, D] at positions [S], appended to `past`."""
@@ -59,7 +61,11 @@ class Attention(nn.Module):
 
     def attend(self, queries: Tensor, *, seen: KeyValues, rule: Rule, stride: int) -> Tensor:
         """[B, H, Q, K] -> [B, H, Q, K]; rotary positions are already in the vectors."""
-        return rule.attend(queries, seen.keys, seen.values)
+        if self.weights_dropout is None or not self.weights_dropout.is_active:
+            return rule.attend(queries, seen.keys, seen.values)
+        mask = rule.mask(queries.shape[2], seen.num_keys, device=queries.device)
+        bias = queries.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
+        return self.weights_dropout.attend(queries, seen.keys, seen.values, bias=bias)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

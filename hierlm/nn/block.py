@@ -5,11 +5,11 @@ Shapes: B batch, T positions of this level, D hidden_dim.
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.attention import KeyValues
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.head_windows import HeadWindows, SeenByWindow, WindowedAttention
 from hierlm.nn.initialisation import initialise
@@ -48,7 +48,7 @@ class Block(Layer):
         if self.feeds_forward:
             self.feed_forward_norm = layer_norm(shape.hidden_dim)
             self.feed_forward = FeedForward(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         initialise(self, residual_scale=shape.residual_scale)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:

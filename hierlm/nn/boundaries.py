@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hierlm.nn.draws import uniform_of_rows
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.linear import Linear
 from hierlm.nn.shape import BlockShape
@@ -46,7 +47,7 @@ def hard_boundaries(logits: Tensor) -> Tensor:
 
 def sampled_boundaries(logits: Tensor, *, temperature: float) -> Tensor:
     """Relaxed Bernoulli draws rounded to 0 or 1, with the gradient of the relaxed ones (section 2.2)."""
-    uniform = torch.rand_like(logits, dtype=torch.float32).clamp(1e-6, 1 - 1e-6)
+    uniform = uniform_of_rows(logits, site=0).clamp(1e-6, 1 - 1e-6)
     noise = uniform.log() - (-uniform).log1p()
     soft = torch.sigmoid((logits.float() + noise) / temperature)
     return _StraightThrough.apply(soft).to(logits.dtype)

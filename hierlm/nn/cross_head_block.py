@@ -84,10 +84,11 @@ class CrossHeadBlock(SegmentBlock):
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         past, x = self._past(memory, like=stream.hidden), stream.hidden
         if self.training and self.is_skipped:
-            return stream.with_hidden(self._passed(x)), past.resized(self.memory_length).after(x.shape[1])
+            passed = self.output_dropout(self._passed(x))
+            return stream.with_hidden(passed), past.resized(self.memory_length).after(x.shape[1])
         order = self.head_order.to(x.device) if self.training and self.head_order is not None else None
         hidden = self.block(x, past.hidden, self._sight(past, x.shape[1]), head_order=order)
-        return stream.with_hidden(hidden), past.with_segment(x, length=self.memory_length)
+        return stream.with_hidden(self.output_dropout(hidden)), past.with_segment(x, length=self.memory_length)
 
     def _passed(self, x: Tensor) -> Tensor:
         """x as it is. The weights get gradients of zero, from a run over a single token.

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import site_or_none, take_dropout
 from hierlm.nn.initialisation import INIT_STD, initialise
 from hierlm.nn.positions import sinusoids, token_positions
 
@@ -12,11 +12,11 @@ class Embed(Layer):
     """tokens int64 [B, T] -> [B, T, D]; with `sinusoidal`, sqrt(D) * embedding + wave (1706.03762, section 3.4-3.5)."""
 
     def __init__(
-        self, *, vocab_size: int, hidden_dim: int, dropout: float, sinusoidal: bool, std: float = INIT_STD
+        self, *, vocab_size: int, hidden_dim: int, dropout: float | None, sinusoidal: bool, std: float = INIT_STD
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = site_or_none(dropout)
         self.sinusoidal = sinusoidal
         initialise(self, std=std)
 
@@ -33,7 +33,8 @@ class Embed(Layer):
         if self.sinusoidal:
             positions = token_positions(tokens.shape[1], first=first, device=tokens.device)
             x = x * x.shape[-1] ** 0.5 + sinusoids(positions, x.shape[-1]).to(x.dtype)
-        return self.dropout(x)
+        dropped: Tensor = self.dropout(x)
+        return dropped
 
     def begin_step(self, context: StepContext) -> None:
         take_dropout(self, context)

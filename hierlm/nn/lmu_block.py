@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.attention import Attention, KeyValues
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import INIT_STD, initialise
 from hierlm.nn.legendre_memory import LegendreMemory, Readout
@@ -104,7 +104,7 @@ class LmuBlock(Layer):
         )
         self.feed_forward_norm = layer_norm(shape.hidden_dim)
         self.feed_forward = FeedForward(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         initialise(self, residual_scale=shape.residual_scale)
 
     def initial_memory(self, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Memory | None:

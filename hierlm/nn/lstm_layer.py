@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, take_dropout
 from hierlm.nn.embedding import Embed
 from hierlm.nn.parameter_kinds import Kind
 
@@ -35,7 +35,7 @@ class LstmLayer(Layer):
     def __init__(self, *, hidden_dim: int, dropout: float) -> None:
         super().__init__()
         self.lstm = nn.LSTM(hidden_dim, hidden_dim, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def initial_memory(self, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Memory:
         zeros = torch.zeros(batch_size, self.lstm.hidden_size, device=device, dtype=dtype)

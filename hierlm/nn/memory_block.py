@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, site_or_none, take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.memory_slots import SegmentMemory, empty_memory
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.relative_attention import RelativeAttention, Seen, Sight, consecutive_sight
-from hierlm.nn.shape import BlockShape
+from hierlm.nn.shape import BlockShape, Rate
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,20 @@ class Recurrence:
 class RelativeBlock(nn.Module):
     """Post-norm as published, or pre-norm: the normalisation then also acts on what is remembered."""
 
-    def __init__(self, *, shape: BlockShape, attention_dropout: float, pre_norm: bool) -> None:
+    def __init__(self, *, shape: BlockShape, wave_dropout: Rate, pre_norm: bool) -> None:
         super().__init__()
+        assert shape.attention_dropout is not None
         self.pre_norm = pre_norm
         self.attention = RelativeAttention(
             hidden_dim=shape.hidden_dim,
             num_heads=shape.num_heads,
-            dropout=shape.dropout,
-            attention_dropout=attention_dropout,
+            dropout=wave_dropout,
+            attention_dropout=shape.attention_dropout,
         )
         self.attention_norm = layer_norm(shape.hidden_dim)
         self.feed_forward = FeedForward(shape)
         self.feed_forward_norm = layer_norm(shape.hidden_dim)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         initialise_transformer_xl(self)
 
     def forward(self, x: Tensor, past: Tensor, sight: Sight, *, head_order: Tensor | None = None) -> Tensor:
@@ -71,12 +72,22 @@ class RelativeBlock(nn.Module):
 class SegmentBlock(Layer):
     """A block whose memory is its own input of the last tokens: SegmentMemory, without gradient."""
 
-    def __init__(self, *, shape: BlockShape, attention_dropout: float, pre_norm: bool, recurrence: Recurrence) -> None:
+    def __init__(
+        self,
+        *,
+        shape: BlockShape,
+        wave_dropout: Rate,
+        pre_norm: bool,
+        recurrence: Recurrence,
+        output_dropout: Rate | None = None,
+    ) -> None:
+        """`output_dropout`: on what leaves the block, of which the memory holds nothing."""
         super().__init__()
         self.hidden_dim = shape.hidden_dim
         self.recurrence = recurrence
         self.training_memory_length = recurrence.memory_length
-        self.block = RelativeBlock(shape=shape, attention_dropout=attention_dropout, pre_norm=pre_norm)
+        self.block = RelativeBlock(shape=shape, wave_dropout=wave_dropout, pre_norm=pre_norm)
+        self.output_dropout = site_or_none(output_dropout)
 
     @property
     def memory_length(self) -> int:
@@ -91,7 +102,7 @@ class SegmentBlock(Layer):
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         past, x = self._past(memory, like=stream.hidden), stream.hidden
-        hidden = self.block(x, past.hidden, self._sight(past, x.shape[1]))
+        hidden = self.output_dropout(self.block(x, past.hidden, self._sight(past, x.shape[1])))
         return stream.with_hidden(hidden), past.with_segment(x, length=self.memory_length)
 
     def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:

@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, take_dropout
 from hierlm.nn.memory_block import RelativeBlock
 from hierlm.nn.memory_replay import NO_TOKEN, ReplayMemory, empty_replay, gradient_passes, saved_replay
 from hierlm.nn.memory_segments import EvenSegments, Segments, UnevenSegments
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.relative_attention import Seen, two_way_sight
+from hierlm.nn.shape import Rate
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class MemoryTokenCell(Layer):
         blocks: list[Callable[[], RelativeBlock]],
         share_position_biases: bool,
         last_norm: bool,
+        dropout: Rate,
     ) -> None:
+        """`dropout`: on the memory that a segment is given and on all that leaves its last block."""
         super().__init__()
         self.recurrence = recurrence
         self.hidden_dim = hidden_dim
@@ -61,6 +64,7 @@ class MemoryTokenCell(Layer):
             self.memory = nn.Parameter(memory)
         else:  # ZeRO takes no parameter without values: it would be in no checkpoint
             self.register_buffer("memory", memory, persistent=False)
+        self.memory_dropout, self.output_dropout = Dropout(dropout), Dropout(dropout)
         if share_position_biases:
             first = self.blocks[0].attention
             for block in self.blocks[1:]:
@@ -124,11 +128,12 @@ class MemoryTokenCell(Layer):
     def _segment(self, tokens: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """tokens int64 [B, n], memory [B, m, D] -> (hidden [B, n, D], what is written [B, m, D])."""
         num_tokens, num_memory = tokens.shape[1], memory.shape[1]
-        x = torch.cat((memory, self._embedded(tokens), memory), dim=1)
+        read, write = self.memory_dropout(torch.cat((memory, memory), dim=1)).tensor_split(2, dim=1)
+        x = torch.cat((read, self._embedded(tokens), write), dim=1)
         sight = two_way_sight(segment_visibility(tokens != NO_TOKEN, num_memory=num_memory))
         for block in self.blocks:
             x = block(x, x[:, :0], sight)
-        _, hidden, write = self.norm(x).split((num_memory, num_tokens, num_memory), dim=1)
+        _, hidden, write = self.output_dropout(self.norm(x)).split((num_memory, num_tokens, num_memory), dim=1)
         return hidden, write
 
     def _embedded(self, tokens: Tensor) -> Tensor:

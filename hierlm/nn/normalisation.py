@@ -2,7 +2,9 @@
 
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, Stream
+from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
+from hierlm.nn.dropout import site_or_none, take_dropout
+from hierlm.nn.shape import Rate
 
 EPSILON = 1e-5
 
@@ -13,15 +15,19 @@ def layer_norm(hidden_dim: int) -> nn.LayerNorm:
 
 
 class Norm(Layer):
-    """Normalises the top of the stream, [B, T, D]."""
+    """Normalises the top of the stream, [B, T, D], and drops of it what is asked for."""
 
-    def __init__(self, hidden_dim: int) -> None:
+    def __init__(self, hidden_dim: int, *, dropout: Rate | None = None) -> None:
         super().__init__()
         self.norm = layer_norm(hidden_dim)
+        self.dropout = site_or_none(dropout)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
-        hidden: Tensor = self.norm(stream.hidden)
+        hidden: Tensor = self.dropout(self.norm(stream.hidden))
         return stream.with_hidden(hidden), memory
 
     def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
         return self.forward(stream)[0], cache
+
+    def begin_step(self, context: StepContext) -> None:
+        take_dropout(self, context)

@@ -39,6 +39,8 @@ class OffsetAttention(Attention):
         one = queries.new_ones(1, 1, 1)
         content, position = (self._split(bias(one)) for bias in (self.content_bias, self.position_bias))
         bias = self._bias((queries + position) * self.head_dim**-0.5, seen.num_keys, rule=rule, stride=stride)
+        if self.weights_dropout is not None and self.weights_dropout.is_active:
+            return self.weights_dropout.attend(queries + content, seen.keys, seen.values, bias=bias)
         return F.scaled_dot_product_attention(queries + content, seen.keys, seen.values, attn_mask=bias)
 
     def _bias(self, queries: Tensor, num_keys: int, *, rule: Rule, stride: int) -> Tensor:

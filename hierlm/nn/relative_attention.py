@@ -13,12 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hierlm.nn.dropout import SharedDropout
 from hierlm.nn.heads import joined
 from hierlm.nn.linear import Linear
 from hierlm.nn.memory_slots import SegmentMemory
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.positions import relative_shift, sinusoids
 from hierlm.nn.relative_blocks import Operands, attend_in_tiles
+from hierlm.nn.shape import Rate
+from hierlm.nn.weights_dropout import WeightsDropout
 
 TILED_DEVICES = frozenset({"cpu"})  # their fused kernels take no bias that needs a gradient
 
@@ -108,11 +111,12 @@ class RelativeAttention(nn.Module):
 
     PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"content_bias": "vector", "position_bias": "vector"}
 
-    def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float, attention_dropout: float) -> None:
+    def __init__(
+        self, *, hidden_dim: int, num_heads: int, dropout: Rate | float, attention_dropout: Rate | float
+    ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
         self.head_dim = hidden_dim // num_heads
-        self.attention_dropout = attention_dropout
         self.query = Linear(hidden_dim, hidden_dim, bias=False)
         self.key = Linear(hidden_dim, hidden_dim, bias=False)
         self.value = Linear(hidden_dim, hidden_dim, bias=False)
@@ -120,7 +124,8 @@ class RelativeAttention(nn.Module):
         self.output = Linear(hidden_dim, hidden_dim, bias=False)
         self.content_bias = Linear(1, hidden_dim, bias=False)
         self.position_bias = Linear(1, hidden_dim, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)  # on the waves
+        self.attention_dropout = WeightsDropout(attention_dropout)
 
     def forward(self, x: Tensor, past: Tensor, sight: Sight, *, head_order: Tensor | None = None) -> Tensor:
         """Queries x [B, T, D] look at [past; x] -> [B, T, D].
@@ -149,15 +154,19 @@ class RelativeAttention(nn.Module):
         scale = self.head_dim**-0.5
         content = queries + self._split(self.content_bias(one))
         placed = (queries + self._split(self.position_bias(one))) * scale
-        dropout = self.attention_dropout if self.training else 0.0
-        if _is_best_tiled(content, sight, dropout=dropout):
+        if not self.attention_dropout.is_active and _is_best_tiled(content, sight):
             operands = Operands(content * scale, placed, seen.keys, seen.values, seen.waves[0])
             heads = attend_in_tiles(operands, sight.visible)
         else:
             bias = _bias(placed, seen.waves, sight)
-            heads = F.scaled_dot_product_attention(content, seen.keys, seen.values, attn_mask=bias, dropout_p=dropout)
+            heads = self._attended(content, seen, bias)
         output: Tensor = self.output(joined(heads))
         return output
+
+    def _attended(self, content: Tensor, seen: Seen, bias: Tensor) -> Tensor:
+        if self.attention_dropout.is_active:
+            return self.attention_dropout.attend(content, seen.keys, seen.values, bias=bias)
+        return F.scaled_dot_product_attention(content, seen.keys, seen.values, attn_mask=bias)
 
     def _keys_values(self, x: Tensor, waves: Tensor) -> Seen:
         return Seen(self._split(self.key(x)), self._split(self.value(x)), waves)
@@ -171,10 +180,10 @@ class RelativeAttention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
-def _is_best_tiled(queries: Tensor, sight: Sight, *, dropout: float) -> bool:
+def _is_best_tiled(queries: Tensor, sight: Sight) -> bool:
     """Where the fused kernel would fall back to one operation after the other: a bias that learns, on a CPU."""
     learns = torch.is_grad_enabled() and queries.requires_grad
-    is_plain = sight.pairs is None and dropout == 0 and not torch.compiler.is_compiling()
+    is_plain = sight.pairs is None and not torch.compiler.is_compiling()
     return learns and is_plain and queries.device.type in TILED_DEVICES
 
 

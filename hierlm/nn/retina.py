@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.attention import Attention, KeyValues
 from hierlm.nn.downsampling import Downsample, Downsampling
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
 from hierlm.nn.normalisation import layer_norm
@@ -82,7 +82,7 @@ class RetinaBlock(Layer):
         self.scale_embeddings = nn.ParameterList(torch.zeros(shape.hidden_dim) for _ in view.scales[1:])
         self.feed_forward_norm = layer_norm(shape.hidden_dim)
         self.feed_forward = FeedForward(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         initialise(self, residual_scale=shape.residual_scale)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:

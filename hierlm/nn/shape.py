@@ -23,6 +23,14 @@ class Widths(Protocol):
 
 
 @dataclass(frozen=True)
+class Rate:
+    """How often a dropout site drops a number, and the train-time switch that may change it."""
+
+    value: float
+    switch: str = "dropout"
+
+
+@dataclass(frozen=True)
 class BlockShape:
     """Widths and habits of a block; `residual_scale` shrinks the initial weights that write into the residual."""
 
@@ -31,9 +39,11 @@ class BlockShape:
     ffn_dim: int  # F
     activation: Activation
     positions: Positions
-    dropout: float
+    dropout: float  # on what a sublayer adds
     residual_scale: float
     norm_first: bool = True  # False: the norm comes after each residual sum
+    attention_dropout: Rate | None = None  # on attention weights; None: no such site
+    feed_forward_dropout: Rate | None = None  # on the feed-forward's hidden units
 
     @classmethod
     def of(

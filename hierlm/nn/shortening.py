@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.attention import KeyValues
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, site_or_none, take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
 from hierlm.nn.linear import Linear
@@ -67,7 +67,7 @@ class Shorten(Layer):
         pooling: Pooling = query if kind == "attention" else kind
         self.pool = make_pool(pooling, hidden_dim=shape.hidden_dim, factor=factor)
         self.resample = ShorteningAttention(shape=shape, stride=stride) if is_attention else None
-        self.dropout = nn.Dropout(0.0 if pooling == "average" or is_attention else shape.dropout)
+        self.dropout = site_or_none(shape.dropout if kind == "linear" else None)
         initialise(self, residual_scale=shape.residual_scale)
 
     @property
@@ -126,7 +126,7 @@ class ShorteningAttention(nn.Module):
         self.attention = make_attention(shape)
         self.feed_forward_norm = layer_norm(shape.hidden_dim)
         self.feed_forward = FeedForward(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(
         self, shifted: Tensor, pool: nn.Module, *, factor: int, past: KeyValues | None

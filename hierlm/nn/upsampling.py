@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.attention import KeyValues
-from hierlm.nn.dropout import take_dropout
+from hierlm.nn.dropout import Dropout, site_or_none, take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
 from hierlm.nn.linear import Linear
@@ -75,7 +75,7 @@ class Upsample(Layer):
         )
         self.resample = UpsamplingAttention(shape=shape, stride=stride) if kind == "attention" else None
         self.norm = layer_norm(shape.hidden_dim)
-        self.dropout = nn.Dropout(shape.dropout if kind == "linear" else 0.0)
+        self.dropout = site_or_none(shape.dropout if kind == "linear" else None)
         initialise(self, residual_scale=shape.residual_scale)
 
     @property
@@ -134,7 +134,7 @@ class UpsamplingAttention(nn.Module):
         self.attention = make_attention(shape)
         self.feed_forward_norm = layer_norm(shape.hidden_dim)
         self.feed_forward = FeedForward(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(
         self, coarse: Tensor, fine: Tensor, expanded: Tensor, *, factor: int, progress: Progress

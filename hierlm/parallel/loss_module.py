@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hierlm.models.contract import Layer, StepContext, Stream
+from hierlm.nn.draws import DrawKey
 from hierlm.parallel.loss import LossEnd
-from hierlm.parallel.recompute import DrawKey, Memories, Recompute, run_layers
+from hierlm.parallel.recompute import Memories, Recompute, run_layers
 from hierlm.parallel.sequence import TokenShares
 
 

@@ -39,11 +39,11 @@ class WholeModelPasses:
         self._evaluation_lanes = _lanes(engine)
 
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
-        losses = []
+        losses, row = [], first_row(micro_batches, dp_rank=self._groups.dp_rank)
         for index, (tokens, targets) in enumerate(micro_batches):
             memories = self.training_lanes.get(index, num_rows=tokens.shape[0])
-            draw_key = (self._seed, step, index, self._groups.dp_rank)
-            nats, updated = self._engine(tokens, targets, memories, draw_key)
+            nats, updated = self._engine(tokens, targets, memories, (self._seed, step, row))
+            row += tokens.shape[0]
             self.training_lanes.put(index, updated)
             loss = nats.mean()
             self._engine.backward(spoiling_if_not_finite(loss))
@@ -76,7 +76,8 @@ class PipelinePasses:
 
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
         self._expect(micro_batches, training=True)
-        self._module.begin_pass(draws=(self._seed, step), lanes=self.training_lanes)
+        draws = (self._seed, step, first_row(micro_batches, dp_rank=self._groups.dp_rank))
+        self._module.begin_pass(draws=draws, lanes=self.training_lanes)
         self._engine.micro_batches = len(micro_batches)
         self._engine.train_batch(iter(micro_batches))
         loss: Tensor = self._engine.dp_group_loss
@@ -111,6 +112,11 @@ class PipelinePasses:
         nats = torch.cat(parts) if is_last and parts else torch.empty(like.shape, device=like.device)
         dist.broadcast(nats, src=self._groups.last_stage_rank, group=self._groups.pipeline)
         return nats
+
+
+def first_row(micro_batches: Sequence[MicroBatch], *, dp_rank: int) -> int:
+    """Where in the global batch the rows of a data-parallel rank begin, of which every rank has equally many."""
+    return dp_rank * sum(tokens.shape[0] for tokens, _ in micro_batches)
 
 
 def _lanes(engine: Any) -> MemoryLanes:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
 from hierlm.models.contract import Layer, SharedWeights, StepContext
+from hierlm.nn.draws import DrawKey
 from hierlm.parallel.boundary import Payload, Unpacker, pack
 from hierlm.parallel.degrees import Coordinates
 from hierlm.parallel.groups import Groups
@@ -47,7 +48,7 @@ class Pipeline(PipelineModule):
     ) -> None:
         self.boundaries, self.groups, self.recompute, self._shares = tuple(boundaries), groups, recompute, shares
         self._config, self._seed = config, seed
-        self._draws: tuple[int, int] | None = None
+        self._draws: DrawKey | None = None
         self._lanes: MemoryLanes | None = None
         self._micro_index = 0
         self._unpacker = Unpacker()
@@ -67,8 +68,8 @@ class Pipeline(PipelineModule):
         """What the present step's draws, on whatever stage, say of the shapes that travel in such a pass."""
         return tuple(layer.train(training).drawn_shape for layer in self._shapers)
 
-    def begin_pass(self, *, draws: tuple[int, int] | None, lanes: MemoryLanes) -> None:
-        """Before the micro-batches of one step or evaluation: `draws` is (seed, step), None for no random draws."""
+    def begin_pass(self, *, draws: DrawKey | None, lanes: MemoryLanes) -> None:
+        """Before the micro-batches of one step or evaluation: `draws` is the first one's, None for no random draws."""
         self._draws, self._lanes, self._micro_index = draws, lanes, 0
 
     def forget_shapes(self) -> None:
@@ -84,7 +85,7 @@ class Pipeline(PipelineModule):
         micro_index, self._micro_index = self._micro_index, self._micro_index + 1
         stream = self._unpacker.unpack(payload)
         memories = self._lanes.get(micro_index, num_rows=stream.hidden.shape[0])
-        draw_key = None if self._draws is None else (*self._draws, micro_index, self.groups.dp_rank)
+        draw_key = self._draws_of(micro_index, num_rows=stream.hidden.shape[0])
         num_layers = len(self._end.layers)
         stream, updated = run_layers(
             self._end.layers,
@@ -96,6 +97,12 @@ class Pipeline(PipelineModule):
         )
         self._lanes.put(micro_index, updated + memories[num_layers:])
         return stream.hidden if self.groups.is_last_stage else pack(stream)
+
+    def _draws_of(self, micro_index: int, *, num_rows: int) -> DrawKey | None:
+        if self._draws is None:
+            return None
+        seed, step, first_row = self._draws
+        return seed, step, first_row + micro_index * num_rows
 
     def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, dist.ProcessGroup]]:
         """DeepSpeed sums the gradients of these over their groups before it reduces and steps."""

@@ -13,16 +13,14 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from hierlm.models.contract import Layer, Memory, Stream
 from hierlm.nn import prefix_attention
+from hierlm.nn.draws import DrawKey, Draws, drawing, keyed_seed
 from hierlm.nn.linear import fused_product
-from hierlm.parallel.random_state import keyed_seed
 
 if TYPE_CHECKING:
     from hierlm.parallel.sequence import TokenShares, Whole
 
 Recompute = Literal["none", "selective", "full"]
 Memories = tuple[Memory | None, ...]
-DrawKey = tuple[int, ...]
-"""(seed, step, micro_index, dp_rank): what the random draws of one forward pass belong to."""
 
 LAYER_SPAN = "layers."
 """How the spans of layers begin in a profiler's trace."""
@@ -57,14 +55,17 @@ def run_layers(
 ) -> tuple[Stream, Memories]:
     """Fold the layers, keyed by their index in the whole list, over the stream; one memory per layer in and out.
 
-    With a `draw_key` every layer draws from a generator of its own (key, layer index): the same at every pipeline cut,
-    on every tensor-parallel rank, and when it is computed a second time. Without, the generator is left alone.
+    With a `draw_key` every layer draws row by row, keyed by its index and the row of the global batch: the same for
+    every micro-batch size and layout, and when it is computed a second time. What a layer draws in another way than
+    by `hierlm.nn.draws` comes from torch's generator, seeded for the layer and the first row. Without a key that
+    generator is left alone.
     """
     updated: list[Memory | None] = []
     whole = None  # while tensor-parallel ranks hold shares of the top level's tokens: what of
     for (index, layer), memory in zip(layers.items(), memories, strict=True):
-        seed = None if draw_key is None else keyed_seed("draws", *draw_key, index)
-        run: Callable[..., Any] = partial(_run, layer, seed)
+        run: Callable[..., Any] = partial(_run, layer)
+        if draw_key is not None:
+            run = partial(_drawing, run, draw_key, index)
         if torch.autograd._profiler_enabled():
             run = partial(_in_span, f"{LAYER_SPAN}{index} {type(layer).__name__}", run)
         if shares is not None:
@@ -90,13 +91,15 @@ def _run_on_shares(run: Callable[..., Any], shares: "TokenShares", whole: "Whole
         return run(*of)
 
 
-def _run(
-    layer: Layer, seed: int | None, levels: tuple[Tensor, ...], memory: Memory | None
-) -> tuple[tuple[Tensor, ...], Memory | None]:
-    if seed is not None:
-        torch.manual_seed(seed)
+def _run(layer: Layer, levels: tuple[Tensor, ...], memory: Memory | None) -> tuple[tuple[Tensor, ...], Memory | None]:
     stream, new_memory = layer(Stream(levels), memory)
     return stream.levels, new_memory
+
+
+def _drawing(run: Callable[..., Any], key: DrawKey, index: int, *of: Any) -> Any:
+    torch.manual_seed(keyed_seed("draws", *key, index))
+    with drawing(Draws(key, layer=index)):
+        return run(*of)
 
 
 def _recomputed(

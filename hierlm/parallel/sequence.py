@@ -10,7 +10,7 @@ megatron-core's own collectives for this allocate on a CUDA device; these run wh
 Shapes: B batch, T tokens of the level, D hidden_dim, n = ceil(B*T / degree) tokens of a share, the last ones padding.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from hierlm.errors import UserError
 from hierlm.models.contract import Layer, Stream
 from hierlm.nn.block import Block
+from hierlm.nn.dropout import Dropout
+from hierlm.nn.shape import Rate
 
 if TYPE_CHECKING:
     from hierlm.parallel.groups import Groups
@@ -121,10 +123,9 @@ class TokenShares:
         share: Tensor = _ShareOfSum.apply(partial, self, self._whole)
         return share
 
-    def dropped(self, share: Tensor, rate: float) -> Tensor:
-        """Dropout on [1, n, D] with the draws that the whole [B, T, D] would have had."""
-        whole = F.dropout(share.new_ones(*self._whole, share.shape[2]), rate)
-        return share * self.share_of(whole)
+    def whole_shape(self, width: int) -> tuple[int, int, int]:
+        """B, T, D of what the running layer has a share of."""
+        return (*self._whole, width)
 
     def _share_out(self, block: Block) -> None:
         for name, module in list(block.named_modules()):
@@ -138,8 +139,8 @@ class TokenShares:
                 module.register_forward_hook(lambda norm, inputs, output: self.gather(output))
                 for parameter in module.parameters():
                     parameter.register_hook(self._summed)
-            elif isinstance(module, nn.Dropout):
-                block.set_submodule(name, _SharedDropout(module.p, self))
+            elif isinstance(module, Dropout) and module.cut_dim is None:  # what is cut sees whole sequences
+                block.set_submodule(name, _DropoutOnShare(module, self))
 
     def _summed(self, gradient: Tensor) -> Tensor:
         total = gradient.clone()
@@ -163,13 +164,15 @@ class TokenShares:
         return self._last_gathered_again[1].view(shape)
 
 
-class _SharedDropout(nn.Dropout):
-    def __init__(self, rate: float, shares: TokenShares) -> None:
-        super().__init__(rate)
-        self._shares = shares
+class _DropoutOnShare(Dropout):
+    """Drops of a share [1, n, D] what the whole [B, T, D] would lose there."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._shares.dropped(x, self.p) if self.training and self.p > 0 else x
+    def __init__(self, site: Dropout, shares: TokenShares) -> None:
+        super().__init__(Rate(site.rate, site.switch))
+        self.number, self._shares = site.number, shares
+
+    def kept(self, shape: Sequence[int], *, like: Tensor) -> Tensor:
+        return self._shares.share_of(super().kept(self._shares.whole_shape(shape[-1]), like=like))
 
 
 def _only_slices_see_tokens(block: Block) -> bool:

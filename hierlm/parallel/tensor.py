@@ -20,6 +20,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor, nn
 
 from hierlm.models.contract import Layer
+from hierlm.nn.dropout import sites
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.recompute import unkept_products
 from hierlm.parallel.tensor_plan import Rule, TensorPlan, rule_for
@@ -83,6 +84,8 @@ def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -
         return
     cutter = _Cutter(groups)
     for index, layer in layers.items():
+        for site in sites(layer):
+            site.part = (groups.tp_rank, groups.degrees.tensor)
         for path, module in list(layer.named_modules()):
             for name, _ in list(module.named_parameters(recurse=False)):
                 where = ".".join(filter(None, ("layers", str(index), path, name)))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hierlm.nn import prefix_attention, relative_attention
+from hierlm.nn import draws, prefix_attention, relative_attention
 from hierlm.nn.visibility import with_keys_of_their_own
 
 aten = torch.ops.aten
@@ -20,18 +20,21 @@ aten = torch.ops.aten
 
 @contextmanager
 def fused_attention(*, on_gpu: bool) -> Iterator[None]:
-    """Inside, attention on meta tensors takes the kernel of a GPU or of a CPU.
+    """Inside, attention on meta tensors takes the kernel of a GPU or of a CPU, and dropout keeps what it keeps there.
 
     A change of the function itself, because a mode would not reach the recomputation inside a backward pass.
     """
     original, ours = F.scaled_dot_product_attention, (relative_attention.TILED_DEVICES, prefix_attention.DEVICES)
+    number_devices = draws.NUMBER_DEVICES
     F.scaled_dot_product_attention = partial(_attend, original, on_gpu)
     relative_attention.TILED_DEVICES = prefix_attention.DEVICES = frozenset(() if on_gpu else ("cpu", "meta"))
+    draws.NUMBER_DEVICES = frozenset(("cpu",) if on_gpu else ("cpu", "meta"))
     try:
         yield
     finally:
         F.scaled_dot_product_attention = original
         relative_attention.TILED_DEVICES, prefix_attention.DEVICES = ours
+        draws.NUMBER_DEVICES = number_devices
 
 
 def _attend(  # noqa: PLR0917 - torch's own signature

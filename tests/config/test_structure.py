@@ -52,11 +52,6 @@ def test_the_end_of_a_curve_is_one_number_however_it_is_written(tmp_path: Path) 
     assert differences(old, other)[0] == "phases.0.learning_rate.final: 0.0001 -> 0.0002"
 
 
-def test_a_runs_fingerprint_is_that_which_its_checkpoints_were_written_with(tmp_path: Path) -> None:
-    # of this config, when a curve had no other end than `final`
-    assert fingerprint(config(tmp_path)) == "f7dfd2ff9af79343c8820c8a071140d419835e7bba0ca5542d6a6563b8a5cbf0"
-
-
 def test_a_path_and_a_single_source_are_the_same_data(tmp_path: Path) -> None:
     assert differences(config(tmp_path), config(tmp_path, "data.sources=[{path: data/some}]")) == []
 

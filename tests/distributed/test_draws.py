@@ -1,4 +1,4 @@
-"""Dropout, recompute and recurrent memory do not depend on the layout either."""
+"""Dropout, recompute and recurrent memory depend on no layout and on no micro-batch size either."""
 
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from torch import nn
 from hierlm.config.load import load_config
 from hierlm.models.config import ModelConfig
 from hierlm.models.contract import Layer, SharedWeights
+from hierlm.nn.dropout import Dropout
 from hierlm.phases.timeline import Timeline
 from tests.distributed.spawn import run_ranks
 
@@ -49,7 +50,7 @@ class Accumulate(Layer):
 
     def __init__(self, dropout):
         super().__init__()
-        self.mix, self.drop = nn.Linear(16, 16), nn.Dropout(dropout)
+        self.mix, self.drop = nn.Linear(16, 16), Dropout(dropout)
 
     def initial_memory(self, batch_size, *, device, dtype):
         return (torch.zeros(batch_size, 16, device=device, dtype=dtype),)
@@ -147,11 +148,9 @@ def test_dropout_is_the_same_at_every_cut_and_when_recomputed(layout: Any, recom
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_dropout_matters_and_differs_between_data_parallel_ranks(dropped: Any) -> None:
+def test_dropout_matters(dropped: Any) -> None:
     without = run("transformer", (1, 1, 1), "model.dropout=0.0")
     assert not torch.allclose(without, dropped, rtol=1e-4)
-    other_rows = run("transformer", (2, 1, 1), "model.dropout=0.1")
-    assert not torch.allclose(other_rows, dropped, rtol=1e-5)
 
 
 @pytest.mark.distributed
@@ -171,6 +170,5 @@ def test_recurrent_memory_is_the_same_in_every_layout(layout: Any, recompute: st
 
 
 @pytest.mark.distributed
-def test_recurrent_memory_belongs_to_its_row_at_any_data_parallel_degree() -> None:
-    found, expected = run("toy", (2, 1, 2), dropout=0.0), run("toy", (1, 1, 1), dropout=0.0)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+def test_recurrent_memory_belongs_to_its_row_at_any_data_parallel_degree(remembered: Any) -> None:
+    torch.testing.assert_close(run("toy", (2, 1, 2)), remembered, rtol=1e-5, atol=0)

@@ -215,6 +215,5 @@ def test_impossible_sizes_are_refused(fields, message):
 def test_what_cannot_be_cut_by_heads_says_so():
     plain = Config.model_validate(SMALL | {"memory_length": 1})
     assert transformer_xl.refusals(plain) == {}
-    for fields, word in (({"cutoffs": [10]}, "adaptive softmax"), ({"attention_dropout": 0.1}, "attention_dropout")):
-        reason = transformer_xl.refusals(plain.model_copy(update=fields))["tensor_parallel_degree"]
-        assert word in reason
+    reason = transformer_xl.refusals(plain.model_copy(update={"cutoffs": [10]}))["tensor_parallel_degree"]
+    assert "adaptive softmax" in reason
