@@ -10,6 +10,7 @@ from data_pipeline.errors import DataError
 from hierlm.errors import LostRunError, UserError
 from hierlm.exit_codes import FAILED, TAKEN_OVER, WRONG_INPUT
 from hierlm.lease import TakenOverError
+from hierlm.refused_versions import refuse_wrong_versions
 from hierlm.run_dir import RunDir
 from hierlm.train.console import Console, redirect_output
 from hierlm.train.start_up import StartUp
@@ -33,6 +34,7 @@ def main() -> int:
     has_log = "HIERLM_RUN_DIR" in os.environ  # that of its batch job
     console = Console(stream, is_first=rank == 0, copy_to=None if has_log else run_dir.console_log)
     try:
+        refuse_wrong_versions()
         if rank == 0 and "torch" not in sys.modules:
             console.say("starting: importing torch and DeepSpeed")
         from hierlm.train.run import run

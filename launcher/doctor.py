@@ -15,8 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from hierlm.refused_versions import version_problems
+
 OLDEST_PYTHON = (3, 11)
 PROBE_SECONDS = 180
+VERSIONS = "versions"
 TRACKER_SECONDS = 5
 FREE_BYTES_WANTED = 5 * 1024**3
 
@@ -61,6 +64,7 @@ def examine(*, tracker_uri: str, say: Callable[[str], None]) -> Iterator[Check]:
     say("asking DeepSpeed")
     yield deepspeed(ask(DEEPSPEED_PROBE))
     yield from packages()
+    yield versions()
     yield compiler()
     yield slurm()
     yield disk(Path.cwd())
@@ -105,6 +109,14 @@ def packages() -> Iterator[Check]:
             yield Check(name, "ok", version(name))
         except PackageNotFoundError:
             yield Check(name, "wrong", "not installed; install the project with its dependencies")
+
+
+def versions() -> Check:
+    """Packages that are there and known to compute wrong."""
+    problems = version_problems()
+    if problems:
+        return Check(VERSIONS, "wrong", "; ".join(problems))
+    return Check(VERSIONS, "ok", "none of those that are known to train wrong")
 
 
 def compiler() -> Check:

@@ -10,12 +10,13 @@ from hierlm import models
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
+from hierlm.refused_versions import version_problems
 from hierlm.run_dir import RunDir
 
 
 def refuse_what_cannot_run(config: RunConfig[ModelConfig]) -> None:
     """UserError with every reason. What the config alone shows has been reported by its loader already."""
-    problems = data_problems(config) + room_problems(config)
+    problems = version_problems() + data_problems(config) + room_problems(config)
     if problems:
         raise UserError(problems)
 

@@ -14,11 +14,11 @@ def command(
     tracker: Annotated[str, typer.Option(metavar="URI", help="as in tracking.uri")] = "sqlite:///runs/mlflow.db",
     as_json: JsonOption = False,
 ) -> int:
-    """Examine this machine; exit code 1 when something is wrong that training needs."""
+    """Examine this machine; exit code 1 when something is wrong that training needs, 2 when a package trains wrong."""
     from dataclasses import asdict
 
-    from hierlm.exit_codes import FAILED
-    from launcher.doctor import Check, examine
+    from hierlm.exit_codes import FAILED, WRONG_INPUT
+    from launcher.doctor import VERSIONS, Check, examine
     from launcher.verb import print_json
 
     checks: list[Check] = []
@@ -29,4 +29,6 @@ def command(
     healthy = all(check.state != "wrong" for check in checks)
     if as_json:
         print_json({"healthy": healthy, "checks": [asdict(check) for check in checks]})
+    if any(check.name == VERSIONS and check.state == "wrong" for check in checks):
+        return WRONG_INPUT
     return 0 if healthy else FAILED
