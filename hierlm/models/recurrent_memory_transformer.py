@@ -13,6 +13,8 @@ Departures:
   vector drawn from N(0, 1).
 - distances inside the memory blocks may be negative and are taken as such.
 - segments are counted from the beginning of a stream: an unfinished one goes on in the next call.
+- dropout acts where the code drops, on the memory that is read, written and passed on too; that of the position waves
+  is one draw for the whole global batch, not one for each process.
 - the recurrence spans the whole depth, so embedding and blocks are one layer, which no pipeline can cut.
 """
 

@@ -8,6 +8,7 @@ Shapes: B rows of the micro-batch.
 """
 
 import hashlib
+import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -114,11 +115,11 @@ def _kept(like: Tensor, share: float, shape: Sequence[int], *, site: int, part: 
     if draws is None or kept.is_meta:
         kept.bernoulli_(share)
     elif part:
-        for row, generator in enumerate(draws.for_rows(len(kept), site=site, device=kept.device)):
-            kept[row] = _part_of_row(kept[row], share, generator, part=part)
+        for row, generator in zip(kept.unbind(), draws.for_rows(len(kept), site=site, device=kept.device), strict=True):
+            row.copy_(_part_of_row(row, share, generator, part=part))
     else:
-        for row, generator in enumerate(draws.for_rows(len(kept), site=site, device=kept.device)):
-            kept[row].bernoulli_(share, generator=generator)
+        for row, generator in zip(kept.unbind(), draws.for_rows(len(kept), site=site, device=kept.device), strict=True):
+            row.bernoulli_(share, generator=generator)
     return _scaled(kept, share)
 
 
@@ -138,18 +139,32 @@ def _uniform(like: Tensor, *, site: int) -> Tensor:
     numbers, draws = like.new_empty(like.shape, dtype=torch.float32), _current.get()
     if draws is None or numbers.is_meta:
         return numbers.uniform_()
-    for row, generator in enumerate(draws.for_rows(len(numbers), site=site, device=numbers.device)):
-        numbers[row].uniform_(generator=generator)
+    for row, generator in zip(
+        numbers.unbind(), draws.for_rows(len(numbers), site=site, device=like.device), strict=True
+    ):
+        row.uniform_(generator=generator)
     return numbers
 
 
 def _room(like: Tensor, shape: Sequence[int]) -> Tensor:
-    dtype = like.dtype if like.device.type in NUMBER_DEVICES else torch.bool
-    return like.new_empty(shape, dtype=dtype)
+    """Where ones and zeros are drawn: for fp32 integers of its size, which a CPU draws without a copy."""
+    if like.device.type not in NUMBER_DEVICES:
+        return like.new_empty(shape, dtype=torch.bool)
+    return like.new_empty(shape, dtype=torch.int32 if like.dtype == torch.float32 else like.dtype)
 
 
 def _scaled(kept: Tensor, share: float) -> Tensor:
+    """The ones as 1 / share; of integers by its bits, which spares a pass."""
+    if kept.dtype == torch.int32:
+        return kept.mul_(_bits(1 / share)).view(torch.float32)
     return kept if kept.dtype == torch.bool else kept.div_(share)
+
+
+def _bits(number: float) -> int:
+    """An integer with the bits of a float32."""
+    bits: int
+    (bits,) = struct.unpack("=i", struct.pack("=f", number))
+    return bits
 
 
 # As operations, opaque to a compiler, which could follow neither the streams nor whoever sets them: compiled layers
@@ -171,6 +186,6 @@ def _uniform_of_rows(like: Tensor, site: int) -> Tensor:
     return _uniform(like, site=site)
 
 
-_kept_of_rows.register_fake(lambda like, share, shape, site, part: _room(like, shape))
-_kept_of_step.register_fake(lambda like, share, site: _room(like, like.shape))
+_kept_of_rows.register_fake(lambda like, share, shape, site, part: _scaled(_room(like, shape), share))
+_kept_of_step.register_fake(lambda like, share, site: _scaled(_room(like, like.shape), share))
 _uniform_of_rows.register_fake(lambda like, site: like.new_empty(like.shape, dtype=torch.float32))

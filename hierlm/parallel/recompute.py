@@ -97,9 +97,16 @@ def _run(layer: Layer, levels: tuple[Tensor, ...], memory: Memory | None) -> tup
 
 
 def _drawing(run: Callable[..., Any], key: DrawKey, index: int, *of: Any) -> Any:
-    torch.manual_seed(keyed_seed("draws", *key, index))
+    _seed_torch(keyed_seed("draws", *key, index))
     with drawing(Draws(key, layer=index)):
         return run(*of)
+
+
+def _seed_torch(seed: int) -> None:
+    """The generators of this process's devices; `torch.manual_seed` looks at those of all kinds, a tenth of a ms."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
 
 
 def _recomputed(
