@@ -13,6 +13,8 @@ from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
 from tests.distributed.spawn import run_ranks
 
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
 STEPS = 2
 RELATIVE = 1e-5
 SMALLEST = 1e-3
@@ -56,7 +58,6 @@ MODELS = {
     "lmu": NARROW,
     "lstm": ["model.hidden_dim=16", "model.dropout=0.3"],
 }
-QUICK = ["transformer", "transformer_xl"]
 LAYOUTS = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
 NOT_CUT = {"dynamic_pooling", "dynamic_pooling-gumbel"}
 """Models that are refused a pipeline: a loss of boundaries, or groups whose number varies."""
@@ -135,10 +136,8 @@ def assert_equal(found: Any, expected: Any, what: str) -> None:
         assert float(np.abs(mine - values).max()) <= allowed, f"{what}: {name}"
 
 
-@pytest.mark.distributed
-@pytest.mark.parametrize("models", [QUICK, pytest.param([m for m in MODELS if m not in QUICK], marks=pytest.mark.slow)])
-def test_rows_draw_the_same_in_every_micro_batch_size_and_layout(models: list[str]) -> None:
-    sizes = [8, 2, 1]
+def test_rows_draw_the_same_in_every_micro_batch_size_and_layout() -> None:
+    models, sizes = list(MODELS), [8, 2, 1]
     alone = run([one for size in sizes for one in runs_of(models, size, (1, 1, 1))], 1)
     expected = dict(zip(models, alone, strict=False))
     for (size, model), found in zip(((size, m) for size in sizes for m in models), alone, strict=True):
@@ -149,7 +148,6 @@ def test_rows_draw_the_same_in_every_micro_batch_size_and_layout(models: list[st
         assert_equal(found, expected[model], f"{model}, dp tp pp {layout}")
 
 
-@pytest.mark.distributed
 def test_dropout_of_another_seed_gives_other_losses() -> None:
     [(model, overrides)] = runs_of(["transformer"], 8, (1, 1, 1))
     first, other, without = run(
