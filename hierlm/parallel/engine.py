@@ -1,5 +1,6 @@
 """One adapter over DeepSpeed: the training loop sees steps, evaluation sees token losses, checkpoints see two calls."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,13 +26,14 @@ from hierlm.parallel.light_imports import deepspeed
 from hierlm.parallel.loss import require_head
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
+from hierlm.parallel.older_deepspeed import make_skip, skips_by_itself
 from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
 from hierlm.parallel.phase_switch import Kept, kept_over_switch, probe_rows, require_kept
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.process import ProcessInfo
 from hierlm.parallel.saving import HeldFiles, OpenFile, hold_engine, save_engine
 from hierlm.parallel.sequence import TokenShares
-from hierlm.parallel.skipped_steps import Skipped
+from hierlm.parallel.skipped_steps import Skipped, are_finite, forget_lost_memories
 from hierlm.parallel.stage_model import build_stage, tensor_plan
 from hierlm.parallel.universal import INFO, SLICES, load_universal, require_names, universal_info
 from hierlm.parallel.zero import clip_norm, deepspeed_config
@@ -48,7 +50,7 @@ class StepResult:
     """One optimizer step. Tensors, so that a step that is not logged never waits for the device."""
 
     loss: Tensor  # nats per token, mean over this data-parallel rank's rows
-    grad_norm: float | Tensor  # global norm before clipping
+    grad_norm: float | Tensor  # global norm before clipping; infinite where the step is skipped
     is_skipped: bool = False  # nothing was updated, on any rank, because loss or gradient was not finite
 
 
@@ -115,8 +117,10 @@ class Engine:
         is_skipped = bool(self._engine.optimizer.overflow)  # the same on all ranks
         self.skipped = self.skipped.after(is_skipped)
         if is_skipped and is_recurrent(self.config.model):
-            self._forget_lost_memories()
-        return StepResult(loss=loss, grad_norm=self._engine.get_global_grad_norm(), is_skipped=is_skipped)
+            num_rows = len(self.local_rows(self._phase.global_batch_size))
+            forget_lost_memories(self._passes.training_lanes, num_rows=num_rows, group=self.groups.model)
+        norm = math.inf if is_skipped else self._engine.get_global_grad_norm()
+        return StepResult(loss=loss, grad_norm=norm, is_skipped=is_skipped)
 
     def take_switches(self, moment: Moment) -> None:
         """Evaluate as after the step of `moment`: some switches reach into evaluation."""
@@ -155,8 +159,7 @@ class Engine:
     def has_finite_weights(self) -> bool:
         """Whether every weight of every rank is; every rank calls it, and waits for the device."""
         working = (getattr(parameter, "ds_tensor", parameter) for parameter in self.module.parameters())
-        checks = [tensor.detach().isfinite().all() for tensor in (*working, *self._engine.basic_optimizer.state)]
-        return self.largest(int(not torch.stack([check.to(self.process.device) for check in checks]).all())) == 0
+        return self.largest(int(not are_finite([*working, *self._engine.basic_optimizer.state]))) == 0
 
     def recurrent_state(self) -> LaneState | None:
         """The training memories of this rank's rows and layers; None where another rank holds the same."""
@@ -246,16 +249,6 @@ class Engine:
         own = {name: getattr(model, name) for name in model.train_switches()}
         self.module.begin_step(StepContext(moment.step, self.config.seed, {**own, **phase.model}))
 
-    def _forget_lost_memories(self) -> None:
-        """Rows whose memory a step has left not finite, on any stage or slice, begin new streams.
-
-        What they remember would make every later loss NaN.
-        """
-        lanes = self._passes.training_lanes
-        lost = lanes.rows_not_finite(len(self.local_rows(self._phase.global_batch_size)))
-        dist.all_reduce(lost, op=dist.ReduceOp.MAX, group=self.groups.model)
-        lanes.forget(lost.bool().cpu())
-
     def _kept_over_switch(self, moment: Moment) -> Kept:
         """What a switch must leave alone, seen with the switches of the phase before: some reach into evaluation."""
         self._set_switches(moment, self.config.phases[moment.phase_index - 1])
@@ -319,7 +312,7 @@ def _wrap(
     if isinstance(module, Pipeline) and engine.zero_optimization() and hasattr(engine.optimizer, "averaged_gradients"):
         engine.optimizer.scaled_global_norm = partial(partitioned_norm, engine.optimizer, groups)
     if engine.zero_optimization():
-        notice_replicas(engine.optimizer, groups)
+        (notice_replicas if skips_by_itself() else make_skip)(engine.optimizer, groups)
     if groups.degrees.data == 1 and not hasattr(engine.optimizer, "get_grads_for_reduction"):
         # it would copy all gradients into a buffer, reduce them over one rank, and copy them back; what is left is that
         # parameters without gradient get zeros, as they do where there is something to reduce

@@ -6,10 +6,14 @@ DeepSpeed's optimizers leave the update out by themselves, and plain AdamW is to
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from hierlm.parallel.memory_lanes import MemoryLanes
 
 
 @dataclass(frozen=True)
@@ -30,3 +34,18 @@ def spoiling_if_not_finite(loss: Tensor) -> Tensor:
     The gradient of an infinite cross entropy may well be finite (softmax minus one), and would be followed.
     """
     return loss * torch.where(loss.isfinite(), 1.0, math.nan)
+
+
+def forget_lost_memories(lanes: MemoryLanes, *, num_rows: int, group: dist.ProcessGroup) -> None:
+    """Rows whose memory a step has left not finite, on any stage or slice of `group`, begin new streams.
+
+    What they remember would make every later loss NaN.
+    """
+    lost = lanes.rows_not_finite(num_rows)
+    dist.all_reduce(lost, op=dist.ReduceOp.MAX, group=group)
+    lanes.forget(lost.bool().cpu())
+
+
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every value of all is; waits for the device."""
+    return bool(torch.stack([tensor.detach().isfinite().all().cpu() for tensor in tensors]).all())

@@ -156,3 +156,27 @@ def test_a_gradient_that_is_not_finite_on_one_rank_leaves_the_step_out_on_all(
         assert found["steps"] == wanted["steps"]
         for mine, other in zip(found["state"], wanted["state"], strict=True):
             assert (mine == other).all()
+
+
+def lose_a_memory(overrides: list[str]) -> Any:
+    """On one rank: what was skipped and whether losses are finite, around a step before which a stage forgot a row."""
+    from hierlm.parallel.memory_lanes import MemoryLanes
+
+    engine, found = engine_of("transformer_xl", overrides), []
+    lanes: MemoryLanes = engine._passes.training_lanes
+    for step in range(STEPS):
+        if step == 1 and engine.process.rank == engine.process.world_size - 1:
+            next(memory for memory in lanes._lanes[0] if memory)[0][0] = math.nan  # its first row, here alone
+        result = step_of(engine, step)
+        found.append((result.is_skipped, math.isfinite(float(result.grad_norm))))
+        lost = lanes.rows_not_finite(len(engine.local_rows(ROWS))).sum().item()
+        assert lost == 0, f"step {step}"
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("where", [(1, 1, 2, 0), (2, 1, 1, 1)], ids=["pp2", "dp2"])
+def test_a_row_that_remembers_something_not_finite_costs_one_step(where: tuple[int, int, int, int]) -> None:
+    for found in run_ranks(lose_a_memory, 2, layout(*where, "fp32")):
+        assert found == [(False, True), (True, False), (False, True), (False, True)]
