@@ -28,6 +28,12 @@ ROOT = Path(__file__).parents[1]
 CORPORA = Path(os.environ.get("HIERLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker collects every file: it imports the engines through their door, in half the time of another way."""
+    if hasattr(config, "workerinput"):
+        import hierlm.parallel.process  # noqa: F401
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several workers share the tests, a file's tests together, files with slow tests come first.
 

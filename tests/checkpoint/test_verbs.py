@@ -74,6 +74,7 @@ def test_list_and_inspect_tell_what_there_is(root: Path) -> None:
     assert "ZeRO-1" in hierlm("checkpoint", "inspect", "runs/small", cwd=root).stdout
 
 
+@pytest.mark.slow
 def test_verify_finds_one_flipped_byte(root: Path) -> None:
     assert [row["good"] for row in answer("verify", "runs/small", cwd=root)] == [True, True]
     victim = next((step_dir(root / "runs" / "small" / "checkpoints", 3) / "engine").iterdir())
@@ -91,6 +92,7 @@ def test_verify_finds_one_flipped_byte(root: Path) -> None:
     assert "step-00000003 is damaged" in refused("digest", "runs/small", "--checkpoint", 3, cwd=root)
 
 
+@pytest.mark.slow
 def test_digest_is_one_document_of_three_fields(root: Path) -> None:
     document = answer("digest", "runs/small", cwd=root)
     assert document.keys() == {"step", "weights_sha256", "optimizer_sha256"} and document["step"] == 3
@@ -118,6 +120,7 @@ def test_what_is_exported_is_the_trained_model(root: Path) -> None:
     assert not torch.equal(fresh(torch.arange(10).view(1, 10))[0], logits[:1])
 
 
+@pytest.mark.slow
 def test_a_reshape_is_made_once_and_is_what_a_load_will_find(root: Path) -> None:
     words = ("reshape", "runs/small", "--data-parallel-degree", 4, "--zero-stage", 2)
     document = answer(*words, cwd=root)
@@ -146,6 +149,7 @@ def test_an_impossible_layout_is_refused_before_any_work(root: Path) -> None:
     assert sorted((root / "runs" / "small" / "checkpoints").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_an_export_of_other_weights_is_refused(root: Path) -> None:
     hierlm("checkpoint", "export", "runs/small", "--output", "exported", cwd=root)
     config = root / "exported" / "config.yaml"
@@ -161,6 +165,7 @@ def test_an_export_of_other_weights_is_refused(root: Path) -> None:
         models.load(root / "exported")
 
 
+@pytest.mark.slow
 def test_wrong_input_is_one_line(root: Path) -> None:
     assert "no run here" in refused("list", "runs/absent", cwd=root)
     assert "no checkpoint of step 9; there are: 2, 3" in refused("digest", "runs/small", "--checkpoint", 9, cwd=root)

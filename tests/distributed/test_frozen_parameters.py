@@ -90,7 +90,7 @@ def is_trained(name: str, phase: int) -> bool:
 LAYOUTS = [
     pytest.param((2, 1, 1, 1), "fp32", id="dp2-zero1"),
     pytest.param((2, 1, 1, 3), "bf16", id="dp2-zero3-bf16"),
-    pytest.param((1, 2, 2, 1), "bf16", id="tp2-pp2-zero1-bf16"),
+    pytest.param((1, 2, 2, 1), "bf16", id="tp2-pp2-zero1-bf16", marks=pytest.mark.slow),
     *(
         pytest.param(where, precision, marks=pytest.mark.slow, id="-".join(map(str, (*where, precision))))
         for where, precision in [

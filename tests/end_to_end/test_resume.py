@@ -124,6 +124,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(
     assert digest("killed", tmp_path) == digest("whole", uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_the_run_directory_holds_what_the_contract_names(uninterrupted: Path) -> None:
     run = uninterrupted / "runs" / "whole"

@@ -3,7 +3,6 @@
 import pytest
 import sentencepiece
 import torch
-from scipy.stats import binom
 
 from hierlm import models
 from hierlm.models.contract import StepContext, Stream, fold
@@ -106,6 +105,8 @@ def test_the_gradient_of_a_boundary_is_that_of_the_weights_of_its_group():
 
 
 def test_the_penalty_is_scipys_binomial():
+    from scipy.stats import binom  # takes seconds, which every worker would spend when it collects the tests
+
     b = marks("0100100000", "1111100000")
     expected = -binom.logpmf([2, 5], 10, 0.2) / 10
     torch.testing.assert_close(binomial_penalty(b, rate=0.2)[:, 0, 0], torch.tensor(expected), rtol=1e-5, atol=1e-6)
