@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy.signal import cont2discrete
 
 from hierlm.nn import legendre
 
@@ -12,6 +11,8 @@ SIZES = [(4, 10), (20, 64), (100, 1024), (250, 1024)]
 
 @pytest.mark.parametrize(("order", "window_length"), SIZES)
 def test_zero_order_hold_equals_scipys(order, window_length):
+    from scipy.signal import cont2discrete  # seconds, which every worker would spend when it collects the tests
+
     a, b = legendre.continuous_system(order=order, window_length=window_length)
     expected_a, expected_b, *_ = cont2discrete((a, b[:, None], np.ones((1, order)), 0), 1.0, "zoh")
     a_bar, b_bar = legendre.discrete_system(order=order, window_length=window_length)

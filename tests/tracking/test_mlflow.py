@@ -4,10 +4,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from hierlm.run_dir import RunDir
 from hierlm.tracking.config import TrackingConfig
@@ -17,6 +16,10 @@ from hierlm.tracking.open import replay_of
 from tests.conftest import ROOT, hierlm
 from tests.tracking.conftest import CONFIG, write_steps
 from tests.tracking.servers import MlflowServer, Postgres, until, why_no_postgres
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 ATTEMPT = """
 import sys
@@ -64,13 +67,19 @@ def _ended(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def _top_runs(client: MlflowClient) -> list[Run]:
+def client_of(uri: str) -> "MlflowClient":
+    from mlflow.tracking import MlflowClient  # seconds, which every worker would spend when it collects the tests
+
+    return MlflowClient(uri)
+
+
+def _top_runs(client: "MlflowClient") -> "list[Run]":
     experiment = client.get_experiment_by_name("demo")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], "tags.`hierlm.part` = 'run'"))
 
 
-def _steps(client: MlflowClient, run: Run, name: str) -> list[int]:
+def _steps(client: "MlflowClient", run: "Run", name: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run.info.run_id, name)]
 
 
@@ -85,7 +94,7 @@ def _interrupt_three_times(folder: Path, uri: str) -> None:
 
 
 def _check_one_whole_run(uri: str) -> None:
-    client = MlflowClient(uri)
+    client = client_of(uri)
     (run,) = _top_runs(client)
     assert _steps(client, run, "train/loss") == list(range(1, 101)), "every step once, monotone"
     assert _steps(client, run, "valid/loss") == list(range(10, 101, 10))
@@ -115,7 +124,7 @@ def test_eight_runs_in_parallel_on_one_new_sqlite_lose_nothing(tmp_path: Path) -
     for name in late:
         config = TrackingConfig(uri=f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}", experiment="demo")
         replay_of(config, RunDir(tmp_path / "runs" / name), run_config=CONFIG, attempt=None).push()
-    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    client = client_of(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     runs = _top_runs(client)
     assert sorted(run.info.run_name for run in runs) == names
     for run in runs:
@@ -132,7 +141,7 @@ def test_a_server_killed_in_the_middle_and_brought_back_has_everything(
     replay = replay_of(TrackingConfig(uri=mlflow_server.uri, experiment="demo"), run_dir, run_config=CONFIG, attempt=1)
     said: list[str] = []
     tracker = FollowingTracker(replay, report=said.append, interval_seconds=0.1, longest_pause_seconds=0.5)
-    client = MlflowClient(mlflow_server.uri)
+    client = client_of(mlflow_server.uri)
     write_steps(run_dir, 1, 100)
     until(lambda: replay.run_id != "" and len(_steps_at(client, replay.run_id)) == 100)
     mlflow_server.kill()
@@ -168,7 +177,7 @@ def test_a_run_interrupted_three_times_is_one_run_on_a_server_with_postgresql(
     try:
         _interrupt_three_times(tmp_path, server.uri)
         _check_one_whole_run(server.uri)
-        client = MlflowClient(server.uri)
+        client = client_of(server.uri)
         (run,) = _top_runs(client)
         assert client.list_artifacts(run.info.run_id) == []
     finally:
@@ -186,7 +195,7 @@ def test_what_never_reached_a_tracker_is_sent_by_track_sync_once(tmp_path: Path)
     write_steps(run_dir, 1, 60)
     for sent in (66, 0):
         assert f"demo: {sent} records sent" in hierlm("track", "sync", "runs/demo", cwd=tmp_path).stdout
-    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    client = client_of(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     (run,) = _top_runs(client)
     assert _steps(client, run, "train/loss") == list(range(1, 61))
     assert (run.info.status, run.data.params["model.arch"]) == ("FAILED", "lmu")
@@ -223,5 +232,5 @@ def test_track_sync_refuses_wrong_input_in_one_line(tmp_path: Path, words: list[
     assert said in done.stderr
 
 
-def _steps_at(client: MlflowClient, run_id: str) -> list[int]:
+def _steps_at(client: "MlflowClient", run_id: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run_id, "train/loss")]
