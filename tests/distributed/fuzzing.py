@@ -38,22 +38,17 @@ def transformer(random: Random) -> Drawn:
 
 
 def hourglass(random: Random) -> Drawn:
-    first, second, third = (random.randint(2, 4) for _ in range(3))
-    factor = random.choice([2, 3, 4])
-    levels = [f"{first}@1", f"{second}@{factor}", f"{first}@1"]
-    draws = [str(f) for f in sorted(random.sample([2, 3, 4], random.randint(2, 3)))]
-    if random.random() < 0.4:
-        levels[1:2] = [f"{second}@2", f"{third}@{2 * factor}", f"{second}@2"]
-        draws = []
-    words = [f"model.hierarchy='{' '.join(levels)}'"]
-    words += of(
-        random,
-        positions=["rotary", "relative"],
-        shortening=["average", "attention"] if draws else ["average", "linear", "attention"],
-        upsampling=["repeat", "attention"] if draws else ["repeat", "linear", "attention"],
-    )
-    drawn: Switches = {"shorten_factors": f"[{','.join(draws)}]"} if draws else {}
-    return words, random.choice([{}, drawn]), random.choice([{}, drawn])
+    """Of two levels, most often with a factor drawn at every step of a phase, or of three."""
+    outer, inner, innermost = (random.randint(2, 4) for _ in range(3))
+    words, factor = of(random, positions=["rotary", "relative"]), random.choice([2, 3, 4])
+    if random.random() < 0.3:
+        levels = [f"{outer}@1", f"{inner}@2", f"{innermost}@{2 * factor}", f"{inner}@2", f"{outer}@1"]
+        words += of(random, shortening=["average", "linear", "attention"], upsampling=["repeat", "linear", "attention"])
+        return [*words, f"model.hierarchy='{' '.join(levels)}'"], {}, {}
+    words += of(random, shortening=["average", "attention"], upsampling=["repeat", "attention"])
+    drawn: Switches = {"shorten_factors": str(random.choice([[2, 3], [3, 4], [2, 3, 4]]))}
+    first, second = random.choice([(drawn, drawn), ({}, drawn), (drawn, {"shorten_factors": "[]"})])
+    return [*words, f"model.hierarchy='{outer}@1 {2 * inner}@{factor} {outer}@1'"], first, second
 
 
 def multi_scale(random: Random) -> Drawn:

@@ -192,23 +192,20 @@ def _outcome(folder: Path, parts: Sequence[dict[str, Any]]) -> Outcome | str:
     return Outcome(parts[0]["steps"], parts[0]["nats"], moments)
 
 
-def differences(found: Outcome | str, expected: Outcome | str, *, first_steps: int | None = None) -> list[str]:
-    """What is not equal, in words; with `first_steps` only so many losses and norms are compared."""
+def differences(found: Outcome | str, expected: Outcome | str, *, moments_within: float = RELATIVE) -> list[str]:
+    """What is not equal, in words."""
     if isinstance(found, str) or isinstance(expected, str):
         return [each for each in (found, expected) if isinstance(each, str)]
     wrong = []
-    numbers = {"step": (found.steps, expected.steps)}
-    if first_steps is None:
-        numbers["evaluation"] = (found.nats, expected.nats)
-        wrong += _different_moments(found.moments, expected.moments)
+    numbers = {"step": (found.steps, expected.steps), "evaluation": (found.nats, expected.nats)}
     for what, (ours, theirs) in numbers.items():
-        for place, (a, b) in enumerate(zip(ours[:first_steps], theirs[:first_steps], strict=True)):
+        for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             if not torch.allclose(torch.tensor(a), torch.tensor(b), rtol=RELATIVE, atol=0):
-                wrong.insert(0, f"{what} {place}: {a}, alone {b}")
-    return wrong
+                wrong.append(f"{what} {place}: {a}, alone {b}")
+    return wrong + _different_moments(found.moments, expected.moments, within=moments_within)
 
 
-def _different_moments(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+def _different_moments(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, within: float) -> list[str]:
     if found.keys() != expected.keys():
         return [f"parameters of one only: {sorted(found.keys() ^ expected.keys())}"]
     largest = max(float(moment.abs().max()) for moment in expected.values())
@@ -216,6 +213,6 @@ def _different_moments(found: Mapping[str, Tensor], expected: Mapping[str, Tenso
     for name, moment in expected.items():
         scale = max(float(moment.abs().max()), FLOOR * largest)
         apart = float((found[name] - moment).abs().max())
-        if not apart <= RELATIVE * scale:  # not a number is wrong too
+        if not apart <= within * scale:  # not a number is wrong too
             wrong.append(f"first moment of {name}: {apart:.2e} apart, {apart / scale:.1e} of its size {scale:.2e}")
     return wrong

@@ -75,6 +75,8 @@ def cases() -> list[Any]:
     for name in MODELS:
         for layout in layouts_of(name):
             marks = [pytest.mark.slow if (name, layout) in QUICK else pytest.mark.matrix]
+            if MODELS[name].draws_per_pass:
+                marks.append(pytest.mark.xfail(strict=True, reason="boundaries are drawn anew for every micro-batch"))
             found.append(pytest.param(name, layout, marks=marks, id=f"{name}-{layout}"))
     return found
 
@@ -94,7 +96,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(("name", "layout"), cases())
 def test_losses_norms_and_moments_equal_one_process(name: str, layout: Layout, made: Together) -> None:
     alone, found = made[name, ALONE], made[name, layout]
-    wrong = differences(found, alone)
+    wrong = differences(found, alone, moments_within=MODELS[name].moments_within)
     assert not wrong, "\n".join([str(run_of(name, layout)), *wrong])
     assert isinstance(found, Outcome) and set(found.moments) == set(canonical_names(model_config(name)))
 
