@@ -1,5 +1,6 @@
 """The state of a run without its layout: full fp32 tensors under the names they have in the single-device model."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ class CanonicalState:
     def __init__(self, slices: Sequence[Slice]) -> None:
         self._by_name: dict[str, list[Slice]] = {}
         for part in slices:
-            for name in part.pieces:
-                self._by_name.setdefault(name, []).append(part)
+            for name, piece in part.pieces.items():
+                if math.prod(piece.shape):  # 0.1 had parameters without values (memory tokens, none of them)
+                    self._by_name.setdefault(name, []).append(part)
         self.names = sorted(self._by_name)
         self.first = slices[0]
 

@@ -159,3 +159,9 @@ def test_a_checkpoint_of_other_parameters_is_refused_in_one_line() -> None:
         "runs/x/checkpoints/step-00000002: holds other parameters than the run's model "
         "(unknown layers.5.weight, layers.6.weight, layers.7.weight and 1 more; missing layers.0.weight): "
     )
+
+
+def test_a_parameter_without_values_is_none() -> None:
+    empty = Piece((0, 4), fragments={"fp32": [torch.zeros(0)], "exp_avg": [], "exp_avg_sq": []})
+    part = Slice(0, 0, {"layers.0.memory": empty, **held(1.0, stage=0).pieces}, info={}, model={})
+    assert CanonicalState([part]).names == ["layers.0.tokens.weight"]

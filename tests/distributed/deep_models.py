@@ -19,7 +19,6 @@ class DeepModel:
     overrides: tuple[str, ...]
     most_stages: int = 4
     is_sliced: bool = True  # under tensor parallelism
-    draws_per_pass: bool = False  # at random, and not the same for a row in another micro-batch
     moments_within: float = RELATIVE
 
     @property
@@ -52,9 +51,7 @@ MODELS = {
     "retina": DeepModel("retina", (DEEP, UNTIED)),
     "retina-tied": DeepModel("retina", (DEEP, TIED)),
     "dynamic_pooling": DeepModel("dynamic_pooling", (*POOLING, "model.max_groups=16")),
-    "dynamic_pooling-gumbel": DeepModel(
-        "dynamic_pooling", (*POOLING, "model.boundaries=gumbel"), most_stages=1, draws_per_pass=True
-    ),
+    "dynamic_pooling-gumbel": DeepModel("dynamic_pooling", (*POOLING, "model.boundaries=gumbel"), most_stages=1),
     "transformer_xl": DeepModel("transformer_xl", (*XL, UNTIED, UNSHARED)),
     "transformer_xl-tied": DeepModel("transformer_xl", (*XL, TIED, SHARED)),
     "skip_cross_head_xl": DeepModel("skip_cross_head_xl", (*SKIPPING, UNTIED, UNSHARED), is_sliced=False),

@@ -75,8 +75,6 @@ def cases() -> list[Any]:
     for name in MODELS:
         for layout in layouts_of(name):
             marks = [pytest.mark.slow if (name, layout) in QUICK else pytest.mark.matrix]
-            if MODELS[name].draws_per_pass:
-                marks.append(pytest.mark.xfail(strict=True, reason="boundaries are drawn anew for every micro-batch"))
             found.append(pytest.param(name, layout, marks=marks, id=f"{name}-{layout}"))
     return found
 
