@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from hierlm.checkpoint.files import sync, write_through
+from hierlm.durable import sync, write_through
 
 _NAME = re.compile(r"generation-(\d{8,})")
 _TEMPORARY = re.compile(r"\..+\.g(\d+)\.partial")

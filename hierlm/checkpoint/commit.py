@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from hierlm.checkpoint.files import FileRecord, hash_and_sync, list_files, sync, sync_tree
 from hierlm.checkpoint.layout import ENGINE, LATEST, PARTIAL, REPLACED, attempt_dir, step_dir, step_name
 from hierlm.checkpoint.leftovers import clear_leftovers
 from hierlm.checkpoint.manifest import Facts, Manifest, make_manifest, write_manifest
 from hierlm.checkpoint.retention import remove_older
 from hierlm.checkpoint.team import Team, TeamError
+from hierlm.durable import FileRecord, hash_and_sync, list_files, sync, sync_tree
 from hierlm.errors import LostRunError
 from hierlm.lease import UNFENCED, Fence, TakenOverError
 

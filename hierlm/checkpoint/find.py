@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hierlm.checkpoint.files import damage
 from hierlm.checkpoint.layout import LATEST, PARTIAL, REPLACED, SWEPT, entries, step_dir, steps_present
 from hierlm.checkpoint.manifest import Manifest, ManifestError, read_manifest
 from hierlm.checkpoint.team import ALONE, Team
+from hierlm.durable import damage
 from hierlm.errors import UserError
 
 Report = Callable[[str], None]

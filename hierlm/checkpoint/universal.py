@@ -17,10 +17,10 @@ import torch
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical
 from hierlm.checkpoint.converting import turn_to_convert
 from hierlm.checkpoint.engine_files import STATES
-from hierlm.checkpoint.files import FileRecord, FileWriter, damage, sync, sync_tree, write_synced
 from hierlm.checkpoint.find import CheckpointRef, Report
 from hierlm.checkpoint.layout import CONVERTING, ENGINE, UNIVERSAL, attempt_dir, step_dir
 from hierlm.checkpoint.team import ALONE, Team
+from hierlm.durable import FileRecord, FileWriter, damage, sync, sync_tree, write_synced
 
 MODEL_FILES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
 """The same content under the names that stages 0-2 and stage 3 look for."""

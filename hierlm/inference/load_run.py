@@ -15,7 +15,7 @@ from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
 from hierlm.inference.remembering import AS_TRAINED, Remembering
 from hierlm.models.assembly import LanguageModel, is_recurrent
-from hierlm.models.contract import Layer, StepContext
+from hierlm.nn.layer import Layer, StepContext
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hierlm.models.assembly import LanguageModel
 
-_NOT_ARCHITECTURES = frozenset({"assembly", "config", "contract", "decoding", "exported"})
+_NOT_ARCHITECTURES = frozenset({"assembly", "config", "decoding", "exported", "weightless"})
 
 
 def names() -> list[str]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from hierlm import models
 from hierlm.models.config import ModelConfig
-from hierlm.models.contract import LayerSpec, Memory, SharedWeights, Stream, build_layer, fold
+from hierlm.nn.layer import LayerSpec, Memory, SharedWeights, build_layer, fold
 from hierlm.nn.parameter_kinds import Kind, parameter_kinds
+from hierlm.nn.stream import Stream
 
 State = tuple[Memory | None, ...]
 

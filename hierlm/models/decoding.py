@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from hierlm.models.assembly import LanguageModel
-from hierlm.models.contract import Cache, Layer, Stream
+from hierlm.nn.layer import Cache, Layer
+from hierlm.nn.stream import Stream
 
 
 class Decoder:

@@ -25,7 +25,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from hierlm.models.config import BlockConfig
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec
+    from hierlm.nn.layer import LayerSpec
 
 PAPER = "2211.09761, Nawrot et al., 2022"
 

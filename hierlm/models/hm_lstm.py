@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from hierlm.models.config import ModelConfig, train_switch
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec
+    from hierlm.nn.layer import LayerSpec
 
 PAPER = "1609.01704, Chung et al., 2016"
 

@@ -28,7 +28,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from hierlm.models.config import BlockConfig, train_switch
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec
+    from hierlm.nn.layer import LayerSpec
     from hierlm.nn.shape import BlockShape
 
 PAPER = "2110.13711, Nawrot et al., 2021"

@@ -26,7 +26,7 @@ from pydantic import Field, PositiveInt, model_validator
 from hierlm.models.config import BlockConfig
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec, SharedWeights
+    from hierlm.nn.layer import LayerSpec, SharedWeights
 
 PAPER = "2110.02402, Chilkuri et al., 2021"
 
@@ -107,7 +107,7 @@ def layers(config: Config) -> "list[LayerSpec]":
 
 def shared_weights(config: Config) -> "list[SharedWeights]":
     """The head reads the embedding when they are tied."""
-    from hierlm.models.contract import SharedWeights
+    from hierlm.nn.layer import SharedWeights
 
     tied = SharedWeights(0, "tokens.weight", config.num_layers + 2, "projection.weight")
     return [tied] if config.tie_embeddings else []

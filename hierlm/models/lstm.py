@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from hierlm.models.config import ModelConfig, train_switch
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec
+    from hierlm.nn.layer import LayerSpec
 
 PAPER = "Hochreiter & Schmidhuber, 1997; 2001.08361"
 

@@ -27,7 +27,7 @@ from hierlm.models import transformer_xl
 from hierlm.models.config import train_switch
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec, SharedWeights
+    from hierlm.nn.layer import LayerSpec, SharedWeights
 
 PAPER = "2207.06881, Bulatov et al., 2022"
 
@@ -92,7 +92,7 @@ def layers(config: Config) -> "list[LayerSpec]":
 
 def shared_weights(config: Config) -> "list[SharedWeights]":
     """The head reads the embedding when they are tied; u and v are shared inside the cell."""
-    from hierlm.models.contract import SharedWeights
+    from hierlm.nn.layer import SharedWeights
 
     ends = (share for share in transformer_xl.shared_weights(config) if share.owner == 0)
     return [SharedWeights(0, f"embed.{share.owner_parameter}", 1, share.user_parameter) for share in ends]

@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt, model_validator
 from hierlm.models.config import MultiScaleConfig
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec, SharedWeights
+    from hierlm.nn.layer import LayerSpec, SharedWeights
 
 PAPER = "2005.00581, Subramanian et al., 2020"
 
@@ -79,7 +79,7 @@ def layers(config: Config) -> "list[LayerSpec]":
 
 def shared_weights(config: Config) -> "list[SharedWeights]":
     """The head reads the embedding when they are tied."""
-    from hierlm.models.contract import SharedWeights
+    from hierlm.nn.layer import SharedWeights
 
     last = config.num_layers + 2
     return [SharedWeights(0, "tokens.weight", last, "projection.weight")] if config.tie_embeddings else []

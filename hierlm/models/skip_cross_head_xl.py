@@ -29,7 +29,7 @@ from hierlm.models import transformer_xl
 from hierlm.models.config import train_switch
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec
+    from hierlm.nn.layer import LayerSpec
 
 PAPER = "2311.08123, 2023"
 

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from hierlm.models.config import MultiScaleConfig
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec, SharedWeights
+    from hierlm.nn.layer import LayerSpec, SharedWeights
     from hierlm.nn.shape import BlockShape
 
 PAPER = "2005.00581, Subramanian et al., 2020"
@@ -101,7 +101,7 @@ def _shape(config: Config) -> "BlockShape":
 
 def shared_weights(config: Config) -> "list[SharedWeights]":
     """The head reads the embedding when they are tied."""
-    from hierlm.models.contract import SharedWeights
+    from hierlm.nn.layer import SharedWeights
 
     last = len(layers(config)) - 1
     return [SharedWeights(0, "tokens.weight", last, "projection.weight")] if config.tie_embeddings else []

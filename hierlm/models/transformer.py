@@ -26,8 +26,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from hierlm.models.config import BlockConfig, train_switch
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import LayerSpec, SharedWeights
     from hierlm.nn.head_windows import HeadWindows
+    from hierlm.nn.layer import LayerSpec, SharedWeights
     from hierlm.nn.shape import BlockShape
 
 PAPER = "1706.03762, Vaswani et al., 2017"
@@ -142,7 +142,7 @@ def _head_windows(config: Config, layer: int) -> "HeadWindows | None":
 
 def shared_weights(config: Config) -> "list[SharedWeights]":
     """The head reads the embedding when they are tied."""
-    from hierlm.models.contract import SharedWeights
+    from hierlm.nn.layer import SharedWeights
 
     if not config.tie_embeddings:
         return []

@@ -27,7 +27,7 @@ from hierlm.nn.shape import Rate
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hierlm.models.contract import Layer, LayerSpec, SharedWeights
+    from hierlm.nn.layer import Layer, LayerSpec, SharedWeights
     from hierlm.nn.memory_block import Recurrence
     from hierlm.nn.shape import BlockShape
 
@@ -191,7 +191,7 @@ def shared_weights(config: Config) -> "list[SharedWeights]":
 
     The first bin's projection stays its own, as in the authors' WikiText-103 settings.
     """
-    from hierlm.models.contract import SharedWeights
+    from hierlm.nn.layer import SharedWeights
 
     biases = ("block.attention.content_bias.weight", "block.attention.position_bias.weight")
     users = range(2, config.num_layers + 1) if config.share_position_biases else ()

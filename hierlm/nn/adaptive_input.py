@@ -6,11 +6,12 @@ Shapes: B batch, T tokens, D hidden_dim, N tokens of one bin.
 import torch
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.adaptive_bins import Bin
 from hierlm.nn.dropout import Dropout, take_dropout
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.linear import Linear
 from hierlm.nn.shape import Rate
+from hierlm.nn.stream import Stream
 
 TABLE_STD = 0.02
 PROJECTION_STD = 0.01

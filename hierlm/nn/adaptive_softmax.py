@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, Stream
 from hierlm.nn.adaptive_bins import Bin
 from hierlm.nn.adaptive_input import PROJECTION_STD, TABLE_STD
+from hierlm.nn.layer import Cache, Layer, Memory
 from hierlm.nn.linear import Linear
 from hierlm.nn.parameter_kinds import Kind
+from hierlm.nn.stream import Stream
 
 
 class IntoBin(nn.Module):

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hierlm.models.contract import Cache, Memory, StepContext, Stream
+from hierlm.nn.layer import Cache, Memory, StepContext
 from hierlm.nn.memory_block import SegmentBlock
 from hierlm.nn.memory_slots import SegmentMemory
 from hierlm.nn.relative_attention import Sight, consecutive_sight, gapped_sight
+from hierlm.nn.stream import Stream
 
 LayerSkip = Literal["ramp", "uniform", "off"]
 

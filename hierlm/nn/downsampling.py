@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, Stream
 from hierlm.nn.initialisation import initialise
+from hierlm.nn.layer import Cache, Layer, Memory
 from hierlm.nn.linear import Linear
 from hierlm.nn.parameter_kinds import Kind
+from hierlm.nn.stream import Stream
 
 Downsampling = Literal["average", "convolution", "linear"]
 

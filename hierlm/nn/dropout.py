@@ -16,7 +16,7 @@ from hierlm.nn.draws import kept_of_rows, kept_of_step
 from hierlm.nn.shape import Rate
 
 if TYPE_CHECKING:
-    from hierlm.models.contract import StepContext
+    from hierlm.nn.layer import StepContext
 
 
 class Dropout(nn.Module):

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, Stream
 from hierlm.nn.boundaries import (
     PREDICTED,
     BoundaryKind,
@@ -25,9 +24,11 @@ from hierlm.nn.boundaries import (
 )
 from hierlm.nn.embedding import Embed
 from hierlm.nn.initialisation import initialise
+from hierlm.nn.layer import Cache, Layer, Memory
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.shape import BlockShape
+from hierlm.nn.stream import Stream
 from hierlm.nn.unigram import UnigramEnds
 
 

@@ -2,10 +2,11 @@
 
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.dropout import site_or_none, take_dropout
 from hierlm.nn.initialisation import INIT_STD, initialise
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.positions import sinusoids, token_positions
+from hierlm.nn.stream import Stream
 
 
 class Embed(Layer):

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from hierlm.models.contract import Cache, Layer, Memory, Stream
 from hierlm.nn.initialisation import initialise
+from hierlm.nn.layer import Cache, Layer, Memory
 from hierlm.nn.linear import Linear
+from hierlm.nn.stream import Stream
 
 
 class Head(Layer):

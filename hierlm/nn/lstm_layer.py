@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.dropout import Dropout, take_dropout
 from hierlm.nn.embedding import Embed
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.parameter_kinds import Kind
+from hierlm.nn.stream import Stream
 
 
 class UnitEmbed(Embed):

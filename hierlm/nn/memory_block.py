@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.dropout import Dropout, site_or_none, take_dropout
 from hierlm.nn.feed_forward import FeedForward
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.memory_slots import SegmentMemory, empty_memory
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.relative_attention import RelativeAttention, Seen, Sight, consecutive_sight
 from hierlm.nn.shape import BlockShape, Rate
+from hierlm.nn.stream import Stream
 
 
 @dataclass(frozen=True)

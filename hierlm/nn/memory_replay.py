@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hierlm.models.contract import Memory
+from hierlm.nn.layer import Memory
 
 NO_TOKEN = -1
 

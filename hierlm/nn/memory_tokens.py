@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.dropout import Dropout, take_dropout
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.memory_block import RelativeBlock
 from hierlm.nn.memory_replay import NO_TOKEN, ReplayMemory, empty_replay, gradient_passes, saved_replay
 from hierlm.nn.memory_segments import EvenSegments, Segments, UnevenSegments
@@ -23,6 +23,7 @@ from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.relative_attention import Seen, two_way_sight
 from hierlm.nn.shape import Rate
+from hierlm.nn.stream import Stream
 
 
 @dataclass(frozen=True)

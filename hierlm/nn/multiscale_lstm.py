@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.linear import Linear
 from hierlm.nn.normalisation import layer_norm
+from hierlm.nn.stream import Stream
 
 
 class StepFunction(torch.autograd.Function):

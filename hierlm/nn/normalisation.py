@@ -2,9 +2,10 @@
 
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.dropout import site_or_none, take_dropout
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.shape import Rate
+from hierlm.nn.stream import Stream
 
 EPSILON = 1e-5
 

@@ -14,16 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.attention import Attention, KeyValues
 from hierlm.nn.downsampling import Downsample, Downsampling
 from hierlm.nn.dropout import Dropout, take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.positions import token_positions
 from hierlm.nn.shape import BlockShape
+from hierlm.nn.stream import Stream
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from hierlm.models.contract import StepContext
+from hierlm.nn.layer import StepContext
 
 
 class ShortenFactor:

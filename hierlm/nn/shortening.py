@@ -10,17 +10,18 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hierlm.models.contract import Cache, Layer, Memory, StepContext, Stream
 from hierlm.nn.attention import KeyValues
 from hierlm.nn.dropout import Dropout, site_or_none, take_dropout
 from hierlm.nn.feed_forward import FeedForward
 from hierlm.nn.initialisation import initialise
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.linear import Linear
 from hierlm.nn.normalisation import layer_norm
 from hierlm.nn.offset_attention import make_attention
 from hierlm.nn.positions import token_positions
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.shorten_factor import ShortenFactor
+from hierlm.nn.stream import Stream
 from hierlm.nn.visibility import OnePerGroup
 
 Pooling = Literal["average", "linear"]

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from hierlm.models.contract import Stream
+from hierlm.nn.stream import Stream
 
 Payload = Tensor | tuple[Tensor, ...]
 

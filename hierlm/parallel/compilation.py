@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._triton import has_triton
 
 from hierlm.errors import UserError
-from hierlm.models.contract import Layer
+from hierlm.nn.layer import Layer
 
 OPTIONS = {"fallback_random": True}
 """Draws stay those of torch's generators, which every layer seeds: the same masks as without compilation."""

@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hierlm.config.run_config import RunConfig
+from hierlm.costs.cut import stage_cut
 from hierlm.models.assembly import canonical_kinds, canonical_names, is_recurrent, layer_specs
-from hierlm.models.contract import StepContext
+from hierlm.nn.layer import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
 from hierlm.parallel.compilation import compile_layers
-from hierlm.parallel.cut import stage_cut
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
 from hierlm.parallel.groups import Groups, start_groups

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hierlm.errors import UserError
-from hierlm.models.contract import Layer, LayerSpec, Stream, build_layer
 from hierlm.nn.head import Head
+from hierlm.nn.layer import Layer, LayerSpec, build_layer
+from hierlm.nn.stream import Stream
 from hierlm.parallel.compilation import fused_on_gpu
 from hierlm.parallel.tensor import logits_are_sliced
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hierlm.models.contract import Layer, StepContext, Stream
 from hierlm.nn.draws import DrawKey
+from hierlm.nn.layer import Layer, StepContext
+from hierlm.nn.stream import Stream
 from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.recompute import Memories, Recompute, run_layers
 from hierlm.parallel.sequence import TokenShares

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hierlm.models.contract import Layer, Memory
+from hierlm.nn.layer import Layer, Memory
 
 Memories = tuple[Memory | None, ...]
 

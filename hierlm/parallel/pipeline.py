@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
-from hierlm.models.contract import Layer, SharedWeights, StepContext
+from hierlm.models.weightless import alone
 from hierlm.nn.draws import DrawKey
+from hierlm.nn.layer import Layer, SharedWeights, StepContext
 from hierlm.parallel.boundary import Payload, Unpacker, pack
 from hierlm.parallel.degrees import Coordinates
 from hierlm.parallel.groups import Groups
@@ -29,7 +30,6 @@ from hierlm.parallel.recompute import Recompute, run_layers
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.skipped_steps import spoiling_if_not_finite
 from hierlm.parallel.stage_model import build_stage, set_parameter
-from hierlm.plan.weightless import alone
 
 
 class Pipeline(PipelineModule):

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.errors import UserError
-from hierlm.models.contract import Layer, Stream
 from hierlm.nn.block import Block
 from hierlm.nn.dropout import Dropout
+from hierlm.nn.layer import Layer
 from hierlm.nn.shape import Rate
+from hierlm.nn.stream import Stream
 
 if TYPE_CHECKING:
     from hierlm.parallel.groups import Groups

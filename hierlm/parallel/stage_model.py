@@ -8,7 +8,7 @@ from torch import nn
 from hierlm import models
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
-from hierlm.models.contract import Layer, SharedWeights, build_layer
+from hierlm.nn.layer import Layer, SharedWeights, build_layer
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.tensor import slice_model
 

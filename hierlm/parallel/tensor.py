@@ -19,8 +19,8 @@ from megatron.core.tensor_parallel import (
 )
 from torch import Tensor, nn
 
-from hierlm.models.contract import Layer
 from hierlm.nn.dropout import sites
+from hierlm.nn.layer import Layer
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.recompute import unkept_products
 from hierlm.parallel.tensor_plan import Rule, TensorPlan, rule_for

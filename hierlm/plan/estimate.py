@@ -5,18 +5,18 @@ from functools import cached_property
 from typing import Any
 
 from hierlm.config.run_config import RunConfig
+from hierlm.costs.cut import cut_for
+from hierlm.costs.flops import TRAINING_FACTOR, LayerCost, layer_costs
+from hierlm.costs.stage_cut import StageCut, cut_uniformly
 from hierlm.parallel.config import ParallelConfig
-from hierlm.parallel.cut import cut_for
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.zero import effective_stage
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.communication import Traffic, traffic
 from hierlm.plan.devices import USABLE_MEMORY, Device
-from hierlm.plan.flops import TRAINING_FACTOR, LayerCost, layer_costs
 from hierlm.plan.footprint import Profile
 from hierlm.plan.layer_memory import Setting, profile
 from hierlm.plan.memory import StageMemory, stage_memories
-from hierlm.plan.stage_cut import StageCut, cut_uniformly
 from hierlm.plan.step_time import StageWork, StepTime, step_time
 from hierlm.plan.zero_memory import Kind
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from hierlm import models
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
-from hierlm.models.contract import Layer, Memory, SharedWeights, StepContext, Stream
+from hierlm.models.weightless import alone
+from hierlm.nn.layer import Layer, Memory, SharedWeights, StepContext
+from hierlm.nn.stream import Stream
 from hierlm.parallel.recompute import Recompute, run_layers
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.attention_kernel import fused_attention
@@ -27,7 +29,6 @@ from hierlm.plan.loss_memory import loss_of
 from hierlm.plan.representatives import representatives
 from hierlm.plan.slices import ColumnSlice, EmbeddingSlice, HeadSlice, RowSlice, slice_layers
 from hierlm.plan.token_shares import LoneShares
-from hierlm.plan.weightless import alone
 
 MOST_SEGMENTS = 256
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hierlm.models.contract import Layer, Stream
+from hierlm.nn.layer import Layer
+from hierlm.nn.stream import Stream
 from hierlm.plan.slices import HeadSlice, SlicedCrossEntropy
 
 NatsOf = Callable[[Tensor, Tensor], Tensor]

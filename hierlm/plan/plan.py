@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hierlm.config.run_config import RunConfig
+from hierlm.costs.stage_cut import StageCut
 from hierlm.parallel.config import ParallelConfig
 from hierlm.plan import devices
 from hierlm.plan.estimate import Estimate, Estimator, PhaseEstimate
 from hierlm.plan.layouts import changes, fastest, nearest_that_fit
-from hierlm.plan.stage_cut import StageCut
 
 SHOWN = 5
 """Alternative layouts."""

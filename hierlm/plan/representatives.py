@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from hierlm.models.contract import LayerSpec
+from hierlm.nn.layer import LayerSpec
 
 MOST_ALIKE = 3
 """Of more equal layers in a row only so many are run: the second stands for those left out."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hierlm.models.contract import Layer
+from hierlm.nn.layer import Layer
 from hierlm.parallel.recompute import unkept_products
 from hierlm.parallel.tensor_plan import Rule, TensorPlan, rule_for
 

@@ -8,7 +8,8 @@ Shapes: B batch, T tokens, D hidden_dim, n tokens of a share.
 import torch
 from torch import Tensor, nn
 
-from hierlm.models.contract import Layer, Stream
+from hierlm.nn.layer import Layer
+from hierlm.nn.stream import Stream
 from hierlm.parallel.sequence import TokenShares, Whole
 from hierlm.plan.footprint import TensorTraffic
 from hierlm.plan.slices import ColumnSlice

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from hierlm.plan.stage_cut import StageCut
+from hierlm.costs.stage_cut import StageCut
 
 
 class LayerCost(Protocol):
-    """What is needed of `hierlm.plan.flops.LayerCost`."""
+    """What is needed of `hierlm.costs.flops.LayerCost`."""
 
     @property
     def name(self) -> str: ...

@@ -15,7 +15,6 @@ from typing import Any
 from data_pipeline.cursor import Cursor
 from data_pipeline.loader import TrainRows
 from hierlm.checkpoint.commit import Saved, SaveError, Write, save_checkpoint
-from hierlm.checkpoint.files import FileRecord, FileWriter
 from hierlm.checkpoint.find import CheckpointRef, newest_good
 from hierlm.checkpoint.leftovers import take_over
 from hierlm.checkpoint.manifest import Facts, Layout, Why
@@ -27,6 +26,7 @@ from hierlm.config.load import plain_config
 from hierlm.config.run_config import RunConfig
 from hierlm.config.same_run import changes_since
 from hierlm.config.structure import fingerprint
+from hierlm.durable import FileRecord, FileWriter
 from hierlm.errors import LostRunError, UserError
 from hierlm.lease import Lease
 from hierlm.parallel.engine import Engine

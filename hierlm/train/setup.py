@@ -12,11 +12,11 @@ from data_pipeline.errors import DataError
 from data_pipeline.loader import MixtureChange, Prefetcher, Request, open_split
 from data_pipeline.split import can_be_evaluated
 from hierlm.config.load import load_config
+from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.process import ProcessInfo
 from hierlm.phases.timeline import Moment
-from hierlm.plan.flops import flops_per_token
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import MetricsFile, read_records
 from hierlm.tracking.open import open_tracker

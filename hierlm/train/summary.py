@@ -5,11 +5,11 @@ from typing import Any
 
 from hierlm import models
 from hierlm.config.run_config import RunConfig
+from hierlm.costs.flops import flops_per_token
 from hierlm.models.assembly import LanguageModel
 from hierlm.models.config import ModelConfig
 from hierlm.parallel.tensor_plan import rule_for
 from hierlm.phases.timeline import Timeline
-from hierlm.plan.flops import flops_per_token
 from hierlm.report.summary import RunStatus, RunSummary, SplitResult
 from hierlm.report.time_split import attempt_spans
 from hierlm.run_dir import RunDir

@@ -44,7 +44,7 @@ def _stage_balance(record: "RunRecord") -> "StageBalance | None":
     if record.config.get("parallel.pipeline_parallel_degree", "1") == "1":
         return None
     from hierlm.config.load import load_config
-    from hierlm.parallel.cut import cut_costs, stage_cut
+    from hierlm.costs.cut import cut_costs, stage_cut
     from hierlm.report.stage_balance import stage_balance
     from hierlm.run_dir import RunDir
 

@@ -76,10 +76,10 @@ CASES = (
 def measure(case: Case, device_name: str) -> dict[str, Any]:
     """In this process, which prepares and then waits for a line on stdin before it touches the GPU."""
     from hierlm.config.load import load_config
+    from hierlm.costs.flops import flops_per_token
     from hierlm.parallel.engine import Engine
     from hierlm.parallel.process import start_processes
     from hierlm.phases.timeline import Timeline
-    from hierlm.plan.flops import flops_per_token
     from hierlm.train.throughput import device_peak
 
     config = load_config(ROOT / "configs" / "tiny" / f"{ARCHS[case.name]}.yaml", case.overrides())

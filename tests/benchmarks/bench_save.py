@@ -16,10 +16,10 @@ from time import perf_counter
 import torch
 
 from hierlm.checkpoint.commit import Saved, save_checkpoint
-from hierlm.checkpoint.files import FileRecord, FileWriter
 from hierlm.checkpoint.manifest import Facts, Layout
 from hierlm.checkpoint.team import ALONE
 from hierlm.config.load import load_config
+from hierlm.durable import FileRecord, FileWriter
 from hierlm.parallel.engine import Engine
 from hierlm.parallel.process import start_processes, stop_processes
 from hierlm.phases.timeline import Timeline

@@ -26,13 +26,13 @@ from data_pipeline.config import SourceConfig
 from data_pipeline.loader import Prefetcher, Request, TrainRows
 from hierlm import models
 from hierlm.config.load import load_config
+from hierlm.costs.flops import flops_per_token
 from hierlm.models.assembly import LanguageModel
 from hierlm.nn.legendre_memory import LegendreMemory
 from hierlm.nn.positions import rotate, token_positions
 from hierlm.nn.relative_attention import RelativeAttention, Seen, Sight
 from hierlm.parallel.process import start_processes
 from hierlm.phases.timeline import Timeline
-from hierlm.plan.flops import flops_per_token
 from hierlm.train.cpu_memory import keep_freed_blocks
 from hierlm.train.determinism import set_determinism
 from tests.benchmarks.ratio import ROUNDS, ROWS, VOCAB, Claim, Step, both_passes, built, rows, times_faster

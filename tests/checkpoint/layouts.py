@@ -37,7 +37,7 @@ def overrides(
 
 def train_and_save(arch: str, settings: list[str], folder: str) -> dict[str, Any]:
     """On every rank: some steps, a save, and the losses of the steps after it; with them what this rank wrote."""
-    from hierlm.checkpoint.files import FileWriter
+    from hierlm.durable import FileWriter
     from hierlm.parallel.saving import save_engine
 
     engine = small_engine(arch, settings)
@@ -56,7 +56,7 @@ def train_and_save(arch: str, settings: list[str], folder: str) -> dict[str, Any
 
 def load_and_go_on(arch: str, settings: list[str], universal: str, save_again: str = "") -> list[float]:
     """On every rank: the losses after loading a converted checkpoint; saved again before them, if asked."""
-    from hierlm.checkpoint.files import FileWriter
+    from hierlm.durable import FileWriter
     from hierlm.parallel.saving import save_engine
     from hierlm.parallel.universal import load_universal
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hierlm.checkpoint.commit import Saved, save_checkpoint
-from hierlm.checkpoint.files import FileRecord, FileWriter
 from hierlm.checkpoint.layout import ENGINE
 from hierlm.checkpoint.manifest import Facts, Layout
 from hierlm.checkpoint.team import ALONE, Team
+from hierlm.durable import FileRecord, FileWriter
 from hierlm.lease import UNFENCED, Fence
 
 

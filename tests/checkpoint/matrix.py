@@ -77,8 +77,8 @@ def load_each(arch: str, words: list[str], sources: list[str], work: str) -> lis
 
 def save(engine: Any, folder: Path) -> None:
     """Weights, optimizer and recurrent memory, on every rank."""
-    from hierlm.checkpoint.files import FileWriter
     from hierlm.checkpoint.recurrent import write_recurrent_state
+    from hierlm.durable import FileWriter
 
     folder.mkdir(parents=True, exist_ok=True)
     engine.save(folder, client_state={"iteration": SAVED_AFTER}, open_file=FileWriter(folder).open)

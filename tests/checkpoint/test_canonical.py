@@ -9,7 +9,7 @@ import torch
 from hierlm.checkpoint.canonical import CanonicalState, merge_slices, read_canonical, require_known_names
 from hierlm.checkpoint.digest import digest
 from hierlm.checkpoint.engine_files import Piece, Slice
-from hierlm.checkpoint.files import damage
+from hierlm.durable import damage
 from hierlm.errors import UserError
 from tests.checkpoint.layouts import SAVED_AFTER, overrides, train_and_save
 from tests.distributed.spawn import run_ranks

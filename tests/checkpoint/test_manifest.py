@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierlm.checkpoint.files import FileRecord
 from hierlm.checkpoint.layout import MANIFEST
 from hierlm.checkpoint.manifest import Layout, ManifestError, make_manifest, read_manifest, write_manifest
+from hierlm.durable import FileRecord
 from hierlm.parallel.config import ParallelConfig
 from tests.checkpoint.making import facts
 

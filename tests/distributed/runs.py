@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from hierlm.checkpoint.canonical import read_canonical
-from hierlm.checkpoint.files import FileWriter
 from hierlm.config.load import load_config
+from hierlm.durable import FileWriter
 from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.engine import TAG
 from hierlm.phases.timeline import Timeline

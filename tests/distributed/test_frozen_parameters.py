@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hierlm.checkpoint.canonical import read_canonical
 from hierlm.checkpoint.engine_files import STATES
-from hierlm.checkpoint.files import FileWriter
 from hierlm.checkpoint.universal import write_universal
 from hierlm.config.load import load_config
+from hierlm.durable import FileWriter
 from hierlm.errors import UserError
 from hierlm.parallel.engine import TAG
 from hierlm.phases.timeline import Timeline

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from hierlm.checkpoint.files import FileWriter
 from hierlm.config.load import load_config
+from hierlm.durable import FileWriter
 from hierlm.models.assembly import LanguageModel
 from hierlm.parallel.engine import TAG
 from hierlm.phases.timeline import Timeline

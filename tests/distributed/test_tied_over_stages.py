@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hierlm.checkpoint.canonical import read_canonical
-from hierlm.checkpoint.files import FileWriter
 from hierlm.config.load import load_config
+from hierlm.durable import FileWriter
 from hierlm.models.assembly import canonical_names
 from hierlm.parallel.engine import TAG
 from hierlm.phases.timeline import Timeline

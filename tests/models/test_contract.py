@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hierlm import models
 from hierlm.config.load import load_config
 from hierlm.models.assembly import layer_specs, shared_weights
-from hierlm.models.contract import StepContext, Stream, build_layer, fold
 from hierlm.models.decoding import Decoder
+from hierlm.nn.layer import StepContext, build_layer, fold
+from hierlm.nn.stream import Stream
 from tests.models.zoo import CASES, IDS, TINY, VARYING_SHAPES, built, tiny_part, tokens
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 13]

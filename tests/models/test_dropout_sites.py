@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hierlm import models
-from hierlm.models.contract import StepContext, Stream
 from hierlm.nn.dropout import Dropout, sites
+from hierlm.nn.layer import StepContext
+from hierlm.nn.stream import Stream
 from tests.models.zoo import tiny_part, tokens
 
 XL = ["transformer_xl", "skip_cross_head_xl", "recurrent_memory_transformer"]

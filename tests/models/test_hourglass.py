@@ -9,10 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hierlm import models
 from hierlm.models.assembly import LanguageModel
-from hierlm.models.contract import StepContext, Stream, fold
 from hierlm.models.decoding import Decoder
 from hierlm.models.hourglass import Config, parse_hierarchy
+from hierlm.nn.layer import StepContext, fold
 from hierlm.nn.shortening import Shorten
+from hierlm.nn.stream import Stream
 from tests.models.zoo import tokens
 
 SIZES = {"hidden_dim": 16, "num_heads": 2, "ffn_dim": 32}

@@ -6,11 +6,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hierlm import models
-from hierlm.models.contract import Stream
 from hierlm.nn import aggregation, retina
 from hierlm.nn.aggregation import EndedBy
 from hierlm.nn.downsampling import CausalExpansion, Condition
 from hierlm.nn.retina import RetinaView
+from hierlm.nn.stream import Stream
 from tests.models.zoo import built, tokens
 
 SIZES = {"hidden_dim": 16, "num_heads": 2, "ffn_dim": 32}

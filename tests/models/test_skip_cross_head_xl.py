@@ -5,10 +5,11 @@ import torch
 
 from hierlm.models import skip_cross_head_xl
 from hierlm.models.assembly import LanguageModel
-from hierlm.models.contract import StepContext, Stream
 from hierlm.models.skip_cross_head_xl import Config
 from hierlm.nn.cross_head_block import skip_probability
+from hierlm.nn.layer import StepContext
 from hierlm.nn.memory_slots import SegmentMemory
+from hierlm.nn.stream import Stream
 from tests.models.perturbed import perturbed
 
 SMALL = {"vocab_size": 50, "num_layers": 4, "hidden_dim": 16, "num_heads": 4, "ffn_dim": 24, "memory_length": 6}

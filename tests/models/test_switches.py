@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from hierlm import models
 from hierlm.models.assembly import LanguageModel, layer_specs
-from hierlm.models.contract import StepContext, Stream, build_layer
 from hierlm.nn.dropout import Dropout
+from hierlm.nn.layer import StepContext, build_layer
+from hierlm.nn.stream import Stream
 from tests.models.zoo import CASES, tiny_part
 
 RATES = st.floats(min_value=0, max_value=0.95)

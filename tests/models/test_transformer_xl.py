@@ -10,10 +10,11 @@ from hierlm import models
 from hierlm.config.load import load_config
 from hierlm.models import transformer_xl
 from hierlm.models.assembly import LanguageModel
-from hierlm.models.contract import StepContext, Stream
 from hierlm.models.transformer_xl import Config
+from hierlm.nn.layer import StepContext
 from hierlm.nn.memory_slots import SegmentMemory
 from hierlm.nn.relative_attention import Sight, consecutive_sight
+from hierlm.nn.stream import Stream
 from tests.models.perturbed import perturbed
 
 PAPERS = Path(__file__).parents[2] / "configs" / "papers"

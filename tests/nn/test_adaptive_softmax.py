@@ -6,10 +6,10 @@ from torch.nn.functional import cross_entropy
 
 from hierlm import models
 from hierlm.models import transformer_xl
-from hierlm.models.contract import Stream
 from hierlm.nn.adaptive_bins import frequency_bins
 from hierlm.nn.adaptive_input import AdaptiveEmbed
 from hierlm.nn.adaptive_softmax import AdaptiveHead
+from hierlm.nn.stream import Stream
 
 PART = {
     "arch": "transformer_xl",

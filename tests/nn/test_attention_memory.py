@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from hierlm.models.contract import Stream
 from hierlm.nn.retina import RetinaBlock, RetinaView
 from hierlm.nn.shape import BlockShape
+from hierlm.nn.stream import Stream
 from hierlm.nn.visibility import Causal, GroupsSoFar, OnePerGroup
 from tests.benchmarks.memory import peak_tensor_bytes
 

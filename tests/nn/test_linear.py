@@ -8,9 +8,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from hierlm.config.load import load_config
+from hierlm.costs.flops import layer_costs
 from hierlm.nn import linear
 from hierlm.nn.linear import Linear, fused_product
-from hierlm.plan.flops import layer_costs
 
 ROWS = (3, 40)
 

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hierlm.models.contract import Layer, Stream
 from hierlm.nn import linear, prefix_attention
+from hierlm.nn.layer import Layer
 from hierlm.nn.prefix_attention import attend_to_prefix
+from hierlm.nn.stream import Stream
 from hierlm.nn.visibility import Causal, GroupsSoFar, OnePerGroup, Rule
 from hierlm.parallel.recompute import run_layers
 from hierlm.plan.attention_kernel import fused_attention
@@ -173,7 +174,7 @@ def test_long_rows_need_no_square_of_their_length(monkeypatch):
 
 
 def test_its_pairs_are_counted_as_those_of_other_kernels():
-    from hierlm.plan.flops import _MORE_FORMULAS
+    from hierlm.costs.flops import _MORE_FORMULAS
 
     inputs = operands(40, 40)
     with FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS) as counter:

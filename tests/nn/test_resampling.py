@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from hierlm.models.contract import Stream
 from hierlm.nn.downsampling import CausalExpansion, Downsample
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.shortening import AveragePool, LinearPool, Shorten
+from hierlm.nn.stream import Stream
 from hierlm.nn.upsampling import LinearExpansion, Repeat, Upsample
 
 D = 8

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hierlm.models.contract import Stream
+from hierlm.nn.stream import Stream
 from hierlm.parallel.boundary import Unpacker, pack
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from hierlm.checkpoint.files import FileWriter
 from hierlm.config.load import load_config
+from hierlm.durable import FileWriter
 from hierlm.phases.timeline import Timeline
 from tests.distributed.spawn import run_ranks
 

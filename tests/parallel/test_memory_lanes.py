@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hierlm.models.contract import Layer
+from hierlm.nn.layer import Layer
 from hierlm.parallel.memory_lanes import MemoryLanes
 
 

@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from hierlm import models
 from hierlm.models.assembly import LanguageModel, is_recurrent
-from hierlm.models.contract import StepContext, Stream, fold
+from hierlm.nn.layer import StepContext, fold
+from hierlm.nn.stream import Stream
 from hierlm.parallel.memory_lanes import MemoryLanes
 from tests.models.perturbed import perturbed
 from tests.models.zoo import CASES, tiny_part

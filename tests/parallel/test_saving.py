@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hierlm.checkpoint.files import FileWriter
+from hierlm.durable import FileWriter
 from tests.checkpoint.layouts import overrides, small_engine
 from tests.distributed.spawn import run_ranks
 

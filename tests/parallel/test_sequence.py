@@ -41,7 +41,7 @@ def test_losses_and_norms_stay_with_dropout_too(model: str, layout: tuple[int, i
 
 def kept_bytes(overrides: list[str], recompute: Recompute = "none") -> int:
     """What one rank holds between the forward and the backward pass."""
-    from hierlm.models.contract import Stream
+    from hierlm.nn.stream import Stream
     from hierlm.parallel.engine import Engine
     from hierlm.parallel.process import start_processes
     from hierlm.parallel.recompute import run_layers

@@ -10,7 +10,7 @@ from torch import nn
 from hierlm import models
 from hierlm.models.assembly import LanguageModel, canonical_names, layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
-from hierlm.models.contract import SharedWeights
+from hierlm.nn.layer import SharedWeights
 from hierlm.parallel import stage_model
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.stage_model import build_stage, set_parameter

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from hierlm import models
-from hierlm.models.contract import Layer, Stream, build_layer
+from hierlm.nn.layer import Layer, build_layer
+from hierlm.nn.stream import Stream
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.tensor import slice_model
 from hierlm.parallel.tensor_plan import rule_for

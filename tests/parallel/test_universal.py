@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hierlm.checkpoint.files import FileWriter
 from hierlm.checkpoint.universal import write_universal
+from hierlm.durable import FileWriter
 from tests.distributed.spawn import run_ranks
 
 

@@ -6,11 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 
+from hierlm.costs.flops import layer_costs
+from hierlm.costs.stage_cut import StageCut, cut_by_cost, cut_uniformly
 from hierlm.models.assembly import layer_specs
-from hierlm.models.contract import Layer, Stream, build_layer, fold
 from hierlm.models.hourglass import Config
-from hierlm.plan.flops import layer_costs
-from hierlm.plan.stage_cut import StageCut, cut_by_cost, cut_uniformly
+from hierlm.nn.layer import Layer, build_layer, fold
+from hierlm.nn.stream import Stream
 
 ROWS, LENGTH, ROUNDS = 2, 384, 8
 CONFIG = Config(arch="hourglass", vocab_size=8192, hidden_dim=256, num_heads=4, ffn_dim=1024, hierarchy="2@1 8@3 2@1")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from hierlm.plan.stage_cut import cut_by_cost, cut_by_hand
+from hierlm.costs.stage_cut import cut_by_cost, cut_by_hand
 from hierlm.report.stage_balance import stage_balance
 from hierlm.report.stages import stage_document, stage_note, stage_panel, stage_rows, stage_table
 

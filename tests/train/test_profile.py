@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from hierlm.models.contract import Layer, Stream
+from hierlm.nn.layer import Layer
+from hierlm.nn.stream import Stream
 from hierlm.parallel.engine import StepResult
 from hierlm.parallel.recompute import run_layers
 from hierlm.phases.config import LearningRateConfig, PhaseConfig

@@ -12,10 +12,10 @@ from types import FrameType
 
 from hierlm.config.load import load_config
 from hierlm.config.structure import differences
+from hierlm.costs.flops import flops_per_token
 from hierlm.errors import UserError
 from hierlm.exit_codes import STOPPED
 from hierlm.meeting import FILE_VARIABLE
-from hierlm.plan.flops import flops_per_token
 from hierlm.report import formats
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import read_records

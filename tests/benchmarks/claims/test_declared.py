@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from hierlm.config.load import load_config
+from hierlm.costs.flops import flops_per_token
 from hierlm.errors import UserError
-from hierlm.plan.flops import flops_per_token
 from hierlm.train.summary import count_parameters
 from launcher.submit_sweep import load_members
 from tests.benchmarks.claims import hourglass, lmu, multi_scale, skip_cross_head

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from hierlm.config.run_config import RunConfig
+from hierlm.costs.flops import LayerCost, layer_costs
+from hierlm.costs.stage_cut import StageCut, cut_by_cost, cut_by_hand, cut_uniformly
 from hierlm.errors import UserError
 from hierlm.parallel.config import ParallelConfig
-from hierlm.plan.flops import LayerCost, layer_costs
-from hierlm.plan.stage_cut import StageCut, cut_by_cost, cut_by_hand, cut_uniformly
 
 
 def stage_cut(config: RunConfig[Any]) -> StageCut:

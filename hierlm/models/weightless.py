@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from hierlm.models.contract import Layer, LayerSpec, build_layer
+from hierlm.nn.layer import Layer, LayerSpec, build_layer
 
 
 class _NoDraws(TorchFunctionMode):

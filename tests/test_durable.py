@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierlm.checkpoint.files import FileWriter, damage, hash_file, write_synced
+from hierlm.durable import FileWriter, damage, hash_file, write_synced
 
 
 @given(st.lists(st.one_of(st.binary(max_size=50), st.just(b"x" * (3 << 20))), max_size=4))
@@ -41,7 +41,7 @@ def test_torch_saves_through_it_what_it_would_save_itself(tmp_path: Path) -> Non
 FULL_DISK = """
 import resource, sys, torch
 from pathlib import Path
-from hierlm.checkpoint.files import FileWriter
+from hierlm.durable import FileWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 files = FileWriter(Path(sys.argv[1]))
 try:

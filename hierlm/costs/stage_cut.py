@@ -14,7 +14,7 @@ between H100-class devices joined by NVLink at a quarter of its peak. Only the r
 
 
 class Cost(Protocol):
-    """What the cut needs to know of a layer (`hierlm.plan.flops.LayerCost`)."""
+    """What the cut needs to know of a layer (`hierlm.costs.flops.LayerCost`)."""
 
     @property
     def training_flops(self) -> int: ...

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierlm.plan.stage_cut import cut_by_cost, cut_by_hand, cut_uniformly
+from hierlm.costs.stage_cut import cut_by_cost, cut_by_hand, cut_uniformly
 
 
 def costs(flops, traffic=None):

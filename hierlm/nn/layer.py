@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hierlm.nn.dropout import number_sites
+from hierlm.nn.stream import Stream
 
 Memory = tuple[Tensor, ...]
 """Recurrent memory of one layer: tensors whose first dimension is the batch row (lane).
@@ -19,38 +20,6 @@ Where those of two lanes differ in another dimension, the one of size 1 stands f
 
 Cache = tuple[Any, ...]
 """What a layer keeps between calls of `decode`: keys and values, an unfinished group, a count."""
-
-
-class Stream(NamedTuple):
-    """The carry: a stack of sequences, the finest saved level first, the sequence being worked on last.
-
-    The first layer receives tokens int64 [B, T] on top; the last one leaves logits [B, T, V] there.
-    """
-
-    levels: tuple[Tensor, ...]
-
-    @property
-    def hidden(self) -> Tensor:
-        """The top of the stack, [B, T_level, D]."""
-        return self.levels[-1]
-
-    @property
-    def penalty(self) -> Tensor | None:
-        """What training adds to the token losses, nats [B, T]: after the last layer, levels left below the logits."""
-        below = [level[..., 0].float() for level in self.levels[:-1]]
-        return sum(below[1:], start=below[0]) if below else None
-
-    def with_hidden(self, hidden: Tensor) -> "Stream":
-        """The same stack with another top."""
-        return Stream((*self.levels[:-1], hidden))
-
-    def push(self, hidden: Tensor) -> "Stream":
-        """Save the top as a finer level and work on `hidden`."""
-        return Stream((*self.levels, hidden))
-
-    def pop(self) -> tuple[Tensor, "Stream"]:
-        """(the top, the stack below it): the saved finer level becomes the top again."""
-        return self.levels[-1], Stream(self.levels[:-1])
 
 
 class StepContext(NamedTuple):

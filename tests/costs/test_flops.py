@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from hierlm import models
+from hierlm.costs import flops
 from hierlm.models.config import ModelConfig
-from hierlm.models.contract import Layer
-from hierlm.plan import flops
+from hierlm.nn.layer import Layer
 
 D, V, T = 8, 11, 12
 

@@ -1,0 +1,1 @@
+"""What layers cost and where to cut the list by it: FLOPs, boundary bytes, pipeline stages."""
