@@ -79,7 +79,7 @@ class Engine:
 
     @property
     def dp_degree(self) -> int:
-        return self.groups.degrees.data
+        return self.groups.degrees["data"]
 
     @property
     def data_group(self) -> dist.ProcessGroup:
@@ -272,7 +272,7 @@ def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeli
         "loss_chunk_tokens": chunk_tokens,
     }
     module: LossModule | Pipeline
-    if groups.degrees.pipeline > 1:
+    if groups.degrees["pipeline"] > 1:
         boundaries = stage_cut(config).boundaries
         module = Pipeline(config.model, seed=config.seed, boundaries=boundaries, groups=groups, **how)
     else:
@@ -313,7 +313,7 @@ def _wrap(
         engine.optimizer.scaled_global_norm = partial(partitioned_norm, engine.optimizer, groups)
     if engine.zero_optimization():
         (notice_replicas if skips_by_itself() else make_skip)(engine.optimizer, groups)
-    if groups.degrees.data == 1 and not hasattr(engine.optimizer, "get_grads_for_reduction"):
+    if groups.degrees["data"] == 1 and not hasattr(engine.optimizer, "get_grads_for_reduction"):
         # it would copy all gradients into a buffer, reduce them over one rank, and copy them back; what is left is that
         # parameters without gradient get zeros, as they do where there is something to reduce
         engine.buffered_allreduce_fallback = lambda **_: engine._get_gradients_for_reduction()

@@ -54,7 +54,7 @@ def notice_replicas(optimizer: Any, groups: Groups) -> None:
 
     A replica gone astray on another rank would else be followed there. Where nothing is sliced nothing is replicated.
     """
-    if groups.degrees.tensor == 1:
+    if groups.degrees["tensor"] == 1:
         return
     if hasattr(optimizer, "fp32_groups_gradients"):  # bf16 with fp32 accumulation
         optimizer.get_grads_for_norm = partial(_with_replicas, optimizer, optimizer.get_grads_for_norm, groups)

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from hierlm.errors import UserError
-from hierlm.parallel.degrees import Degrees
+from hierlm.parallel.degrees import Coordinates, Degrees
 
 Group = dist.ProcessGroup
 
@@ -20,32 +20,38 @@ class Groups:
     """
 
     degrees: Degrees
-    pp_rank: int
-    dp_rank: int
-    tp_rank: int
+    place: Coordinates
     tensor: Group
     data: Group
     pipeline: Group
     model: Group  # tensor x pipeline: one whole model
 
     @property
-    def is_first_stage(self) -> bool:
-        return self.pp_rank == 0
+    def pp_rank(self) -> int:
+        return self.place["pipeline"]
+
+    @property
+    def dp_rank(self) -> int:
+        return self.place["data"]
+
+    @property
+    def tp_rank(self) -> int:
+        return self.place["tensor"]
 
     @property
     def is_last_stage(self) -> bool:
-        return self.pp_rank == self.degrees.pipeline - 1
+        return self.pp_rank == self.degrees["pipeline"] - 1
 
     @property
     def last_stage_rank(self) -> int:
         """The global rank of this rank's peer on the last stage, which knows the loss."""
-        return dist.get_global_rank(self.pipeline, self.degrees.pipeline - 1)
+        return dist.get_global_rank(self.pipeline, self.degrees["pipeline"] - 1)
 
     def get_model_parallel_rank(self) -> int:
-        return self.pp_rank * self.degrees.tensor + self.tp_rank
+        return self.pp_rank * self.degrees["tensor"] + self.tp_rank
 
     def get_model_parallel_world_size(self) -> int:
-        return self.degrees.tensor * self.degrees.pipeline
+        return self.degrees["tensor"] * self.degrees["pipeline"]
 
     def get_model_parallel_group(self) -> Group:
         return self.model
@@ -54,7 +60,7 @@ class Groups:
         return self.dp_rank
 
     def get_data_parallel_world_size(self) -> int:
-        return self.degrees.data
+        return self.degrees["data"]
 
     def get_data_parallel_group(self) -> Group:
         return self.data
@@ -66,7 +72,7 @@ class Groups:
         return self.tp_rank
 
     def get_tensor_model_parallel_world_size(self) -> int:
-        return self.degrees.tensor
+        return self.degrees["tensor"]
 
     def get_tensor_model_parallel_group(self) -> Group:
         return self.tensor
@@ -78,7 +84,7 @@ class Groups:
         return self.pp_rank
 
     def get_pipeline_model_parallel_world_size(self) -> int:
-        return self.degrees.pipeline
+        return self.degrees["pipeline"]
 
     def get_pipeline_model_parallel_group(self) -> Group:
         return self.pipeline
@@ -90,22 +96,20 @@ def start_groups(degrees: Degrees) -> Groups:
     UserError when the number of processes is not the product of the degrees.
     """
     if degrees.world_size != dist.get_world_size():
+        product = " x ".join(f"{axis} {degree}" for axis, degree in degrees.items())
         raise UserError(
-            f"parallel: data {degrees.data} x tensor {degrees.tensor} x pipeline {degrees.pipeline} needs "
-            f"{degrees.world_size} processes, {dist.get_world_size()} were started; start as many or change a degree"
+            f"parallel: {product} needs {degrees.world_size} processes, "
+            f"{dist.get_world_size()} were started; start as many or change a degree"
         )
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=degrees.tensor,
-            pipeline_model_parallel_size=degrees.pipeline,
+            tensor_model_parallel_size=degrees["tensor"],
+            pipeline_model_parallel_size=degrees["pipeline"],
             create_gloo_process_groups=False,
         )
-    place = degrees.coordinates(dist.get_rank())
     return Groups(
         degrees=degrees,
-        pp_rank=place.pp_rank,
-        dp_rank=place.dp_rank,
-        tp_rank=place.tp_rank,
+        place=degrees.coordinates(dist.get_rank()),
         tensor=parallel_state.get_tensor_model_parallel_group(),
         data=parallel_state.get_data_parallel_group(),
         pipeline=parallel_state.get_pipeline_model_parallel_group(),

@@ -85,7 +85,7 @@ class PipelinePasses:
 
     def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
         # equal micro-batches keep all stages busy; shapes may not change within a pass
-        num_stages = self._groups.degrees.pipeline
+        num_stages = self._groups.degrees["pipeline"]
         num_parts = num_stages if tokens.shape[0] % num_stages == 0 else 1
         micro_batches = list(zip(tokens.chunk(num_parts), targets.chunk(num_parts), strict=True))
         self._expect(micro_batches, training=False)

@@ -8,7 +8,6 @@ import contextlib
 import io
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import product
 
 import torch
 import torch.distributed as dist
@@ -22,7 +21,7 @@ from hierlm.models.weightless import alone
 from hierlm.nn.draws import DrawKey
 from hierlm.nn.layer import Layer, SharedWeights, StepContext
 from hierlm.parallel.boundary import Payload, Unpacker, pack
-from hierlm.parallel.degrees import Coordinates
+from hierlm.parallel.degrees import AXES
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.memory_lanes import MemoryLanes
@@ -54,7 +53,9 @@ class Pipeline(PipelineModule):
         self._unpacker = Unpacker()
         self._shapers = _layers_that_draw_shapes(config)
         degrees = groups.degrees
-        topology = PipeModelDataParallelTopology(num_pp=degrees.pipeline, num_mp=degrees.tensor, num_dp=degrees.data)
+        topology = PipeModelDataParallelTopology(
+            num_pp=degrees["pipeline"], num_mp=degrees["tensor"], num_dp=degrees["data"]
+        )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints the cut, which we do ourselves
             super().__init__(layers=range(boundaries[-1]), topology=topology, loss_fn=self._loss)
         self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens if groups.is_last_stage else None)
@@ -188,10 +189,9 @@ def _stage_of(index: int, boundaries: Sequence[int]) -> int:
 def _group_over_stages(stages: Sequence[int], groups: Groups) -> dist.ProcessGroup:
     """This rank's group among those that join `stages` at each place of the other axes."""
     degrees, mine = groups.degrees, None
-    for dp_rank, tp_rank in product(range(degrees.data), range(degrees.tensor)):
-        ranks = [degrees.rank_at(Coordinates(stage, dp_rank, tp_rank)) for stage in stages]
-        group = dist.new_group(ranks)
-        if (dp_rank, tp_rank) == (groups.dp_rank, groups.tp_rank):
+    for place in degrees.places([axis for axis in AXES if axis != "pipeline"]):
+        group = dist.new_group([degrees.rank_at(place.replaced(pipeline=stage)) for stage in stages])
+        if place == groups.place.replaced(pipeline=0):
             mine = group
     assert mine is not None
     return mine

@@ -37,7 +37,7 @@ class TokenShares:
     """Which layers work on shares, and how whole sequences become shares and back."""
 
     def __init__(self, groups: "Groups") -> None:
-        self.group, self.degree, self.tp_rank = groups.tensor, groups.degrees.tensor, groups.tp_rank
+        self.group, self.degree, self.tp_rank = groups.tensor, groups.degrees["tensor"], groups.tp_rank
         self._layers: set[Layer] = set()
         self._whole: Whole = (0, 0)  # of the layer that is running
         self._gathered: list[tuple[Tensor, Tensor]] = []  # of the layer that is running: (whole, share)

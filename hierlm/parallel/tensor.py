@@ -80,12 +80,12 @@ def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -
     Tied weights stay tied. Nothing changes at degree 1. ValueError names a weight that no pattern covers, or whose
     width the degree does not divide.
     """
-    if groups.degrees.tensor == 1:
+    if groups.degrees["tensor"] == 1:
         return
     cutter = _Cutter(groups)
     for index, layer in layers.items():
         for site in sites(layer):
-            site.part = (groups.tp_rank, groups.degrees.tensor)
+            site.part = (groups.tp_rank, groups.degrees["tensor"])
         for path, module in list(layer.named_modules()):
             for name, _ in list(module.named_parameters(recurse=False)):
                 where = ".".join(filter(None, ("layers", str(index), path, name)))
@@ -106,7 +106,7 @@ class _Cutter:
     """Cuts this rank's slices; a weight met twice (tied) is cut once."""
 
     def __init__(self, groups: Groups) -> None:
-        self.degree, self.tp_rank, self.groups = groups.degrees.tensor, groups.tp_rank, groups
+        self.degree, self.tp_rank, self.groups = groups.degrees["tensor"], groups.tp_rank, groups
         self._cut: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # keeps the whole one alive: ids stay unique
 
     def sliced_module(self, module: nn.Linear | nn.Embedding, rule: Rule, *, where: str) -> nn.Module:

@@ -71,7 +71,7 @@ def step_time(
         boundary_messages=boundary,
         data_messages=max(stage.traffic.data for stage in stages) / within.data,
         update=max(stage.num_values for stage in stages) * UPDATE_BYTES / device.memory_bandwidth,
-        bubble=(degrees.pipeline - 1) / micro_batches * (products + memory + kernels + tensor + boundary),
+        bubble=(degrees["pipeline"] - 1) / micro_batches * (products + memory + kernels + tensor + boundary),
     )
 
 
@@ -89,8 +89,8 @@ class _Links:
 
     def __init__(self, degrees: Degrees, device: Device) -> None:
         self._device = device
-        self.tensor = self._link(span=degrees.tensor)
-        self.data = self._link(span=degrees.tensor * degrees.data)
+        self.tensor = self._link(span=degrees["tensor"])
+        self.data = self._link(span=degrees["tensor"] * degrees["data"])
         self.pipeline = self._link(span=degrees.world_size)
 
     def _link(self, *, span: int) -> float:
