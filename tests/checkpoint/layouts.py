@@ -58,10 +58,10 @@ def load_and_go_on(arch: str, settings: list[str], universal: str, save_again: s
     """On every rank: the losses after loading a converted checkpoint; saved again before them, if asked."""
     from hierlm.durable import FileWriter
     from hierlm.parallel.saving import save_engine
-    from hierlm.parallel.universal import load_universal
+    from hierlm.parallel.universal import SLICES, load_universal
 
     engine = small_engine(arch, settings)
-    state = load_universal(engine._engine, Path(universal))
+    state = load_universal(engine._engine, Path(universal), names=engine._universal_info[SLICES])
     assert state["iteration"] == engine._engine.global_steps == SAVED_AFTER
     if save_again:
         state = {"iteration": SAVED_AFTER, **_universal_info(engine)}

@@ -35,7 +35,7 @@ def toy_losses(stage: int, *, save: str = "", load: str = "") -> list[float]:
     from hierlm.optim.config import OptimConfig
     from hierlm.parallel.process import start_processes
     from hierlm.parallel.saving import save_engine
-    from hierlm.parallel.universal import INFO, load_universal, universal_info
+    from hierlm.parallel.universal import INFO, SLICES, load_universal, universal_info
 
     start_processes()
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def toy_losses(stage: int, *, save: str = "", load: str = "") -> list[float]:
         return float(loss)
 
     if load:
-        load_universal(engine, Path(load))
+        load_universal(engine, Path(load), names=info[SLICES])
     else:
         begun = [step(number) for number in range(2)]
         assert begun[1] != begun[0]
