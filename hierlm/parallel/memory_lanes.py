@@ -54,10 +54,19 @@ class MemoryLanes:
         """Whether there is nothing to keep: no pass yet, or no layer with memory."""
         return not any(memory for memories in self._lanes.values() for memory in memories)
 
+    @property
+    def _num_rows(self) -> int:
+        """Of all lanes; 0 where nothing is kept."""
+        kept = (next((memory for memory in memories if memory), None) for memories in self._lanes.values())
+        return sum(memory[0].shape[0] for memory in kept if memory)
+
     def forget(self, rows: Tensor) -> None:
-        """Make the lanes of this rank's `rows`, bool [rows], start a new stream."""
-        if bool(rows.all()):
-            self.clear()  # the rows may have been dealt anew, in other micro-batches
+        """Make the lanes of this rank's `rows`, bool [rows], start a new stream.
+
+        Also where all of them do, memories keep their shapes: on another layout they share a rank with rows that go on.
+        """
+        if bool(rows.all()) and len(rows) != self._num_rows:
+            self.clear()  # the rows have been dealt anew, in other micro-batches
         if not bool(rows.any()) or self.is_empty:  # a pipeline stage may hold no layer with memory
             return
         first = 0

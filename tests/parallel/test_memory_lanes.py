@@ -122,6 +122,32 @@ def test_lanes_of_which_one_says_it_in_fewer_columns_are_joined():
     assert restored.get(0, num_rows=4)[0][0].tolist() == [[5, 5, 5], [5, 5, 5], [0, 1, 2], [3, 4, 5]]
 
 
+def test_rows_that_all_begin_anew_here_are_kept_as_where_some_of_others_do() -> None:
+    """One rank's rows all do, another layout's micro-batch holds others too: a layer may run, and draw, by the shape."""
+    grown = tuple((torch.ones(2, 5), torch.ones(2)) for _ in range(2))  # by an earlier call: fresh ones have 1 column
+
+    class Grows(Remembers):
+        def initial_memory(self, batch_size, *, device, dtype):
+            return torch.zeros(batch_size, 1, device=device, dtype=dtype), torch.zeros(batch_size, device=device)
+
+    shapes = []
+    for rows in ([True] * 4, [True, False, True, True]):
+        kept = lanes({3: Grows()})
+        for index, memory in enumerate(grown):
+            kept.put(index, (memory,))
+        kept.forget(torch.tensor(rows))
+        shapes.append([kept.get(index, num_rows=2)[0][0].shape for index in range(2)])
+        assert not kept.get(1, num_rows=2)[0][0].any()
+    assert shapes[0] == shapes[1]
+
+
+def test_rows_of_another_number_have_been_dealt_anew() -> None:
+    kept = filled(0, num_micro_batches=2, size=2)
+    kept.forget(torch.tensor([True] * 6))
+    assert kept.is_empty
+    assert not kept.get(0, num_rows=3)[0][0].any()
+
+
 def test_a_layer_reads_what_an_earlier_version_saved():
     class Doubles(Remembers):
         def from_checkpoint(self, memory):
