@@ -123,7 +123,7 @@ def test_lanes_of_which_one_says_it_in_fewer_columns_are_joined():
 
 
 def test_rows_that_all_begin_anew_here_are_kept_as_where_some_of_others_do() -> None:
-    """One rank's rows all do, another layout's micro-batch holds others too: a layer may run, and draw, by the shape."""
+    """Another layout's micro-batch holds rows that go on as well, and a layer may run, and draw, by the shape."""
     grown = tuple((torch.ones(2, 5), torch.ones(2)) for _ in range(2))  # by an earlier call: fresh ones have 1 column
 
     class Grows(Remembers):
