@@ -34,9 +34,10 @@ from hierlm.parallel.process import ProcessInfo
 from hierlm.parallel.saving import HeldFiles, OpenFile, hold_engine, save_engine
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.skipped_steps import Skipped, are_finite, forget_lost_memories
+from hierlm.parallel.stage_3_linear import add_biases_out_of_place
 from hierlm.parallel.stage_model import build_stage, tensor_plan
 from hierlm.parallel.universal import INFO, SLICES, load_universal, require_names, universal_info
-from hierlm.parallel.zero import clip_norm, deepspeed_config
+from hierlm.parallel.zero import clip_norm, deepspeed_config, effective_stage
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Moment
 from hierlm.phases.trainable import trained_in
@@ -298,6 +299,8 @@ def _wrap(
     require_names(info, names)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     settings = deepspeed_config(config, phase, num_parameters=num_parameters)
+    if effective_stage(config) == 3:
+        add_biases_out_of_place()
     mpu = None if isinstance(module, Pipeline) else groups  # a pipeline brings its own
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, mpu=mpu, config=settings)
 

@@ -211,6 +211,18 @@ def test_products_of_another_library_make_no_difference(layout: tuple[int, int, 
         torch.testing.assert_close(torch.tensor(found["steps"]), expected, rtol=RELATIVE, atol=0)
 
 
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["selective", pytest.param("full", marks=pytest.mark.matrix)])
+def test_what_stage_3_computes_again_is_what_it_computed_first(recompute: str, single: Any) -> None:
+    """Its own linear function, which DeepSpeed puts in place of torch's, adds biases: once, not once more."""
+    overrides = [*settings("transformer", (2, 1, 1), 3), f"parallel.activation_recompute={recompute}"]
+    for found in run_ranks(train, 2, "transformer", overrides, None):
+        torch.testing.assert_close(
+            torch.tensor(found["steps"]), torch.tensor(single("transformer")["steps"]), rtol=RELATIVE, atol=0
+        )
+
+
 def assert_same_memory(every_rank: list[Any], expected: Any, *, tp_degree: int) -> None:
     """Tensor-parallel ranks remember the same to the last bit; what they remember is that of the single process."""
     alone, by_key = expected["memory"], dict[Any, list[Any]]()
