@@ -286,9 +286,11 @@ class Checkpointer:
         proof = proof_of(self._engine, last=self._timeline.at(step - 1))
         if proof is not None and self._engine.has_finite_weights():
             return proof
+        last = self.last_saved_step
+        kept = f"the newest checkpoint is that of step {last}" if last else "there is no checkpoint before it"
         raise LostRunError(
-            f"step {step}: weights, or the losses they give, are not finite: this is not saved, and the newest "
-            f"checkpoint is that of step {self.last_saved_step}; lower the learning rate and go on under another name"
+            f"step {step}: weights, or the losses they give, are not finite: this is not saved, and {kept}; "
+            "lower the learning rate and go on under another name"
         )
 
     def _cursor(self, step: int) -> Cursor:
