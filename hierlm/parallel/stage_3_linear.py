@@ -1,9 +1,8 @@
 """The linear function that DeepSpeed puts in place of torch's at ZeRO stage 3, made fit for selective recompute.
 
 DeepSpeed's adds the bias to the product in place. Selective recompute keeps products (`hierlm.parallel.recompute`): the
-kept one then had the bias in it already, and when the layer was computed again it got the bias once more, without a
-word, because the change goes through a view that torch's check of changed tensors does not see. Gradients were wrong as
-soon as biases were not zero.
+kept one then had the bias in it already, and got it once more when the layer was computed again. Gradients were wrong
+as soon as biases were not zero.
 """
 
 import inspect
