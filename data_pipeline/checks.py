@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from data_pipeline.config import SourceConfig
 from data_pipeline.errors import DataError
+from data_pipeline.read.split import can_be_evaluated
 from data_pipeline.shard_index import DatasetIndex, load_index
-from data_pipeline.split import can_be_evaluated
 
 
 def check(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.image_shape import NUM_CHANNELS, ImageShape
-from data_pipeline.reader import SplitReader
+from data_pipeline.read.reader import SplitReader
 from data_pipeline.shard_index import load_index
 
 SAMPLE_TOKENS = 200

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import DataError
-from data_pipeline.progress import Progress
-from data_pipeline.reader import OpenShard
+from data_pipeline.prepare.progress import Progress
+from data_pipeline.read.reader import OpenShard
 from data_pipeline.shard_index import DatasetIndex, ShardRecord, dataset_fingerprint, load_index
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.tokenize.tokenizer import load_tokenizer
 
 _READ_BYTES = 1 << 20
 

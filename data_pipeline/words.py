@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from data_pipeline.tokenizer import Tokenizer, Tokens
+from data_pipeline.tokenize.tokenizer import Tokenizer, Tokens
 
 _IS_SPACE = bytes(not bytes([value]).split() for value in range(256))
 """Of every byte: 1 where `bytes.split` takes it for whitespace."""

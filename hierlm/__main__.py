@@ -12,8 +12,8 @@ from hierlm.exit_codes import FAILED, TAKEN_OVER, WRONG_INPUT
 from hierlm.lease import TakenOverError
 from hierlm.refused_versions import refuse_wrong_versions
 from hierlm.run_dir import RunDir
-from hierlm.train.console import Console, redirect_output
-from hierlm.train.start_up import StartUp
+from hierlm.train.record.console import Console, redirect_output
+from hierlm.train.record.start_up import StartUp
 
 
 def main() -> int:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from hierlm.exit_codes import STOPPED
-from launcher.job_history import CANCEL, END, START, SUBMIT, Event
-from launcher.slurm import QueuedJob
+from launcher.slurm.client import QueuedJob
+from launcher.slurm.job_history import CANCEL, END, START, SUBMIT, Event
 
 State = Literal["new", "waiting", "running", "finished", "stopped", "failed", "cancelled", "unknown"]
 

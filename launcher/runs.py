@@ -16,10 +16,10 @@ from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.tracking import names
 from hierlm.tracking.jsonl import read_new_records, read_records
-from launcher import slurm
-from launcher.array import SWEEP_SUFFIX, sweep_runs
-from launcher.job_history import read_history
 from launcher.run_state import Evidence, State, count_attempts, judge
+from launcher.slurm import client
+from launcher.slurm.array import SWEEP_SUFFIX, sweep_runs
+from launcher.slurm.job_history import read_history
 
 RUN_ROOT = Path("runs")
 TAIL_BYTES = 1 << 16
@@ -52,22 +52,22 @@ class RunStatus:
 class Cluster:
     """Slurm as seen from here: asked once, and only when a run needs it."""
 
-    run_command: slurm.RunCommand = slurm.run_command
+    run_command: client.RunCommand = client.run_command
     problems: list[str] = field(default_factory=list)
 
-    def queue(self) -> list[slurm.QueuedJob] | None:
+    def queue(self) -> list[client.QueuedJob] | None:
         """This user's jobs; None where there is no Slurm or it does not answer, which is noted in `problems`."""
-        if not slurm.is_installed():
+        if not client.is_installed():
             return None
         try:
-            return slurm.queue(run_command=self.run_command)
+            return client.queue(run_command=self.run_command)
         except UserError as error:
             self.problems.append(f"Slurm cannot be asked, its jobs are left out: {error.problems[0]}")
             return None
 
     def final_state(self, job_id: str) -> str | None:
         """How a job ended, if Slurm remembers it."""
-        return slurm.final_state(job_id, run_command=self.run_command)
+        return client.final_state(job_id, run_command=self.run_command)
 
 
 def find_run(word: str | Path) -> RunDir:
@@ -104,7 +104,7 @@ def statuses(runs: Sequence[RunDir], cluster: Cluster) -> list[RunStatus]:
     return [status_of(run, queue=queue, cluster=cluster) for run in runs]
 
 
-def status_of(run_dir: RunDir, *, queue: Sequence[slurm.QueuedJob] | None, cluster: Cluster) -> RunStatus:
+def status_of(run_dir: RunDir, *, queue: Sequence[client.QueuedJob] | None, cluster: Cluster) -> RunStatus:
     """The status of one run, given the queue."""
     jobs = None if queue is None else jobs_of(run_dir, queue)
     evidence = Evidence(
@@ -135,7 +135,7 @@ def status_of(run_dir: RunDir, *, queue: Sequence[slurm.QueuedJob] | None, clust
     )
 
 
-def jobs_of(run_dir: RunDir, queue: Sequence[slurm.QueuedJob]) -> list[slurm.QueuedJob]:
+def jobs_of(run_dir: RunDir, queue: Sequence[client.QueuedJob]) -> list[client.QueuedJob]:
     """The queued jobs of a run, started ones first: those it was submitted as, and any other that runs its script."""
     submitted = {str(event["job_id"]) for event in read_history(run_dir) if "job_id" in event}
     script = os.path.abspath(run_dir.job_script)

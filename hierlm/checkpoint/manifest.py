@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from data_pipeline.cursor import Cursor
+from data_pipeline.read.cursor import Cursor
 from hierlm.checkpoint.layout import MANIFEST
 from hierlm.durable import FileRecord, write_synced
 from hierlm.parallel.config import ParallelConfig

@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
 from hierlm.models.weightless import alone
-from hierlm.nn import prefix_attention
+from hierlm.nn.kernels import prefix_attention
+from hierlm.nn.kernels.linear import fused_product
 from hierlm.nn.layer import Layer, LayerSpec, Memory
-from hierlm.nn.linear import fused_product
 from hierlm.nn.stream import Stream
 
 TRAINING_FACTOR = 3

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from data_pipeline.checks import evaluation_problems
 from data_pipeline.errors import DataError
-from data_pipeline.loader import IGNORED_TARGET, Split, open_split
-from data_pipeline.split import can_be_evaluated
+from data_pipeline.read.loader import IGNORED_TARGET, Split, open_split
+from data_pipeline.read.split import can_be_evaluated
 from hierlm.errors import UserError
 from hierlm.inference.load_run import LoadedRun, load_run
 from hierlm.inference.remembering import AS_TRAINED, Remembering

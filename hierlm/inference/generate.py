@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_pipeline.loader import open_split
+from data_pipeline.read.loader import open_split
 from hierlm.errors import UserError
 from hierlm.inference.load_run import LoadedRun, load_run
 from hierlm.inference.sampling import Sampling

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.assignment import EvaluationLanes
-from data_pipeline.loader import IGNORED_TARGET, EvaluationRows, Split
+from data_pipeline.read.assignment import EvaluationLanes
+from data_pipeline.read.loader import IGNORED_TARGET, EvaluationRows, Split
 
 
 class Pass(NamedTuple):

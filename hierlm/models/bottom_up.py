@@ -65,12 +65,12 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, for each scale Pool and Block x N, then Aggregate, Block x post_layers, Norm, Head."""
-    from hierlm.nn.aggregation import Aggregate
-    from hierlm.nn.block import Block
-    from hierlm.nn.downsampling import Pool
-    from hierlm.nn.embedding import Embed
-    from hierlm.nn.head import Head
-    from hierlm.nn.normalisation import Norm
+    from hierlm.nn.basic.block import Block
+    from hierlm.nn.basic.embedding import Embed
+    from hierlm.nn.basic.head import Head
+    from hierlm.nn.basic.normalisation import Norm
+    from hierlm.nn.resampling.aggregation import Aggregate
+    from hierlm.nn.resampling.downsampling import Pool
     from hierlm.nn.shape import BlockShape
 
     d = config.hidden_dim

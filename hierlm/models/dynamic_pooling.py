@@ -88,9 +88,9 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, Block x pre, PoolGroups, Block x valley, ReadGroups, Block x post, Head."""
-    from hierlm.nn.block import Block
-    from hierlm.nn.dynamic_pooling import BoundaryLoss, BoundaryRule, PoolGroups, ReadGroups
-    from hierlm.nn.head import Head
+    from hierlm.nn.basic.block import Block
+    from hierlm.nn.basic.head import Head
+    from hierlm.nn.resampling.dynamic_pooling import BoundaryLoss, BoundaryRule, PoolGroups, ReadGroups
     from hierlm.nn.shape import BlockShape
 
     shape = BlockShape.of(config, positions=config.positions, num_residual_writes=1, norm_first=False)
@@ -116,9 +116,9 @@ def layers(config: Config) -> "list[LayerSpec]":
 
 def _embed(config: Config) -> "LayerSpec":
     """Only `whitespace` and `unigram` need to look at the tokens themselves."""
-    from hierlm.nn.dynamic_pooling import MarkingEmbed
-    from hierlm.nn.embedding import Embed
-    from hierlm.nn.unigram import UnigramEnds
+    from hierlm.nn.basic.embedding import Embed
+    from hierlm.nn.resampling.dynamic_pooling import MarkingEmbed
+    from hierlm.nn.resampling.unigram import UnigramEnds
 
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "dropout": config.dropout}
     if config.boundaries == "whitespace":

@@ -48,9 +48,9 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, MultiscaleLSTM, GatedOutput, Head."""
-    from hierlm.nn.embedding import Embed
-    from hierlm.nn.head import Head
-    from hierlm.nn.multiscale_lstm import GatedOutput, MultiscaleLSTM
+    from hierlm.nn.basic.embedding import Embed
+    from hierlm.nn.basic.head import Head
+    from hierlm.nn.recurrent.multiscale_lstm import GatedOutput, MultiscaleLSTM
 
     levels = {"hidden_dim": config.hidden_dim, "num_levels": config.num_levels}
     return [

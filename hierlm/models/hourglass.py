@@ -136,8 +136,8 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, Block x pre, Norm, Shorten, ..., Upsample, Block x post, Norm, Head."""
-    from hierlm.nn.embedding import Embed
-    from hierlm.nn.head import Head
+    from hierlm.nn.basic.embedding import Embed
+    from hierlm.nn.basic.head import Head
 
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim}
     return [
@@ -149,8 +149,8 @@ def layers(config: Config) -> "list[LayerSpec]":
 
 def _hourglass(config: Config, levels: tuple[Level, ...], shape: "BlockShape") -> "list[LayerSpec]":
     """Algorithm 1 of the paper: the finest of `levels` around the rest."""
-    from hierlm.nn.shortening import Shorten
-    from hierlm.nn.upsampling import Upsample
+    from hierlm.nn.resampling.shortening import Shorten
+    from hierlm.nn.resampling.upsampling import Upsample
 
     level, rest = levels[0], levels[1:]
     before = _stack(level.pre_layers, level, shape)
@@ -168,8 +168,8 @@ def _hourglass(config: Config, levels: tuple[Level, ...], shape: "BlockShape") -
 
 def _stack(num_layers: int, level: Level, shape: "BlockShape") -> "list[LayerSpec]":
     """Blocks of one level and, as in the reference code, one LayerNorm after them."""
-    from hierlm.nn.block import Block
-    from hierlm.nn.normalisation import Norm
+    from hierlm.nn.basic.block import Block
+    from hierlm.nn.basic.normalisation import Norm
 
     return [
         *[partial(Block, shape=shape, stride=level.factor, follows_drawn_factor=level.factor > 1)] * num_layers,

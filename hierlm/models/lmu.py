@@ -71,11 +71,11 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, LmuBlock x num_layers, Norm, Head."""
-    from hierlm.nn.embedding import Embed
-    from hierlm.nn.head import Head
-    from hierlm.nn.legendre_memory import LegendreMemory
-    from hierlm.nn.lmu_block import LmuBlock
-    from hierlm.nn.normalisation import Norm
+    from hierlm.nn.basic.embedding import Embed
+    from hierlm.nn.basic.head import Head
+    from hierlm.nn.basic.normalisation import Norm
+    from hierlm.nn.recurrent.legendre_memory import LegendreMemory
+    from hierlm.nn.recurrent.lmu_block import LmuBlock
     from hierlm.nn.shape import BlockShape
 
     shape = BlockShape(

@@ -40,8 +40,8 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """UnitEmbed, LstmLayer x num_layers, Head."""
-    from hierlm.nn.head import Head
-    from hierlm.nn.lstm_layer import LstmLayer, UnitEmbed
+    from hierlm.nn.basic.head import Head
+    from hierlm.nn.recurrent.lstm_layer import LstmLayer, UnitEmbed
 
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim}
     return [

@@ -63,8 +63,8 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """MemoryTokenCell (embedding and blocks), Head."""
-    from hierlm.nn.memory_block import RelativeBlock
-    from hierlm.nn.memory_tokens import MemoryTokenCell, MemoryTokens
+    from hierlm.nn.memory.block import RelativeBlock
+    from hierlm.nn.memory.tokens import MemoryTokenCell, MemoryTokens
 
     block = partial(
         RelativeBlock,

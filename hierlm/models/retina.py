@@ -55,10 +55,10 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, RetinaBlock x num_layers, Norm, Head."""
-    from hierlm.nn.embedding import Embed
-    from hierlm.nn.head import Head
-    from hierlm.nn.normalisation import Norm
-    from hierlm.nn.retina import RetinaBlock, RetinaView
+    from hierlm.nn.attention.retina import RetinaBlock, RetinaView
+    from hierlm.nn.basic.embedding import Embed
+    from hierlm.nn.basic.head import Head
+    from hierlm.nn.basic.normalisation import Norm
     from hierlm.nn.shape import BlockShape
 
     block = partial(

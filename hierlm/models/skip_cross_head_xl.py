@@ -61,7 +61,7 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, CrossHeadBlock x num_layers, Head."""
-    from hierlm.nn.cross_head_block import CrossHeadBlock, Place
+    from hierlm.nn.memory.cross_head_block import CrossHeadBlock, Place
 
     arguments = {**transformer_xl.block_arguments(config), "relative_shift": config.relative_shift}
     places = (Place(layer, config.num_layers, config.num_heads) for layer in range(config.num_layers))

@@ -59,10 +59,10 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, Pool, then from the coarsest scale on Block x N and Condition, last Norm and Head."""
-    from hierlm.nn.downsampling import Condition, Pool
-    from hierlm.nn.embedding import Embed
-    from hierlm.nn.head import Head
-    from hierlm.nn.normalisation import Norm
+    from hierlm.nn.basic.embedding import Embed
+    from hierlm.nn.basic.head import Head
+    from hierlm.nn.basic.normalisation import Norm
+    from hierlm.nn.resampling.downsampling import Condition, Pool
 
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim}
     pool = partial(
@@ -88,7 +88,7 @@ def layers(config: Config) -> "list[LayerSpec]":
 
 
 def _stack(config: Config, scale: int) -> "list[LayerSpec]":
-    from hierlm.nn.block import Block
+    from hierlm.nn.basic.block import Block
 
     return [partial(Block, shape=_shape(config), stride=config.scales[scale])] * config.layers_per_scale[scale]
 

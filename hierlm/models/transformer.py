@@ -26,7 +26,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from hierlm.models.config import BlockConfig, train_switch
 
 if TYPE_CHECKING:
-    from hierlm.nn.head_windows import HeadWindows
+    from hierlm.nn.attention.head_windows import HeadWindows
     from hierlm.nn.layer import LayerSpec, SharedWeights
     from hierlm.nn.shape import BlockShape
 
@@ -93,9 +93,9 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, Block x num_layers (fewer but cut in two at both ends in a sandwich), Norm, Head."""
-    from hierlm.nn.embedding import Embed
-    from hierlm.nn.head import Head
-    from hierlm.nn.normalisation import Norm
+    from hierlm.nn.basic.embedding import Embed
+    from hierlm.nn.basic.head import Head
+    from hierlm.nn.basic.normalisation import Norm
     from hierlm.nn.shape import BlockShape, Rate
 
     shape = BlockShape.of(config, positions=config.positions, num_residual_writes=2 * config.num_layers)
@@ -115,7 +115,7 @@ def layers(config: Config) -> "list[LayerSpec]":
 
 def _blocks(config: Config, shape: "BlockShape") -> "list[LayerSpec]":
     """The n-th attention has the n-th layer's windows, wherever a sandwich puts its feed-forward."""
-    from hierlm.nn.block import Block
+    from hierlm.nn.basic.block import Block
 
     k, n = config.sandwich, config.num_layers
     attends = [partial(Block, shape=shape, head_windows=_head_windows(config, layer)) for layer in range(n)]

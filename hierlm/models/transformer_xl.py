@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from hierlm.models.config import ModelConfig, train_switch
-from hierlm.nn.adaptive_bins import Bin, frequency_bins, num_embedding_parameters
+from hierlm.nn.basic.adaptive_bins import Bin, frequency_bins, num_embedding_parameters
 from hierlm.nn.shape import Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hierlm.nn.layer import Layer, LayerSpec, SharedWeights
-    from hierlm.nn.memory_block import Recurrence
+    from hierlm.nn.memory.block import Recurrence
     from hierlm.nn.shape import BlockShape
 
 PAPER = "1901.02860, Dai et al., 2019"
@@ -112,14 +112,14 @@ def list_length(config: Config) -> int:
 
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, SegmentBlock x num_layers, a last Norm if pre_norm, Head."""
-    from hierlm.nn.memory_block import SegmentBlock
+    from hierlm.nn.memory.block import SegmentBlock
 
     return layer_list(config, [partial(SegmentBlock, **block_arguments(config))] * config.num_layers)
 
 
 def layer_list(config: Config, blocks: "Sequence[Callable[..., Layer]]") -> "list[LayerSpec]":
     """`blocks` between the ends that the vocabulary asks for; what the head reads is dropped as the embedding is."""
-    from hierlm.nn.normalisation import Norm
+    from hierlm.nn.basic.normalisation import Norm
 
     if config.pre_norm:
         return [embedding(config), *blocks, partial(Norm, config.hidden_dim, dropout=config.end_dropout), head(config)]
@@ -156,7 +156,7 @@ def block_shape(config: StackConfig) -> "BlockShape":
 
 def recurrence(config: Config) -> "Recurrence":
     """How much a block remembers."""
-    from hierlm.nn.memory_block import Recurrence
+    from hierlm.nn.memory.block import Recurrence
 
     return Recurrence(
         memory_length=config.memory_length,
@@ -168,7 +168,7 @@ def recurrence(config: Config) -> "Recurrence":
 
 def embedding(config: StackConfig) -> "Callable[[], Layer]":
     """One table, or one per bin."""
-    from hierlm.nn.adaptive_input import AdaptiveEmbed, ScaledEmbed
+    from hierlm.nn.basic.adaptive_input import AdaptiveEmbed, ScaledEmbed
 
     width = {"hidden_dim": config.hidden_dim, "dropout": config.end_dropout}
     if not config.cutoffs:
@@ -178,8 +178,8 @@ def embedding(config: StackConfig) -> "Callable[[], Layer]":
 
 def head(config: StackConfig) -> "Callable[[], Layer]":
     """One softmax, or the adaptive one."""
-    from hierlm.nn.adaptive_softmax import AdaptiveHead
-    from hierlm.nn.head import Head
+    from hierlm.nn.basic.adaptive_softmax import AdaptiveHead
+    from hierlm.nn.basic.head import Head
 
     if not config.cutoffs:
         return partial(Head, vocab_size=config.vocab_size, hidden_dim=config.hidden_dim, bias=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hierlm.nn.dropout import number_sites
+from hierlm.nn.basic.dropout import number_sites
 from hierlm.nn.stream import Stream
 
 Memory = tuple[Tensor, ...]

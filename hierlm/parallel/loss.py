@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hierlm.errors import UserError
-from hierlm.nn.head import Head
+from hierlm.nn.basic.head import Head
 from hierlm.nn.layer import Layer, LayerSpec, build_layer
 from hierlm.nn.stream import Stream
 from hierlm.parallel.compilation import fused_on_gpu

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from hierlm.nn import prefix_attention
 from hierlm.nn.draws import DrawKey, Draws, drawing, keyed_seed
+from hierlm.nn.kernels import prefix_attention
+from hierlm.nn.kernels.linear import fused_product
 from hierlm.nn.layer import Layer, Memory
-from hierlm.nn.linear import fused_product
 from hierlm.nn.stream import Stream
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.errors import UserError
-from hierlm.nn.block import Block
-from hierlm.nn.dropout import Dropout
+from hierlm.nn.basic.block import Block
+from hierlm.nn.basic.dropout import Dropout
 from hierlm.nn.layer import Layer
 from hierlm.nn.shape import Rate
 from hierlm.nn.stream import Stream

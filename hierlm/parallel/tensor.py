@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel import (
 )
 from torch import Tensor, nn
 
-from hierlm.nn.dropout import sites
+from hierlm.nn.basic.dropout import sites
 from hierlm.nn.layer import Layer
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.recompute import unkept_products

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hierlm.nn import draws, prefix_attention, relative_attention
-from hierlm.nn.visibility import with_keys_of_their_own
+from hierlm.nn import draws
+from hierlm.nn.attention import relative_attention
+from hierlm.nn.attention.visibility import with_keys_of_their_own
+from hierlm.nn.kernels import prefix_attention
 
 aten = torch.ops.aten
 

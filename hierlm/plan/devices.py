@@ -8,7 +8,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from hierlm.nn.linear import Linear
+from hierlm.nn.kernels.linear import Linear
 
 GIB = 2**30
 

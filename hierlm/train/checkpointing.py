@@ -12,8 +12,8 @@ from pathlib import Path
 from time import perf_counter, time
 from typing import Any
 
-from data_pipeline.cursor import Cursor
-from data_pipeline.loader import TrainRows
+from data_pipeline.read.cursor import Cursor
+from data_pipeline.read.loader import TrainRows
 from hierlm.checkpoint.commit import Saved, SaveError, Write, save_checkpoint
 from hierlm.checkpoint.find import CheckpointRef, newest_good
 from hierlm.checkpoint.leftovers import take_over
@@ -36,9 +36,9 @@ from hierlm.parallel.skipped_steps import Skipped
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.train.background_save import SECONDS_AFTER_A_FAILURE, BackgroundSave
-from hierlm.train.console import Console
 from hierlm.train.proof import Proof, difference, proof_of
-from hierlm.train.recorder import Recorder
+from hierlm.train.record.console import Console
+from hierlm.train.record.recorder import Recorder
 
 PROGRESS_SECONDS = 10.0
 

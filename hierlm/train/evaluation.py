@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.assignment import EvaluationLanes
 from data_pipeline.image_shape import Kind
-from data_pipeline.loader import EvaluationRows, Split
+from data_pipeline.read.assignment import EvaluationLanes
+from data_pipeline.read.loader import EvaluationRows, Split
 from hierlm.tracking import names
 
 

@@ -5,8 +5,8 @@ import torch.distributed as dist
 from hierlm.errors import LostRunError
 from hierlm.report.summary import RunStatus, write_summary
 from hierlm.tracking.jsonl import read_records
+from hierlm.train.record.summary import last_evaluation, summarise
 from hierlm.train.setup import Attempt
-from hierlm.train.summary import last_evaluation, summarise
 
 
 def write_run_summary(attempt: Attempt, *, status: RunStatus) -> None:

@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipeline.loader import Split, TrainRows
+from data_pipeline.read.loader import Split, TrainRows
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.engine import Engine
 from hierlm.parallel.process import ProcessInfo
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
-from hierlm.train.console import Console
 from hierlm.train.determinism import set_determinism
-from hierlm.train.device_memory import DeviceMemory
 from hierlm.train.environment import check_environment
-from hierlm.train.recorder import Recorder
+from hierlm.train.record.console import Console
+from hierlm.train.record.device_memory import DeviceMemory
+from hierlm.train.record.recorder import Recorder
+from hierlm.train.record.start_up import StartUp
 from hierlm.train.rehearsal import rehearse
-from hierlm.train.signals import StopRequest
-from hierlm.train.start_up import StartUp
+from hierlm.train.watch.signals import StopRequest
 
 
 @dataclass(frozen=True)

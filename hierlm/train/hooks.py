@@ -10,12 +10,12 @@ from hierlm.parallel.engine import Engine
 from hierlm.phases.timeline import Moment, Timeline
 from hierlm.train.cadence import is_due
 from hierlm.train.checkpointing import Checkpointer
-from hierlm.train.console import Console, evaluation_line, step_line
-from hierlm.train.device_memory import DeviceMemory
 from hierlm.train.loop import Completed
 from hierlm.train.mixture_evaluation import MixtureEvaluation
-from hierlm.train.recorder import Recorder
-from hierlm.train.throughput import IntervalTimer, Peak
+from hierlm.train.record.console import Console, evaluation_line, step_line
+from hierlm.train.record.device_memory import DeviceMemory
+from hierlm.train.record.recorder import Recorder
+from hierlm.train.record.throughput import IntervalTimer, Peak
 
 
 class LogHook:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from data_pipeline.loader import Batch
+from data_pipeline.read.loader import Batch
 from hierlm.parallel.engine import Engine, StepResult
 from hierlm.phases.timeline import Moment, Timeline
-from hierlm.train.signals import StopRequest
+from hierlm.train.watch.signals import StopRequest
 
 Outcome = Literal["finished", "paused", "stopped"]
 

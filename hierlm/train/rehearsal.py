@@ -10,7 +10,7 @@ import torch
 
 from hierlm.parallel.engine import Engine
 from hierlm.phases.timeline import Moment, Timeline
-from hierlm.train.console import Console
+from hierlm.train.record.console import Console
 
 
 def rehearse(engine: Engine, timeline: Timeline, *, console: Console) -> None:

@@ -7,14 +7,14 @@ from hierlm.exit_codes import STOPPED
 from hierlm.lease import TakenOverError
 from hierlm.parallel.process import start_processes, stop_processes
 from hierlm.run_dir import RunDir
-from hierlm.train.attempts import record_end
-from hierlm.train.console import Console
 from hierlm.train.cpu_memory import keep_freed_blocks
 from hierlm.train.finish import mark_finished, require_finite_end, write_run_summary
 from hierlm.train.loop import train
+from hierlm.train.record.attempts import record_end
+from hierlm.train.record.console import Console
+from hierlm.train.record.start_up import StartUp
 from hierlm.train.setup import Attempt, set_up
-from hierlm.train.signals import StopRequest
-from hierlm.train.start_up import StartUp
+from hierlm.train.watch.signals import StopRequest
 
 
 def run(

@@ -9,8 +9,8 @@ import torch.distributed as dist
 
 from data_pipeline.checks import evaluation_problems
 from data_pipeline.errors import DataError
-from data_pipeline.loader import MixtureChange, Prefetcher, Request, open_split
-from data_pipeline.split import can_be_evaluated
+from data_pipeline.read.loader import MixtureChange, Prefetcher, Request, open_split
+from data_pipeline.read.split import can_be_evaluated
 from hierlm.config.load import load_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
@@ -22,21 +22,21 @@ from hierlm.tracking.jsonl import MetricsFile, read_records
 from hierlm.tracking.open import open_tracker
 from hierlm.tracking.system import SystemSampler
 from hierlm.tracking.tracker import FinalState
-from hierlm.train.attempts import record_start
 from hierlm.train.checkpointing import Checkpointer
-from hierlm.train.console import Console
 from hierlm.train.evaluation import Evaluation, Share, bits
 from hierlm.train.foundation import Foundation, lay_foundation
-from hierlm.train.heartbeat import HeartbeatWriter
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook
 from hierlm.train.loop import Hook
 from hierlm.train.mixture_evaluation import MixtureEvaluation
-from hierlm.train.profile import ProfileHook
-from hierlm.train.signals import StopRequest
+from hierlm.train.record.attempts import record_start
+from hierlm.train.record.console import Console
+from hierlm.train.record.profile import ProfileHook
+from hierlm.train.record.start_up import StartUp, StartUpHook
+from hierlm.train.record.throughput import device_peak
 from hierlm.train.skipped_steps import SkippedStepsHook
-from hierlm.train.start_up import StartUp, StartUpHook
-from hierlm.train.throughput import device_peak
-from hierlm.train.watch import HeartbeatHook, start_heartbeat
+from hierlm.train.watch.heartbeat import HeartbeatWriter
+from hierlm.train.watch.signals import StopRequest
+from hierlm.train.watch.wiring import HeartbeatHook, start_heartbeat
 
 ENDS_AT = "HIERLM_JOB_ENDS_AT"
 """When the job's time limit falls, seconds since 1970: set by slurm/train.sh."""

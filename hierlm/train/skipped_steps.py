@@ -5,8 +5,8 @@ from typing import Any
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import LostRunError
 from hierlm.parallel.engine import Engine
-from hierlm.train.console import Console
 from hierlm.train.loop import Completed
+from hierlm.train.record.console import Console
 
 
 class SkippedStepsHook:

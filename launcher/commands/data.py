@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_pipeline.documents import Broken, DocumentMode, DocumentOptions
-from data_pipeline.filters import Deduplicate, Filters
 from data_pipeline.image_shape import Kind
-from data_pipeline.request import Request, TokenizerKind
-from data_pipeline.sources import find_files
-from data_pipeline.splits import parse_splits
-from data_pipeline.text_policy import BadText, LongDocuments, TextPolicy
-from data_pipeline.tokenizer_training import ModelType
+from data_pipeline.prepare.documents import Broken, DocumentMode, DocumentOptions
+from data_pipeline.prepare.filters import Deduplicate, Filters
+from data_pipeline.prepare.request import Request, TokenizerKind
+from data_pipeline.prepare.sources import find_files
+from data_pipeline.prepare.splits import parse_splits
+from data_pipeline.prepare.text_policy import BadText, LongDocuments, TextPolicy
+from data_pipeline.tokenize.training import ModelType
 from hierlm.exit_codes import FAILED
 from launcher.options import JsonOption
 from launcher.verb import json_on_stdout
 
 if TYPE_CHECKING:
     from data_pipeline.image_shape import ImageShape
-    from data_pipeline.progress import Progress
-    from data_pipeline.sources import SourceFile
+    from data_pipeline.prepare.progress import Progress
+    from data_pipeline.prepare.sources import SourceFile
     from launcher.verb import JsonPrinter
 
 app = typer.Typer(
@@ -165,7 +165,7 @@ def stdlib(
     """The sources of Python's own standard library as a dataset: text every machine has."""
     import platform
 
-    from data_pipeline.stdlib_corpus import stdlib_files
+    from data_pipeline.prepare.stdlib_corpus import stdlib_files
 
     request = Request(
         files=stdlib_files(),
@@ -218,14 +218,14 @@ def inspect(
 def _image_shape(kind: Kind, files: "tuple[SourceFile, ...]", broken: Broken) -> "ImageShape | None":
     if kind == "text":
         return None
-    from data_pipeline.images import common_shape
+    from data_pipeline.prepare.images import common_shape
 
     return common_shape(files, skip_broken=broken == "skip")
 
 
 @contextmanager
 def _progress() -> "Iterator[Progress]":
-    from data_pipeline.progress import for_stream
+    from data_pipeline.prepare.progress import for_stream
 
     progress = for_stream()
     try:
@@ -236,7 +236,7 @@ def _progress() -> "Iterator[Progress]":
 
 def _prepare(request: Request, *, as_json: bool) -> None:
     from data_pipeline.inspection import inspect as summary_of
-    from data_pipeline.prepare import prepare as prepare_dataset
+    from data_pipeline.prepare.dataset import prepare as prepare_dataset
 
     with json_on_stdout(as_json) as print_json:
         with _progress() as progress:
@@ -255,8 +255,8 @@ def _prepare(request: Request, *, as_json: bool) -> None:
 
 def _submit(cluster: Path, *, output: Path, parts: int, as_json: bool) -> None:
     """The command of this process as jobs, without `--cluster`."""
-    from launcher.cluster import load_cluster
-    from launcher.submit_preparation import JOBS_SUFFIX, submit_preparation
+    from launcher.slurm.cluster import load_cluster
+    from launcher.slurm.preparation import JOBS_SUFFIX, submit_preparation
 
     words = [word for word in sys.argv[1:] if word not in (f"--cluster={cluster}", "--json")]
     if "--cluster" in words:

@@ -11,8 +11,8 @@ from launcher.options import ConfigArgument, JsonOption, OverridesArgument
 if TYPE_CHECKING:
     from hierlm.config.run_config import RunConfig
     from hierlm.models.config import ModelConfig
-    from launcher.chain import Link
-    from launcher.cluster import ClusterProfile
+    from launcher.slurm.chain import Link
+    from launcher.slurm.cluster import ClusterProfile
 
 EXAMPLE = "hierlm submit configs/demo/hourglass.yaml --cluster configs/clusters/generic.yaml --dry-run"
 
@@ -43,7 +43,7 @@ def command(
     into the queue. RUN/job.sbatch can be submitted again by plain sbatch.
     """
     from hierlm.errors import UserError
-    from launcher.cluster import ClusterProfile, load_cluster
+    from launcher.slurm.cluster import ClusterProfile, load_cluster
 
     if bool(array) + chain + (slices is not None) > 1:
         raise UserError("--array, --chain, --slices: given together, allowed: one of them")
@@ -66,8 +66,8 @@ def _submit_run(
     as_json: bool,
 ) -> None:
     from hierlm.config.load import load_config
-    from launcher.sbatch import render
-    from launcher.submit_run import job_of, submit_run
+    from launcher.slurm.run import job_of, submit_run
+    from launcher.slurm.sbatch import render
     from launcher.verb import print_json
 
     config = load_config(path, overrides)
@@ -84,7 +84,7 @@ def _submit_run(
 
 
 def _links(config: "RunConfig[ModelConfig]", chain: bool, slices: int | None) -> "list[Link]":
-    from launcher.chain import phase_links, slice_links
+    from launcher.slurm.chain import phase_links, slice_links
 
     if chain:
         return phase_links(config.phases)
@@ -102,8 +102,8 @@ def _submit_sweep(
     as_json: bool,
 ) -> None:
     from launcher.prepare_run import run_dir_of
-    from launcher.submit_run import job_of
-    from launcher.submit_sweep import load_members, render_array, submit_sweep
+    from launcher.slurm.run import job_of
+    from launcher.slurm.sweep import load_members, render_array, submit_sweep
     from launcher.verb import print_json
 
     base, configs = load_members(path, overrides, axes)

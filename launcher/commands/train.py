@@ -27,10 +27,11 @@ def command(config: ConfigArgument, overrides: OverridesArgument = None, as_json
     Ctrl-C once saves a checkpoint and stops (exit code 85): the same command goes on from there. Ctrl-C twice kills.
     """
     from hierlm.config.load import load_config
-    from launcher import allocation, local
+    from launcher import local
     from launcher.job import local_job
     from launcher.preflight import refuse_what_cannot_run
     from launcher.prepare_run import prepare_run
+    from launcher.slurm import allocation
     from launcher.verb import json_on_stdout
 
     with json_on_stdout(as_json) as print_document:

@@ -79,7 +79,7 @@ def module_names() -> set[str]:
 
 
 def room_of(module: str) -> str:
-    """`hierlm.nn` of `hierlm.nn.block`, `launcher` of all of it."""
+    """`hierlm.nn` of `hierlm.nn.basic.block`, `launcher` of all of it."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "hierlm" else parts[0]
 

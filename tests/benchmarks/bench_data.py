@@ -25,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 
 from data_pipeline.config import SourceConfig
-from data_pipeline.loader import TrainRows
-from data_pipeline.prepare import prepare
-from data_pipeline.progress import Silent
-from data_pipeline.request import Request
-from data_pipeline.sources import find_files
-from data_pipeline.split import open_split
+from data_pipeline.prepare.dataset import prepare
+from data_pipeline.prepare.progress import Silent
+from data_pipeline.prepare.request import Request
+from data_pipeline.prepare.sources import find_files
+from data_pipeline.read.loader import TrainRows
+from data_pipeline.read.split import open_split
 from tests.benchmarks.ratio import Claim
 from tests.conftest import CORPORA
 

@@ -80,7 +80,7 @@ def measure(case: Case, device_name: str) -> dict[str, Any]:
     from hierlm.parallel.engine import Engine
     from hierlm.parallel.process import start_processes
     from hierlm.phases.timeline import Timeline
-    from hierlm.train.throughput import device_peak
+    from hierlm.train.record.throughput import device_peak
 
     config = load_config(ROOT / "configs" / "tiny" / f"{ARCHS[case.name]}.yaml", case.overrides())
     flops, planned = flops_per_token(config.model, case.length), _planned(config, device_name)

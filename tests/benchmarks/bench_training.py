@@ -23,14 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipeline.config import SourceConfig
-from data_pipeline.loader import Prefetcher, Request, TrainRows
+from data_pipeline.read.loader import Prefetcher, Request, TrainRows
 from hierlm import models
 from hierlm.config.load import load_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.models.assembly import LanguageModel
-from hierlm.nn.legendre_memory import LegendreMemory
-from hierlm.nn.positions import rotate, token_positions
-from hierlm.nn.relative_attention import RelativeAttention, Seen, Sight
+from hierlm.nn.attention.positions import rotate, token_positions
+from hierlm.nn.attention.relative_attention import RelativeAttention, Seen, Sight
+from hierlm.nn.recurrent.legendre_memory import LegendreMemory
 from hierlm.parallel.process import start_processes
 from hierlm.phases.timeline import Timeline
 from hierlm.train.cpu_memory import keep_freed_blocks

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.cursor import Cursor
+from data_pipeline.read.cursor import Cursor
 from hierlm.checkpoint.commit import save_checkpoint
 from hierlm.checkpoint.find import checkpoint_at, newest_good
 from hierlm.checkpoint.layout import steps_present

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.documents import DocumentOptions
-from data_pipeline.prepare import prepare
-from data_pipeline.progress import Silent
-from data_pipeline.request import Request
+from data_pipeline.prepare.dataset import prepare
+from data_pipeline.prepare.documents import DocumentOptions
+from data_pipeline.prepare.progress import Silent
+from data_pipeline.prepare.request import Request
+from data_pipeline.prepare.sources import find_files
+from data_pipeline.prepare.splits import parse_splits
 from data_pipeline.shard_index import DatasetIndex
-from data_pipeline.sources import find_files
-from data_pipeline.splits import parse_splits
 
 EVERY_PLANE = "".join(chr(plane * 0x10000 + offset) for plane in range(17) for offset in (0x41, 0x3042, 0xFFFD - 1))
 
@@ -35,7 +35,7 @@ def prepared(folder: Path, content: bytes | list[Path], *, splits: str = "none",
 
 def stream_text(folder: Path, split: str) -> bytes:
     """The text of a split, decoded from its tokens."""
-    from data_pipeline.split import open_split
+    from data_pipeline.read.split import open_split
 
     opened = open_split(folder, split)
     return opened.tokenizer().decode(opened.read(0, opened.num_tokens).tolist())

@@ -10,11 +10,11 @@ import pytest
 from data_pipeline import remote
 from data_pipeline.config import SourceConfig
 from data_pipeline.errors import DataError
-from data_pipeline.loader import TrainRows
+from data_pipeline.read.loader import TrainRows
+from data_pipeline.read.shard_cache import ShardCache
+from data_pipeline.read.split import open_split
 from data_pipeline.remote import RemoteReader, open_remote
-from data_pipeline.shard_cache import ShardCache
 from data_pipeline.shard_index import load_index
-from data_pipeline.split import open_split
 from tests.data_pipeline.making import prepared, stream_text
 
 TEXT = np.random.default_rng(2).integers(32, 127, 200_000, dtype=np.uint8).tobytes()

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from data_pipeline.progress import Silent
+from data_pipeline.prepare.progress import Silent
 from data_pipeline.verify import verify
 from tests.data_pipeline.making import prepared
 

@@ -28,7 +28,7 @@ SETTINGS = [
 
 def train(overrides: list[str]) -> Any:
     """On one rank: the factor drawn, loss and norm of every step, and an evaluation at the same length after each."""
-    from hierlm.nn.shortening import Shorten
+    from hierlm.nn.resampling.shortening import Shorten
     from hierlm.parallel.engine import Engine
     from hierlm.parallel.process import start_processes
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from hierlm.config.load import load_config
 from hierlm.models.config import ModelConfig
-from hierlm.nn.dropout import Dropout
+from hierlm.nn.basic.dropout import Dropout
 from hierlm.nn.layer import Layer, SharedWeights
 from hierlm.phases.timeline import Timeline
 from tests.distributed.spawn import run_ranks

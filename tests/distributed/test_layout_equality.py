@@ -10,7 +10,7 @@ import torch
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
 from hierlm.models.assembly import is_recurrent
-from hierlm.nn import linear, prefix_attention
+from hierlm.nn.kernels import linear, prefix_attention
 from hierlm.phases.timeline import Timeline
 from tests.distributed.spawn import RankFailedError, run_ranks
 

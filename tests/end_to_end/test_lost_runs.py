@@ -66,7 +66,7 @@ def train_with_spoilt_gradients(run: str, spoilt: list[int], until: str | None) 
     from hierlm.errors import LostRunError
     from hierlm.parallel.engine import Engine
     from hierlm.train import run as attempt
-    from hierlm.train.console import Console
+    from hierlm.train.record.console import Console
 
     trained = Engine.train_step
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.loader import open_split
+from data_pipeline.read.loader import open_split
 from hierlm.inference.evaluate import evaluate_run, headline
 from tests.conftest import ROOT, hierlm
 from tests.data_pipeline.making import prepared

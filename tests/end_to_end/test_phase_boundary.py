@@ -74,7 +74,7 @@ ONE, FOUR = Layout(1, 1), Layout(2, 2)
 def attempt(run_dir: str, kill: Kill | None) -> int:
     """On one rank: one attempt at the run, the last rank perhaps killed on the way."""
     from hierlm.run_dir import RunDir
-    from hierlm.train.console import Console
+    from hierlm.train.record.console import Console
     from hierlm.train.run import run
 
     if kill is not None and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):

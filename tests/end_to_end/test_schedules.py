@@ -58,7 +58,7 @@ def shrunk(schedule: Schedule, dataset: Path, folder: Path) -> Any:
 
 def attempt(run_dir: str) -> int:
     from hierlm.run_dir import RunDir
-    from hierlm.train.console import Console
+    from hierlm.train.record.console import Console
     from hierlm.train.run import run
 
     return run(RunDir(Path(run_dir)), console=Console(None))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from data_pipeline.errors import DataError
-from data_pipeline.loader import IGNORED_TARGET, open_split
+from data_pipeline.read.loader import IGNORED_TARGET, open_split
 from hierlm.errors import UserError
 from hierlm.inference.evaluate import Reading, evaluate, headline
 from hierlm.inference.load_run import LoadedRun

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hierlm.run_dir import RunDir
-from launcher.job_history import read_history, record_submit
+from launcher.slurm.job_history import read_history, record_submit
 from tests.launcher.test_train_script import Batch
 
 

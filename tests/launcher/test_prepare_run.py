@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_pipeline.cursor import Cursor
 from data_pipeline.errors import DataError
+from data_pipeline.read.cursor import Cursor
 from data_pipeline.shard_index import load_index
 from hierlm.checkpoint.commit import save_checkpoint
 from hierlm.checkpoint.team import ALONE

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launcher.run_state import Evidence, count_attempts, judge, local_process
-from launcher.slurm import QueuedJob
+from launcher.slurm.client import QueuedJob
 
 HERE = socket.gethostname()
 

@@ -10,10 +10,10 @@ import pytest
 from hierlm.errors import UserError
 from hierlm.run_dir import RunDir
 from launcher import run_logs, runs
-from launcher.job_history import record_submit
 from launcher.run_table import line
-from launcher.slurm import QueuedJob
-from tests.launcher.test_slurm import Answers
+from launcher.slurm.client import QueuedJob
+from launcher.slurm.job_history import record_submit
+from tests.launcher.slurm.test_client import Answers
 
 CONFIG = """\
 phases:

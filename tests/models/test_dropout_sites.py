@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierlm import models
-from hierlm.nn.dropout import Dropout, sites
+from hierlm.nn.basic.dropout import Dropout, sites
 from hierlm.nn.layer import StepContext
 from hierlm.nn.stream import Stream
 from tests.models.zoo import tiny_part, tokens

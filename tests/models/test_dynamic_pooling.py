@@ -5,12 +5,12 @@ import sentencepiece
 import torch
 
 from hierlm import models
-from hierlm.nn.boundaries import binomial_penalty, entropy_spikes, fixed_boundaries, sampled_boundaries
-from hierlm.nn.dynamic_pooling import BoundaryRule, PoolGroups, ReadGroups, group_means
 from hierlm.nn.layer import StepContext, fold
+from hierlm.nn.resampling.boundaries import binomial_penalty, entropy_spikes, fixed_boundaries, sampled_boundaries
+from hierlm.nn.resampling.dynamic_pooling import BoundaryRule, PoolGroups, ReadGroups, group_means
+from hierlm.nn.resampling.unigram import UnigramEnds
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.stream import Stream
-from hierlm.nn.unigram import UnigramEnds
 from tests.models.zoo import built, tokens
 
 D = 8

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hierlm.nn.multiscale_lstm import LevelCell, LevelState, MultiscaleLSTM, StepFunction
+from hierlm.nn.recurrent.multiscale_lstm import LevelCell, LevelState, MultiscaleLSTM, StepFunction
 from tests.models.zoo import built, tokens
 
 N, B = 6, 4

@@ -12,7 +12,7 @@ from hierlm.models.assembly import LanguageModel
 from hierlm.models.decoding import Decoder
 from hierlm.models.hourglass import Config, parse_hierarchy
 from hierlm.nn.layer import StepContext, fold
-from hierlm.nn.shortening import Shorten
+from hierlm.nn.resampling.shortening import Shorten
 from hierlm.nn.stream import Stream
 from tests.models.zoo import tokens
 

@@ -9,9 +9,9 @@ from hierlm.models import lmu
 from hierlm.models.assembly import LanguageModel
 from hierlm.models.decoding import Decoder
 from hierlm.models.lmu import Config
-from hierlm.nn import legendre
-from hierlm.nn.legendre_memory import LegendreMemory
-from hierlm.nn.lmu_block import ImplicitAttention
+from hierlm.nn.recurrent import legendre
+from hierlm.nn.recurrent.legendre_memory import LegendreMemory
+from hierlm.nn.recurrent.lmu_block import ImplicitAttention
 from hierlm.nn.stream import Stream
 from tests.models.perturbed import perturbed
 

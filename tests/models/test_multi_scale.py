@@ -6,10 +6,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hierlm import models
-from hierlm.nn import aggregation, retina
-from hierlm.nn.aggregation import EndedBy
-from hierlm.nn.downsampling import CausalExpansion, Condition
-from hierlm.nn.retina import RetinaView
+from hierlm.nn.attention import retina
+from hierlm.nn.attention.retina import RetinaView
+from hierlm.nn.resampling import aggregation
+from hierlm.nn.resampling.aggregation import EndedBy
+from hierlm.nn.resampling.downsampling import CausalExpansion, Condition
 from hierlm.nn.stream import Stream
 from tests.models.zoo import built, tokens
 

@@ -9,7 +9,7 @@ from hierlm.models import recurrent_memory_transformer
 from hierlm.models.assembly import LanguageModel, State
 from hierlm.models.recurrent_memory_transformer import Config
 from hierlm.nn.layer import StepContext, fold
-from hierlm.nn.memory_replay import ReplayMemory
+from hierlm.nn.memory.replay import ReplayMemory
 from hierlm.nn.stream import Stream
 from tests.models.perturbed import perturbed
 

@@ -6,9 +6,9 @@ import torch
 from hierlm.models import skip_cross_head_xl
 from hierlm.models.assembly import LanguageModel
 from hierlm.models.skip_cross_head_xl import Config
-from hierlm.nn.cross_head_block import skip_probability
 from hierlm.nn.layer import StepContext
-from hierlm.nn.memory_slots import SegmentMemory
+from hierlm.nn.memory.cross_head_block import skip_probability
+from hierlm.nn.memory.slots import SegmentMemory
 from hierlm.nn.stream import Stream
 from tests.models.perturbed import perturbed
 

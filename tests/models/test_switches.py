@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from hierlm import models
 from hierlm.models.assembly import LanguageModel, layer_specs
-from hierlm.nn.dropout import Dropout
+from hierlm.nn.basic.dropout import Dropout
 from hierlm.nn.layer import StepContext, build_layer
 from hierlm.nn.stream import Stream
 from tests.models.zoo import CASES, tiny_part

@@ -11,9 +11,9 @@ from hierlm.config.load import load_config
 from hierlm.models import transformer_xl
 from hierlm.models.assembly import LanguageModel
 from hierlm.models.transformer_xl import Config
+from hierlm.nn.attention.relative_attention import Sight, consecutive_sight
 from hierlm.nn.layer import StepContext
-from hierlm.nn.memory_slots import SegmentMemory
-from hierlm.nn.relative_attention import Sight, consecutive_sight
+from hierlm.nn.memory.slots import SegmentMemory
 from hierlm.nn.stream import Stream
 from tests.models.perturbed import perturbed
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from hierlm.nn.visibility import Causal, GroupsSoFar, OnePerGroup, Rule
+from hierlm.nn.attention.visibility import Causal, GroupsSoFar, OnePerGroup, Rule
 
 
 def offsets_of(rule: Rule, num_queries: int, num_keys: int) -> torch.Tensor:

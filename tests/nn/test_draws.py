@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from hierlm.nn.basic.dropout import Dropout, SharedDropout, number_sites
 from hierlm.nn.draws import Draws, drawing, kept_of_rows, kept_of_step, uniform_of_rows
-from hierlm.nn.dropout import Dropout, SharedDropout, number_sites
 
 SHAPE = (6, 5, 8)
 

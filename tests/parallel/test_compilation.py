@@ -8,7 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from hierlm.errors import UserError
-from hierlm.nn.head import Head
+from hierlm.nn.basic.head import Head
 from hierlm.parallel.compilation import compile_layers, compiled, fused_on_gpu
 from hierlm.parallel.loss import _cross_entropy
 from tests.distributed.spawn import run_ranks

@@ -10,7 +10,7 @@ from hierlm import models
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
 from hierlm.models.assembly import layer_specs
-from hierlm.nn.head import Head
+from hierlm.nn.basic.head import Head
 from hierlm.parallel.loss import LossEnd, require_head, token_losses
 from hierlm.phases.timeline import Timeline
 from hierlm.plan.live_bytes import LiveBytes

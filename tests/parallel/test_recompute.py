@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from hierlm.nn import linear
-from hierlm.nn.dropout import Dropout
+from hierlm.nn.basic.dropout import Dropout
+from hierlm.nn.kernels import linear
+from hierlm.nn.kernels.linear import Linear
 from hierlm.nn.layer import Layer
-from hierlm.nn.linear import Linear
 from hierlm.nn.stream import Stream
 from hierlm.parallel.recompute import run_layers, unkept_products
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from data_pipeline.cursor import Dealing
-from data_pipeline.loader import TrainRows
+from data_pipeline.read.cursor import Dealing
+from data_pipeline.read.loader import TrainRows
 from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
 from hierlm.train.setup import _batches

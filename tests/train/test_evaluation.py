@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipeline.loader import open_split
+from data_pipeline.read.loader import open_split
 from hierlm.train.evaluation import Evaluation, EvaluationSums, Share
 
 T = 100

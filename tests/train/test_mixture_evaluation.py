@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.loader import TrainRows, open_split
+from data_pipeline.read.loader import TrainRows, open_split
 from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
 from hierlm.train.evaluation import Evaluation, Share, bits

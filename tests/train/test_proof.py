@@ -12,8 +12,8 @@ from hierlm.checkpoint.layout import step_dir
 from hierlm.checkpoint.manifest import read_manifest, write_manifest
 from hierlm.config.load import load_config
 from hierlm.run_dir import RunDir
-from hierlm.train.attempts import read_attempts
 from hierlm.train.proof import ALLOWED_SHARE, allowed_nats, difference
+from hierlm.train.record.attempts import read_attempts
 from launcher.prepare_run import prepare_run
 from tests.checkpoint.layouts import SAVED_AFTER, overrides, small_engine, steps_made
 from tests.distributed.spawn import run_ranks
@@ -80,7 +80,7 @@ def test_fewer_tokens_are_a_difference() -> None:
 def attempt(run: str, overrides: list[str]) -> str:
     """On one rank: the exit code of an attempt, or why it refused."""
     from hierlm.errors import UserError
-    from hierlm.train.console import Console
+    from hierlm.train.record.console import Console
     from hierlm.train.run import run as train
 
     run_dir = RunDir(Path(run))

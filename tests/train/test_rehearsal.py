@@ -20,7 +20,7 @@ TWO_PHASES = [
 def steps_after_rehearsal(config_path: str, rehearsed: bool, stage: int) -> Any:
     from hierlm.parallel.engine import Engine
     from hierlm.parallel.process import start_processes
-    from hierlm.train.console import Console
+    from hierlm.train.record.console import Console
     from hierlm.train.rehearsal import rehearse
 
     config = load_config(config_path, [*TWO_PHASES, f"parallel.zero_stage={stage}"])

@@ -32,7 +32,7 @@ LARGEST_FILE_BYTES = 60_000
 def attempt(run: str, until: str | None, room: bool) -> str:
     """On one rank: the exit code of an attempt, or what ended it; without `room` no large file can be written."""
     from hierlm.errors import LostRunError
-    from hierlm.train.console import Console
+    from hierlm.train.record.console import Console
     from hierlm.train.run import run as train
 
     run_dir = RunDir(Path(run))

@@ -1,0 +1,66 @@
+"""An existing Hugging Face `tokenizer.json`, where it can keep every text: byte-level BPE or byte fallback."""
+
+import json
+
+import numpy as np
+
+from data_pipeline.errors import DataError
+from data_pipeline.tokenize.tokenizer import SPACE_MARK, PieceTokenizer, Tokens, dtype_for
+
+
+def byte_level_alphabet() -> dict[str, int]:
+    """The printable character GPT-2's byte-level BPE writes for each byte (Radford et al. 2019)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + order): byte for order, byte in enumerate(others)}
+
+
+_ALPHABET = byte_level_alphabet()
+
+
+class HuggingFaceTokenizer(PieceTokenizer):
+    """Wraps the `tokenizers` library. DataError when the file cannot be read or the tokenizer loses text."""
+
+    kind = "huggingface"
+
+    def __init__(self, model: bytes, *, where: str) -> None:
+        try:
+            import tokenizers
+        except ImportError:
+            raise DataError(f"{where}: needs the tokenizers library; pip install tokenizers") from None
+        self.model = model
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(model.decode())
+            described = json.loads(model)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"{where}: not a tokenizer.json ({' '.join(str(error).split())[:200]})") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._byte_level = "ByteLevel" in json.dumps([described.get("pre_tokenizer"), described.get("decoder")])
+        self._added = {entry["id"]: entry["content"] for entry in described.get("added_tokens", [])}
+        self._vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        self._names = {token: name for name, token in self._vocabulary.items()}
+        self.vocab_size = max(self._vocabulary.values()) + 1
+        self._byte_ids = self._find_byte_ids(where)
+        self._require_lossless(where)
+
+    def _find_byte_ids(self, where: str) -> Tokens:
+        names = _ALPHABET if self._byte_level else {f"<0x{byte:02X}>": byte for byte in range(256)}
+        ids = {byte: self._vocabulary.get(name) for name, byte in names.items()}
+        if None in ids.values():
+            raise DataError(f"{where}: the vocabulary lacks single bytes, so the tokenizer cannot keep every text")
+        return np.array([ids[byte] for byte in range(256)], dtype=dtype_for(self.vocab_size))
+
+    def _encode_plain(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _piece(self, token: int) -> bytes:
+        name: str = self._names.get(token, "")
+        if token in self._added:
+            return str(self._added[token]).encode()
+        if self._byte_level and _ALPHABET.keys() >= set(name):
+            return bytes(_ALPHABET[character] for character in name)
+        if len(name) == 6 and name.startswith("<0x"):
+            return bytes([int(name[3:5], 16)])
+        return name.replace(SPACE_MARK, " ").encode()

@@ -1,0 +1,165 @@
+"""Bytes to tokens and back, without loss: decode(encode(text)) == text for every byte string."""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.errors import DataError
+from data_pipeline.remote import read_file
+from data_pipeline.shard_index import Dtype, TokenizerRecord
+
+Tokens = NDArray[Any]
+MODEL_FILES = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.json"}
+SPACE_MARK = "\u2581"  # such vocabularies write a space as this character, so a real one must go round it as bytes
+_NOT_PLAIN_TEXT = re.compile(f"([\udc80-\udcff{SPACE_MARK}]+)")
+
+
+def dtype_for(vocab_size: int) -> Dtype:
+    """The narrowest type that holds every token."""
+    if vocab_size <= 2**8:
+        return "uint8"
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def fingerprint_of(kind: str, model: bytes) -> str:
+    """sha256 of the kind and the model's own bytes: equal fingerprints give equal tokens."""
+    return hashlib.sha256(kind.encode() + b"\0" + model).hexdigest()
+
+
+class Tokenizer(Protocol):
+    """What the pipeline and text generation need of a tokenizer."""
+
+    kind: str
+    vocab_size: int
+    model: bytes
+
+    @property
+    def fingerprint(self) -> str: ...
+    def encode(self, text: bytes) -> Tokens: ...
+    def decode(self, tokens: Iterable[int]) -> bytes: ...
+    def num_bytes(self, tokens: Tokens) -> int: ...
+
+
+class ByteTokenizer:
+    """Token = byte; nothing to train."""
+
+    kind = "bytes"
+    vocab_size = 256
+    model = b""
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.kind, self.model)
+
+    def encode(self, text: bytes) -> Tokens:
+        return np.frombuffer(text, dtype=np.uint8)
+
+    def decode(self, tokens: Iterable[int]) -> bytes:
+        return bytes(bytearray(int(token) for token in tokens))
+
+    def num_bytes(self, tokens: Tokens) -> int:
+        return len(tokens)
+
+
+def _plain(text: bytes) -> str | None:
+    """The text where nothing in it has to go round the vocabulary as bytes; told faster than by searching it."""
+    if SPACE_MARK.encode() in text:
+        return None
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+class PieceTokenizer(ABC):
+    """A learned vocabulary of pieces that holds every single byte too; what is no plain text travels as bytes.
+
+    A subclass sets the fields, then calls `_require_lossless`.
+    """
+
+    kind: str
+    vocab_size: int
+    model: bytes
+    _byte_ids: Tokens  # [256]
+
+    @abstractmethod
+    def _encode_plain(self, text: str) -> list[int]:
+        """The pieces of text that holds neither raw bytes nor the space mark."""
+
+    @abstractmethod
+    def _piece(self, token: int) -> bytes:
+        """The bytes a token stands for."""
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.kind, self.model)
+
+    def encode(self, text: bytes) -> Tokens:
+        dtype = self._byte_ids.dtype
+        if (plain := _plain(text)) is not None:
+            return np.array(self._encode_plain(plain), dtype=dtype)
+        parts = _NOT_PLAIN_TEXT.split(text.decode("utf-8", "surrogateescape"))  # plain, not plain, plain, ...
+        encoded = [self._raw(part) if odd % 2 else self._encode_plain(part) for odd, part in enumerate(parts) if part]
+        return np.concatenate(encoded, dtype=dtype, casting="unsafe")
+
+    def _raw(self, text: str) -> Tokens:
+        return self._byte_ids[np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)]
+
+    def decode(self, tokens: Iterable[int]) -> bytes:
+        pieces = self._pieces
+        return b"".join([pieces[token] for token in tokens])
+
+    def num_bytes(self, tokens: Tokens) -> int:
+        return int(self._piece_lengths[tokens].sum())
+
+    @cached_property
+    def _pieces(self) -> list[bytes]:
+        return [self._piece(token) for token in range(self.vocab_size)]
+
+    @cached_property
+    def _piece_lengths(self) -> NDArray[np.int64]:
+        return np.array([len(piece) for piece in self._pieces], dtype=np.int64)
+
+    def _require_lossless(self, where: str) -> None:
+        """DataError when the model normalises, adds or removes what a text may well contain."""
+        probe = "  two  spaces\n\n\t\uff26ull \ufb01 e\u0301 \u00a0x  "
+        given = self.decode(self.encode(probe.encode()).tolist()).decode(errors="replace")
+        if given != probe:
+            raise DataError(
+                f"{where}: the tokenizer changes text ({probe!r} comes back as {given!r}); it must be made without "
+                "normalisation and without adding or removing spaces"
+            )
+
+
+def tokenizer_from(kind: str, model: bytes, *, where: str) -> Tokenizer:
+    """The tokenizer of `kind` over its model's bytes; `where` names them in errors."""
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind == "sentencepiece":
+        from data_pipeline.tokenize.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(model, where=where)
+    if kind == "huggingface":
+        from data_pipeline.tokenize.huggingface import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer(model, where=where)
+    raise DataError(f"{where}: unknown tokenizer kind {kind!r}; allowed: bytes, {', '.join(MODEL_FILES)}")
+
+
+def load_tokenizer(directory: str | Path, record: TokenizerRecord) -> Tokenizer:
+    """The tokenizer of a prepared dataset; DataError when its file is missing or not the one used."""
+    path = f"{str(directory).rstrip('/')}/{record.file}"
+    try:
+        model = read_file(directory, record.file) if record.file else b""
+    except OSError as error:
+        raise DataError(f"{path}: tokenizer cannot be read ({error.strerror})") from None
+    if fingerprint_of(record.kind, model) != record.fingerprint:
+        raise DataError(f"{path}: not the tokenizer this dataset was made with; restore the file or prepare again")
+    return tokenizer_from(record.kind, model, where=path)

@@ -1,0 +1,1 @@
+"""What every architecture is made of: embedding, norm, feed-forward, block, head, first weights, dropout."""

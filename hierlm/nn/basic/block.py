@@ -1,0 +1,92 @@
+"""The transformer block: x += Attention(LN x); x += FeedForward(LN x), or with the norm after each sum.
+
+Shapes: B batch, T positions of this level, D hidden_dim.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from hierlm.nn.attention.head_windows import HeadWindows, SeenByWindow, WindowedAttention
+from hierlm.nn.attention.multi_head import KeyValues
+from hierlm.nn.attention.offset_attention import make_attention
+from hierlm.nn.attention.positions import token_positions
+from hierlm.nn.attention.visibility import Causal
+from hierlm.nn.basic.dropout import Dropout, take_dropout
+from hierlm.nn.basic.feed_forward import FeedForward
+from hierlm.nn.basic.initialisation import initialise
+from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.layer import Cache, Layer, Memory, StepContext
+from hierlm.nn.resampling.shorten_factor import ShortenFactor
+from hierlm.nn.shape import BlockShape
+from hierlm.nn.stream import Stream
+
+Parts = Literal["sf", "s", "f"]
+
+
+class Block(Layer):
+    """Causal self-attention (s) and feed-forward (f) at one level, or one of the two.
+
+    Neighbours lie `stride` tokens apart; with `follows_drawn_factor`, as many as the shorten factor of the step.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: BlockShape,
+        stride: int = 1,
+        follows_drawn_factor: bool = False,
+        parts: Parts = "sf",
+        head_windows: HeadWindows | None = None,
+    ) -> None:
+        super().__init__()
+        self.stride, self.norm_first = ShortenFactor(stride), shape.norm_first
+        self.follows_drawn_factor = follows_drawn_factor
+        self.attends, self.feeds_forward = "s" in parts, "f" in parts
+        if self.attends:
+            self.attention_norm = layer_norm(shape.hidden_dim)
+            self.attention = WindowedAttention(shape, head_windows) if head_windows else make_attention(shape)
+        if self.feeds_forward:
+            self.feed_forward_norm = layer_norm(shape.hidden_dim)
+            self.feed_forward = FeedForward(shape)
+        self.dropout = Dropout(shape.dropout)
+        initialise(self, residual_scale=shape.residual_scale)
+
+    def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
+        if stream.hidden.shape[1] == 0:
+            return stream, memory
+        hidden, _ = self._advance(stream.hidden, None)
+        return stream.with_hidden(hidden), memory
+
+    def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
+        if stream.hidden.shape[1] == 0:
+            return stream, cache
+        hidden, seen = self._advance(stream.hidden, None if cache is None else cache[0])
+        return stream.with_hidden(hidden), (seen,)
+
+    def _advance(
+        self, x: Tensor, past: KeyValues | SeenByWindow | None
+    ) -> tuple[Tensor, KeyValues | SeenByWindow | None]:
+        seen = past
+        if self.attends:
+            normed = self.attention_norm(x) if self.norm_first else x
+            mixed, seen = self._attended(normed, past)
+            x = x + self.dropout(mixed)
+            x = x if self.norm_first else self.attention_norm(x)
+        if self.feeds_forward:
+            normed = self.feed_forward_norm(x) if self.norm_first else x
+            x = x + self.dropout(self.feed_forward(normed))
+            x = x if self.norm_first else self.feed_forward_norm(x)
+        return x, seen
+
+    def _attended(self, x: Tensor, past: KeyValues | SeenByWindow | None) -> tuple[Tensor, KeyValues | SeenByWindow]:
+        first = 0 if past is None else past.num_keys
+        stride = self.stride.now(training=self.training)
+        positions = token_positions(x.shape[1], first=first, stride=stride, device=x.device)
+        seen = self.attention.key_values(x, positions, past=past)
+        return self.attention(x, positions, seen=seen, rule=Causal(), stride=stride), seen
+
+    def begin_step(self, context: StepContext) -> None:
+        take_dropout(self, context)
+        if self.follows_drawn_factor:
+            self.stride.begin_step(context)

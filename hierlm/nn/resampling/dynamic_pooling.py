@@ -1,0 +1,200 @@
+"""Pooling of groups that end where a boundary says, and back (dynamic token pooling, 2211.09761, section 2.1).
+
+Shapes: B batch, T tokens, G groups (of the row that has most), D hidden_dim.
+Token t reads the group that ended last, at t or before; before the first it reads a learned null group. An unfinished
+group is read by nobody. The stack of the stream is (marks or penalty where the kind has them,) fine, boundaries,
+coarse.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hierlm.nn.basic.embedding import Embed
+from hierlm.nn.basic.initialisation import initialise
+from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.layer import Cache, Layer, Memory
+from hierlm.nn.parameter_kinds import Kind
+from hierlm.nn.resampling.boundaries import (
+    PREDICTED,
+    BoundaryKind,
+    BoundaryPredictor,
+    binomial_penalty,
+    entropy_spikes,
+    fixed_boundaries,
+    hard_boundaries,
+    sampled_boundaries,
+)
+from hierlm.nn.resampling.unigram import UnigramEnds
+from hierlm.nn.shape import BlockShape
+from hierlm.nn.stream import Stream
+
+
+class MarkingEmbed(Embed):
+    """Embeds, and leaves below the vectors what only the tokens tell: separators, or the ends of unigram pieces."""
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        hidden_dim: int,
+        dropout: float,
+        separators: tuple[int, ...],
+        unigram_ends: UnigramEnds | None,
+    ) -> None:
+        super().__init__(vocab_size=vocab_size, hidden_dim=hidden_dim, dropout=dropout, sinusoidal=False)
+        self.separators = separators
+        self.unigram_ends = unigram_ends
+
+    def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
+        return self.decode(stream, None)[0], memory
+
+    def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
+        tokens = stream.hidden
+        hidden = self._embedded(tokens, first=0)
+        return Stream((self._marks(tokens).to(hidden.dtype)[..., None], hidden)), cache
+
+    def _marks(self, tokens: Tensor) -> Tensor:
+        if self.unigram_ends is None:
+            return torch.isin(tokens, torch.tensor(self.separators, device=tokens.device))
+        return self.unigram_ends(tokens) if self.training else torch.zeros_like(tokens)
+
+
+class BoundaryRule(NamedTuple):
+    """How boundaries are found."""
+
+    kind: BoundaryKind
+    fixed_factor: int
+    gumbel_rate: float
+    gumbel_temperature: float
+    max_groups: int | None
+
+
+class PoolGroups(Layer):
+    """Finds the boundaries and pushes them and the means of the groups, the null group first."""
+
+    decodes_rows_alone = True
+    """Groups end at different tokens in different rows, so a cache holds one row."""
+
+    PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"null": "vector"}
+
+    def __init__(self, *, shape: BlockShape, rule: BoundaryRule) -> None:
+        super().__init__()
+        self.rule = rule
+        self.predictor = BoundaryPredictor(shape) if rule.kind in PREDICTED else None
+        self.null = nn.Parameter(torch.empty(shape.hidden_dim))
+        self.norm = layer_norm(shape.hidden_dim)
+        initialise(self)
+        nn.init.normal_(self.null, std=0.02)
+
+    def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
+        x = stream.hidden
+        boundaries, below = self._boundaries(stream, first=0)
+        boundaries = self._within_maximum(boundaries, num_before=0)
+        means = group_means(x, boundaries, num_groups=self.rule.max_groups)
+        coarse = self.norm(torch.cat((self.null.repeat(x.shape[0], 1, 1), means), dim=1))
+        return Stream((*below, x, boundaries, coarse)), memory
+
+    def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
+        x = stream.hidden
+        pending, num_tokens, num_groups = (x[:, :0], 0, 0) if cache is None else cache
+        boundaries, below = self._boundaries(stream, first=num_tokens)
+        boundaries = self._within_maximum(boundaries, num_before=num_groups)
+        unfinished = torch.cat((pending, x), dim=1)
+        ends = torch.cat((boundaries.new_zeros(1, pending.shape[1], 1), boundaries), dim=1)
+        coarse = group_means(unfinished, ends, num_groups=None)
+        num_new = coarse.shape[1]
+        pending = unfinished[:, int(ends[0, :, 0].nonzero().max()) + 1 :] if num_new else unfinished
+        if cache is None:
+            coarse = torch.cat((self.null.repeat(1, 1, 1), coarse), dim=1)
+        stream = Stream((*below, x, boundaries, self.norm(coarse)))
+        return stream, (pending, num_tokens + x.shape[1], num_groups + num_new)
+
+    def _boundaries(self, stream: Stream, *, first: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(boundaries [B, T, 1], the levels that stay below: in training what becomes the boundary loss)."""
+        x, kind, is_training = stream.hidden, self.rule.kind, self.training
+        if self.predictor is None:
+            is_fixed = kind == "fixed"
+            found = fixed_boundaries(x, first=first, factor=self.rule.fixed_factor) if is_fixed else stream.levels[0]
+            return found, ()
+        logits = self.predictor(x)
+        if kind == "gumbel" and is_training:
+            drawn = sampled_boundaries(logits, temperature=self.rule.gumbel_temperature)
+            return drawn, (binomial_penalty(drawn, rate=self.rule.gumbel_rate),)
+        below: tuple[Tensor, ...] = ()
+        if is_training:
+            below = (logits if kind == "entropy" else boundary_loss(logits, stream.levels[0]),)
+        return hard_boundaries(logits), below
+
+    def _within_maximum(self, boundaries: Tensor, *, num_before: int) -> Tensor:
+        """Groups past the stated maximum never end, so that later tokens go on reading the last one that did."""
+        if self.rule.max_groups is None:
+            return boundaries
+        return boundaries * (num_before + _counted(boundaries) <= self.rule.max_groups)
+
+
+class ReadGroups(Layer):
+    """Pops coarse level and boundaries: each token adds the group it may read."""
+
+    decodes_rows_alone = True
+
+    def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
+        *below, x, boundaries, coarse = stream.levels
+        return Stream((*below, x + _read(coarse, boundaries))), memory
+
+    def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
+        *below, x, boundaries, coarse = stream.levels
+        readable = coarse if cache is None else torch.cat((cache[0], coarse), dim=1)
+        return Stream((*below, x + _read(readable, boundaries))), (readable[:, -1:],)
+
+
+class BoundaryLoss(Layer):
+    """Last layer of the entropy kind: below the logits it leaves the loss of the boundary predictor."""
+
+    def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
+        if not self.training:
+            return stream, memory
+        boundary_logits, logits = stream.levels
+        return Stream((boundary_loss(boundary_logits, entropy_spikes(logits)), logits)), memory
+
+    def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
+        return stream, cache
+
+
+def boundary_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy of each token, nats, [B, T, 1]."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def group_means(x: Tensor, boundaries: Tensor, *, num_groups: int | None) -> Tensor:
+    """x [B, T, D], boundaries [B, T, 1] -> means of the groups that end, [B, G, D]; zeros where a row has fewer.
+
+    A straight-through gradient reaches the boundaries through the weight of each token in its group.
+    """
+    batch, _, width = x.shape
+    ended = _counted(boundaries)
+    group = ended - boundaries.float()
+    total = ended[:, -1:]
+    size = int(total.max()) if num_groups is None else num_groups
+    row = torch.arange(batch, device=x.device)[:, None] * (size + 1)
+    index = (torch.where(group < total, group, size).detach()[..., 0].long() + row).flatten()
+    weights = (1 + group - group.detach()).to(x.dtype)
+    sums = x.new_zeros(batch * (size + 1), width).index_add(0, index, (x * weights).flatten(0, 1))
+    counts = x.new_zeros(batch * (size + 1), 1).index_add(0, index, weights.flatten(0, 1))
+    means = sums / counts.clamp(min=1)
+    return means.unflatten(0, (batch, size + 1))[:, :size]
+
+
+def _counted(boundaries: Tensor) -> Tensor:
+    """Groups that have ended at each token or before, fp32 [B, T, 1]: half precision cannot count past 256."""
+    return boundaries.float().cumsum(dim=1)
+
+
+def _read(coarse: Tensor, boundaries: Tensor) -> Tensor:
+    """coarse [B, 1 + G, D], the group read before these tokens first -> [B, T, D]."""
+    batch, size, _ = coarse.shape
+    row = torch.arange(batch, device=coarse.device)[:, None] * size
+    index = _counted(boundaries.detach())[..., 0].long() + row
+    return coarse.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)

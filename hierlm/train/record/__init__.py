@@ -1,0 +1,1 @@
+"""What an attempt leaves written: metrics, the console, throughput, profiles, attempts."""
