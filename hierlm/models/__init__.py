@@ -5,10 +5,10 @@ A model file exports `Config`, `layers(config)`, `list_length(config)`, `TENSOR_
 It imports torch only inside `layers`, so that its Config is checked where torch is not installed.
 """
 
-import importlib
-import pkgutil
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from hierlm.discovery import module_named, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,14 +21,14 @@ _NOT_ARCHITECTURES = frozenset({"assembly", "config", "decoding", "exported", "w
 
 def names() -> list[str]:
     """Every architecture, by file name."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_ARCHITECTURES)
+    return names_in(__name__, besides=_NOT_ARCHITECTURES)
 
 
 def architecture(name: str) -> ModuleType:
     """The module of one architecture; ValueError names the known ones."""
     if name not in names():
         raise ValueError(f"unknown architecture {name!r}; known: {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return module_named(name, package=__name__)
 
 
 def from_config(source: "str | Path | Mapping[str, Any]", *, seed: int | None = None) -> "LanguageModel":
