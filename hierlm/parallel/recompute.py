@@ -1,5 +1,6 @@
 """Running a stretch of the layer list: seeded draws per layer, and activation recompute around each of them."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,7 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 from torch.profiler import record_function
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    _CachedTorchDispatchMode,
+    _CachingTorchDispatchMode,
+    checkpoint,
+)
 
 from hierlm.nn.draws import DrawKey, Draws, drawing, keyed_seed
 from hierlm.nn.kernels import prefix_attention
@@ -116,7 +122,7 @@ def _recomputed(
     # the layer seeds itself, so the generator's state need not be kept
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if recompute == "selective":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+        options["context_fn"] = _keep_and_reuse
     result: tuple[tuple[Tensor, ...], Memory | None] = checkpoint(run, levels, memory, **options)
     return result
 
@@ -129,6 +135,31 @@ def unkept_products() -> Iterator[None]:
         yield
     finally:
         _keeps_products.reset(token)
+
+
+def _keep_and_reuse() -> "tuple[_Keep, _Reuse]":
+    """Contexts of a layer's first and second computation, in which every kept product is known by its number."""
+    kept: dict[Any, Any] = defaultdict(dict)
+    return _Keep(_policy, kept), _Reuse(_policy, kept)
+
+
+# torch's own `create_selective_checkpoint_contexts` numbers all operators, kept or not, and refuses a second computation
+# that runs one oftener than the first did. ZeRO 3 gathers weights inside layers, and where it fetched them ahead the first
+# time, it does not the second: what is not kept is therefore not counted.
+class _Keep(_CachingTorchDispatchMode):
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        run = super().__torch_dispatch__ if operator in _KEPT else _pass
+        return run(operator, types, args, kwargs)
+
+
+class _Reuse(_CachedTorchDispatchMode):
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        run = super().__torch_dispatch__ if operator in _KEPT else _pass
+        return run(operator, types, args, kwargs)
+
+
+def _pass(operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    return operator(*args, **(kwargs or {}))
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -7,8 +7,9 @@ import pytest
 from tests.distributed.fuzzing import case, restarts_alone
 from tests.distributed.runs import Run, Together, compared, differences
 
-QUICK = (6, 8, 25)
-"""Tied weights over stages; lanes whose segments end in other places; shapes between stages that are drawn."""
+QUICK = (6, 8, 19, 37)
+"""Tied weights over stages; lanes whose segments end in other places; what ZeRO 3 gathered computed again, with dropout;
+shapes between stages that are drawn."""
 NUM_CASES = 60
 
 
@@ -42,6 +43,8 @@ def test_the_cases_draw_what_they_are_to_draw() -> None:
     assert sum(run.layout.pp > 1 for run in runs) >= NUM_CASES // 3
     assert sum(run.layout.tp > 1 for run in runs) >= NUM_CASES // 6
     assert sum(restarts_alone(run) for run in runs) >= NUM_CASES // 4
+    assert sum("dropout=0." in str(run) for run in runs) >= NUM_CASES // 4
+    assert sum(run.layout.zero == 3 and "recompute=selective" in str(run) for run in runs) >= 3
     assert {run.layout.zero for run in runs} == {0, 1, 2, 3}
     for word in (
         "optimizer_state: reset",
