@@ -143,9 +143,9 @@ def _keep_and_reuse() -> "tuple[_Keep, _Reuse]":
     return _Keep(_policy, kept), _Reuse(_policy, kept)
 
 
-# torch's own `create_selective_checkpoint_contexts` numbers all operators, kept or not, and refuses a second computation
-# that runs one oftener than the first did. ZeRO 3 gathers weights inside layers, and where it fetched them ahead the first
-# time, it does not the second: what is not kept is therefore not counted.
+# torch's own `create_selective_checkpoint_contexts` numbers all operators, kept or not, and refuses a second
+# computation that runs one oftener than the first did. ZeRO 3 gathers weights inside layers, and where it fetched them
+# ahead the first time, it does not the second: what is not kept is therefore not counted.
 class _Keep(_CachingTorchDispatchMode):
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         run = super().__torch_dispatch__ if operator in _KEPT else _pass

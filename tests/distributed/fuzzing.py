@@ -160,7 +160,7 @@ def _drawn(random: Random, arch: str) -> Run:
 def _dropouts(random: Random, arch: str) -> Words:
     """Rates of every site that the architecture names, in half of the cases."""
     sites = sorted(name for name in architecture(arch).Config.model_fields if name.endswith("dropout"))
-    return of(random, **dict.fromkeys(sites, [0, 0.1, 0.3])) if random.random() < 0.5 else []
+    return of(random, **{site: [0, 0.1, 0.3] for site in sites}) if random.random() < 0.5 else []
 
 
 def _phases(random: Random, switches: list[Switches], *, sizes: list[int], steps: list[int]) -> str:

@@ -8,7 +8,7 @@ from tests.distributed.fuzzing import case, restarts_alone
 from tests.distributed.runs import Run, Together, compared, differences
 
 QUICK = (6, 8, 19, 37)
-"""Tied weights over stages; lanes whose segments end in other places; what ZeRO 3 gathered computed again, with dropout;
+"""Tied weights over stages; lanes whose segments end in other places; ZeRO 3 with selective recompute and dropout;
 shapes between stages that are drawn."""
 NUM_CASES = 60
 
