@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 
 from tests.distributed.fuzzing import case, restarts_alone
-from tests.distributed.runs import Run, Together, compared, differences
+from tests.distributed.runs import RELATIVE, Run, Together, compared, differences
 
 QUICK = (6, 8, 19, 37)
 """Tied weights over stages; lanes whose segments end in other places; ZeRO 3 with selective recompute and dropout;
 shapes between stages that are drawn."""
 NUM_CASES = 60
+ROUNDED = {"lmu": 1e-4, "hm_lstm": 1e-4}
+"""Of a first moment. Gradients that are what little is left of terms that cancel: on one process, micro-batches of 1, 2
+and 4 rows move the pool of the seven LMU layers of case 33 by 2e-5."""
 
 
 def numbers() -> list[Any]:
@@ -32,7 +35,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("number", numbers())
 def test_a_drawn_case_equals_one_process(number: int, made: Together) -> None:
     alone, found = made[number, "alone"], made[number]
-    wrong = differences(found, alone)
+    wrong = differences(found, alone, moments_within=ROUNDED.get(case(number).arch, RELATIVE))
     assert not wrong, "\n".join([f"case {number}: {case(number)}", *wrong])
 
 
