@@ -13,12 +13,13 @@ is one (`require`).
 """
 
 from collections.abc import Callable, Iterator
+from inspect import Parameter, isfunction, signature, unwrap
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 from hierlm.parallel.seams.seam import Seam, has, is_there, refuse, thing_at
-from hierlm.parallel.seams.signatures import difference, parameters
 
 T = TypeVar("T")
+OPEN = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 class Field(Generic[T]):
@@ -98,11 +99,16 @@ class Handle:
         return self
 
     @classmethod
+    def class_seam(cls) -> Seam:
+        """The class itself."""
+        owner, _, name = cls.of.rpartition(".")
+        return Seam(owner, name, "we use what it holds")
+
+    @classmethod
     def problems_of_class(cls) -> Iterator[str]:
         """One line for each method that the class lacks, or that takes other parameters than it did."""
         if not is_there(cls.of):
-            path, _, name = cls.of.rpartition(".")
-            yield Seam(path, name, "we use what it holds").problem()
+            yield cls.class_seam().problem()
             return
         theirs = thing_at(cls.of)
         for field in (field for field in cls.attributes() if field.is_on_class and field.seam.applies):
@@ -130,8 +136,22 @@ def overrides(handle: type[Handle]) -> Callable[[Class], Class]:
     return checked
 
 
-def all_handles(kind: type[Handle] = Handle) -> Iterator[type[Handle]]:
-    """Every class of handles that has been imported."""
-    for below in kind.__subclasses__():
-        yield below
-        yield from all_handles(below)
+def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names in order, without `self`, `*args` and `**kwargs`."""
+    found = signature(_undecorated(function)).parameters.values()
+    return tuple(one.name for one in found if one.name != "self" and one.kind not in OPEN)
+
+
+def difference(theirs: Callable[..., Any], ours: Callable[..., Any]) -> str | None:
+    """What is said where `ours` does not take what `theirs` takes, in the same order; more may follow."""
+    wanted, given = parameters(theirs), parameters(ours)
+    return None if given[: len(wanted)] == wanted else f"takes ({', '.join(wanted)}), ours takes ({', '.join(given)})"
+
+
+def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a decorator has put `(*args, **kwargs)` around, without saying what."""
+    plain = unwrap(getattr(function, "__func__", function))
+    kinds = [parameter.kind for parameter in signature(plain).parameters.values()]
+    held = [cell.cell_contents for cell in getattr(plain, "__closure__", None) or ()]
+    inside = [thing for thing in held if isfunction(thing)]
+    return _undecorated(inside[0]) if kinds == list(OPEN) and len(inside) == 1 else plain

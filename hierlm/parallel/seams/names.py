@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hierlm.parallel import light_imports  # noqa: F401 - without what they would import along
+from hierlm.parallel.seams import light_imports  # noqa: F401 - without what they would import along
 from hierlm.parallel.seams.seam import Names, refuse
 
 NAMES = Names()
@@ -73,11 +73,12 @@ refuse(NAMES.problems())
 OPS = Names()
 """Looked for where a process starts: DeepSpeed finds out about all of its operations when it is asked for them."""
 
+_compatible = OPS.later("deepspeed.ops", "__compatible_ops__", "an operation of no use here would be compiled")
+
 
 def leave_out_ops(word: str) -> None:
     """DeepSpeed's operations with the word in their names count as not to be had on this machine."""
-    compatible = OPS.take("deepspeed.ops", "__compatible_ops__", "an operation of no use here would be compiled")
-    refuse(OPS.problems())
+    compatible = _compatible()
     for name in compatible:
         if word in name:
             compatible[name] = False

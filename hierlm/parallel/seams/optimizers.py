@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierlm.parallel.seams.handle import Field, Handle, Method, Replaced, Written, all_handles
+from hierlm.parallel.seams.handle import Field, Handle, Method, Replaced, Written
 from hierlm.parallel.seams.seam import Seam, refuse
 from hierlm.parallel.seams.versions import is_within
 
@@ -109,7 +109,7 @@ def handle_of(optimizer: Any) -> Any:
     if not kind.__module__.startswith("deepspeed."):
         return optimizer
     path = f"{kind.__module__}.{kind.__qualname__}"
-    handle = next((handle for handle in all_handles(ZeroOptimizer) if handle.of == path), None)
+    handle = next((handle for handle in (Bf16Optimizer, Stage12Optimizer, Stage3Optimizer) if handle.of == path), None)
     if handle is None:
         refuse([Seam(kind.__module__, kind.__qualname__, "gradients are read of it").problem("not known here")])
     assert handle is not None

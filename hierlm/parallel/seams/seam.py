@@ -1,6 +1,6 @@
 """One name of another package that we depend on, and what is said where it is missing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from inspect import getattr_static
@@ -37,9 +37,12 @@ class Seam(NamedTuple):
 
 
 def refuse(problems: Iterable[str]) -> None:
-    """UserError with all of them, each once, if there are any."""
-    if found := tuple(dict.fromkeys(problems)):
-        raise UserError(found)
+    """UserError with all of them if there are any: one line a name, however many uses it has."""
+    first: dict[str, str] = {}
+    for line in problems:
+        first.setdefault(line.partition(": ")[0], line)
+    if first:
+        raise UserError(tuple(first.values()))
 
 
 def thing_at(path: str) -> Any:
@@ -100,6 +103,17 @@ class Names:
         self.seams.append(Seam(owner, name, why))
         path = f"{owner}.{name}"
         return thing_at(path) if is_there(path) else None
+
+    def later(self, owner: str, name: str, why: str) -> Callable[[], Any]:
+        """What gives `owner.name` when it is called, or UserError: for what takes long to import, or to make."""
+        self.seams.append(seam := Seam(owner, name, why))
+        path = f"{owner}.{name}"
+
+        def found() -> Any:
+            refuse([] if is_there(path) else [seam.problem()])
+            return thing_at(path)
+
+        return found
 
     def problems(self) -> list[str]:
         """One line for each that is not there now."""

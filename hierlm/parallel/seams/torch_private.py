@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hierlm.parallel.seams.handle import Field, Handle
-from hierlm.parallel.seams.seam import Names, refuse
+from hierlm.parallel.seams.seam import Names, has, is_there, refuse, thing_at
 
 NAMES = Names()
 take = NAMES.take
@@ -39,6 +39,9 @@ refuse(NAMES.problems())
 COMPILER = Names()
 """Looked for where something is to be compiled: importing torch's compiler takes seconds."""
 
+_compiler = COMPILER.later("torch._inductor.cpp_builder", "get_cpp_compiler", "it finds the compiler of train.compile")
+_none_found = COMPILER.later("torch._inductor.exc", "InvalidCxxCompiler", "it says that there is no compiler")
+
 
 class ModuleHooks(Handle):
     """Of any module."""
@@ -61,11 +64,9 @@ def storage_key(tensor: Tensor) -> int:
 
 def has_cpp_compiler() -> bool:
     """Whether torch finds what to compile kernels for the CPU with."""
-    get = COMPILER.take("torch._inductor.cpp_builder", "get_cpp_compiler", "it finds the compiler of train.compile")
-    none_found = COMPILER.take("torch._inductor.exc", "InvalidCxxCompiler", "it says that there is none")
-    refuse(COMPILER.problems())
+    compiler, none_found = _compiler(), _none_found()
     try:
-        get()
+        compiler()
     except none_found:
         return False
     return True
@@ -74,5 +75,5 @@ def has_cpp_compiler() -> bool:
 def problems_of_torch() -> list[str]:
     """One line for each name that is not there now."""
     hooks = ModuleHooks.before_load.seam
-    is_hooked = hooks.name in vars(nn.Module())
+    is_hooked = is_there(ModuleHooks.of) and has(thing_at(ModuleHooks.of)(), hooks.name)
     return [*NAMES.problems(), *([] if is_hooked else [hooks.problem()])]
