@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,25 @@ from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
 from hierlm.parallel.groups import Groups, start_groups
 from hierlm.parallel.host_copies import HostCopies
-from hierlm.parallel.light_imports import deepspeed
 from hierlm.parallel.loss import require_head
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
-from hierlm.parallel.older_deepspeed import make_skip, skips_by_itself
+from hierlm.parallel.older_deepspeed import make_skip
 from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
 from hierlm.parallel.phase_switch import Kept, kept_over_switch, probe_rows, require_kept
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.process import ProcessInfo
 from hierlm.parallel.saving import HeldFiles, OpenFile, hold_engine, save_engine
+from hierlm.parallel.seams import engine as seam
+from hierlm.parallel.seams.optimizers import (
+    Bf16Optimizer,
+    PartitionedOptimizer,
+    Stage12Optimizer,
+    show_norm,
+    skips_by_itself,
+)
+from hierlm.parallel.seams.parameters import stored
+from hierlm.parallel.seams.start import refuse_missing
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.skipped_steps import Skipped, are_finite, forget_lost_memories
 from hierlm.parallel.stage_3_linear import add_biases_out_of_place
@@ -61,6 +69,7 @@ class Engine:
     def __init__(self, config: RunConfig[Any], *, process: ProcessInfo) -> None:
         self.config = config
         self.process = process
+        refuse_missing()
         self.groups = start_groups(Degrees.of(config.parallel))
         self._phase = config.phases[0]
         module = _build_module(config, self.groups).to(process.device)
@@ -96,9 +105,9 @@ class Engine:
         """Take a phase's batch sizes; `reset` forgets the optimizer's moments."""
         self._phase = phase
         self._engine.set_train_micro_batch_size(self._micro_batch_size)
-        self._engine._config.gradient_accumulation_steps = self._num_micro_batches
+        self._engine.settings.gradient_accumulation_steps = self._num_micro_batches
         self._engine.micro_steps = 0  # DeepSpeed ends a step where this is a multiple of the number of micro-batches
-        if hasattr(self._engine.optimizer, "gradient_accumulation_steps"):  # ZeRO has its own copy
+        if isinstance(self._engine.optimizer, PartitionedOptimizer):  # it has its own copy
             self._engine.optimizer.gradient_accumulation_steps = self._num_micro_batches
         if reset:
             reset_optimizer(self._engine.basic_optimizer)
@@ -159,7 +168,7 @@ class Engine:
 
     def has_finite_weights(self) -> bool:
         """Whether every weight of every rank is; every rank calls it, and waits for the device."""
-        working = (getattr(parameter, "ds_tensor", parameter) for parameter in self.module.parameters())
+        working = map(stored, self.module.parameters())
         return self.largest(int(not are_finite([*working, *self._engine.basic_optimizer.state]))) == 0
 
     def recurrent_state(self) -> LaneState | None:
@@ -200,7 +209,7 @@ class Engine:
         Phases added to a run may part them anew, by what they train, and 0.1 decayed others (u and v): the checkpoint
         must then be converted.
         """
-        file = self._engine._get_ckpt_name(str(directory), TAG)
+        file = self._engine.file_of_weights(str(directory), TAG)
         saved = torch.load(file, map_location="cpu", mmap=True, weights_only=False)[INFO]
         names = "optimizer_parameter_names"
         return self.largest(int(saved[names] != self._universal_info[names])) == 0
@@ -287,7 +296,7 @@ def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeli
 
 def _wrap(
     module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseConfig, *, groups: Groups
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[seam.Engine, dict[str, Any]]:
     """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
     names = canonical_names(config.model)
     trained = trained_in(names, config.phases)
@@ -302,25 +311,23 @@ def _wrap(
     if effective_stage(config) == 3:
         add_biases_out_of_place()
     mpu = None if isinstance(module, Pipeline) else groups  # a pipeline brings its own
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, mpu=mpu, config=settings)
+    engine = seam.start_engine(module, optimizer, mpu=mpu, settings=settings)
 
     def clip_and_keep_norm() -> None:
         # DeepSpeed clips fp32 gradients at stage 0 without keeping the norm or minding what it is; `_take_model_step`
         # looks for both here, where its own optimizers have them
         norm = clip_gradients(engine.module.parameters(), max_norm=clip_norm(config), groups=groups)
-        engine.optimizer._global_grad_norm, engine.optimizer.overflow = norm, ~torch.isfinite(norm)
+        show_norm(engine.optimizer, norm)
         engine.optimizer.skip_if(engine.optimizer.overflow)
 
     engine.clip_fp32_gradients = clip_and_keep_norm
-    if isinstance(module, Pipeline) and engine.zero_optimization() and hasattr(engine.optimizer, "averaged_gradients"):
-        engine.optimizer.scaled_global_norm = partial(partitioned_norm, engine.optimizer, groups)
+    if isinstance(module, Pipeline) and isinstance(engine.optimizer, Stage12Optimizer):
+        partitioned = engine.optimizer
+        partitioned.scaled_global_norm = lambda norm_type=2: partitioned_norm(partitioned, groups)
     if engine.zero_optimization():
         (notice_replicas if skips_by_itself() else make_skip)(engine.optimizer, groups)
-    if groups.degrees["data"] == 1 and not hasattr(engine.optimizer, "get_grads_for_reduction"):
+    if groups.degrees["data"] == 1 and not isinstance(engine.optimizer, Bf16Optimizer):
         # it would copy all gradients into a buffer, reduce them over one rank, and copy them back; what is left is that
         # parameters without gradient get zeros, as they do where there is something to reduce
-        engine.buffered_allreduce_fallback = lambda **_: engine._get_gradients_for_reduction()
-    # PipelineEngine would write and read weights layer by layer, without names: keep to one form of checkpoint
-    engine.module_state_dict = partial(deepspeed.DeepSpeedEngine.module_state_dict, engine)
-    engine.load_module_state_dict = partial(deepspeed.DeepSpeedEngine.load_module_state_dict, engine)
+        engine.buffered_allreduce_fallback = lambda grads=None, elements_per_buffer=0: engine.gradients_for_reduction()
     return engine, info

@@ -22,6 +22,7 @@ from hierlm.nn.kernels import prefix_attention
 from hierlm.nn.kernels.linear import fused_product
 from hierlm.nn.layer import Layer, Memory
 from hierlm.nn.stream import Stream
+from hierlm.parallel.seams.torch_private import ATTENTION_OPERATORS, profiler_is_running
 
 if TYPE_CHECKING:
     from hierlm.parallel.sequence import TokenShares, Whole
@@ -37,10 +38,7 @@ _KEPT = frozenset(
     {
         aten.mm.default,
         aten.addmm.default,
-        aten._scaled_dot_product_flash_attention.default,
-        aten._scaled_dot_product_flash_attention_for_cpu.default,
-        aten._scaled_dot_product_efficient_attention.default,
-        aten._scaled_dot_product_cudnn_attention.default,
+        *ATTENTION_OPERATORS,
         prefix_attention.operator.default,
         *([] if fused_product is None else [fused_product.default]),
     }
@@ -73,7 +71,7 @@ def run_layers(
         run: Callable[..., Any] = partial(_run, layer)
         if draw_key is not None:
             run = partial(_drawing, run, draw_key, index)
-        if torch.autograd._profiler_enabled():
+        if profiler_is_running():
             run = partial(_in_span, f"{LAYER_SPAN}{index} {type(layer).__name__}", run)
         if shares is not None:
             stream, whole = shares.before(layer, stream, whole)

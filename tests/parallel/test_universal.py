@@ -28,13 +28,13 @@ class Toy(nn.Module):
 
 def toy_losses(stage: int, *, save: str = "", load: str = "") -> list[float]:
     """Losses of steps 2..4 on every rank, after two steps or after a load."""
-    import deepspeed
     import torch.distributed as dist
 
     from hierlm.optim.build import build_optimizer
     from hierlm.optim.config import OptimConfig
     from hierlm.parallel.process import start_processes
     from hierlm.parallel.saving import save_engine
+    from hierlm.parallel.seams.engine import start_engine
     from hierlm.parallel.universal import INFO, SLICES, load_universal, universal_info
 
     start_processes()
@@ -49,7 +49,7 @@ def toy_losses(stage: int, *, save: str = "", load: str = "") -> list[float]:
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
     }
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+    engine = start_engine(module, optimizer, mpu=None, settings=settings)
 
     def step(number: int) -> float:
         for group in engine.optimizer.param_groups:

@@ -6,7 +6,7 @@ DeepSpeed's autotuner, which has no place in a run, imports mlflow where it is i
 fused operations of its own transformer with `torch.compile`, which imports torch's compiler at the first of them; the
 layers used here hold none. What is compiled on request (`train.compile`) imports the compiler then.
 
-It helps where nobody has imported them before: `hierlm.parallel.process`, the door to a run, does it through here.
+It helps where nobody has imported them before: `names.py`, the only other file that does, begins with it.
 DeepSpeed is told its accelerator, which it would else guess aloud.
 """
 
@@ -49,6 +49,6 @@ def _as_it_is(function: Callable[..., Any] | None = None, **_: Any) -> Callable[
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if os.path.exists("/dev/nvidiactl") else "cpu")
 with _without("mlflow"):
-    import deepspeed  # noqa: F401 - for those who import it from here
+    import deepspeed  # noqa: F401 - found by name from here on
 with _nothing_compiled():
     import megatron.core  # noqa: F401
