@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, Slice, read_slices
+from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, WEIGHTS, Slice, read_slices
 from hierlm.errors import UserError
 
 NAMES_TOLD = 3
@@ -16,7 +16,7 @@ NAMES_TOLD = 3
 
 
 class CanonicalState:
-    """Weights and moments by sorted canonical name; one parameter is in memory at a time."""
+    """Weights and optimizer states by sorted canonical name; one parameter is in memory at a time."""
 
     def __init__(self, slices: Sequence[Slice]) -> None:
         self._by_name: dict[str, list[Slice]] = {}
@@ -26,22 +26,31 @@ class CanonicalState:
                     self._by_name.setdefault(name, []).append(part)
         self.names = sorted(self._by_name)
         self.first = slices[0]
+        self.state_names = self.first.names
+        """What the optimizer that wrote it calls its states and counts."""
 
     @property
-    def num_updates(self) -> int:
-        """What Adam's bias correction has counted: optimizer updates since its state was last reset."""
-        return max(map(self.updates_of, self.names))
+    def kinds(self) -> tuple[str, ...]:
+        """What `tensor` gives of a parameter: the weight, then the optimizer's states."""
+        return (WEIGHTS, *self.state_names.states)
 
-    def updates_of(self, name: str) -> int:
-        """The same of one parameter: fewer than of others when a phase did not train it."""
-        return max(part.pieces[name].step for part in self._by_name[name])
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the optimizer has counted (AdamW: updates since its state was last reset), the most of all parameters."""
+        of_all = [self.counts_of(name) for name in self.names]
+        return {count: max(each[count] for each in of_all) for count in self.state_names.counts}
+
+    def counts_of(self, name: str) -> dict[str, int]:
+        """The same of one parameter: fewer updates than of others when a phase did not train it."""
+        pieces = [part.pieces[name] for part in self._by_name[name]]
+        return {count: max(piece.counts.get(count, 0) for piece in pieces) for count in self.state_names.counts}
 
     def rule(self, name: str) -> str:
         """How the layout cuts this parameter: column | row | vocabulary | replicate."""
         return slice_rule(self._by_name[name][0].info, name)
 
     def tensor(self, name: str, state: str) -> Tensor:
-        """One of `STATES` of a parameter, fp32 and contiguous; moments that were never written are zeros.
+        """One of `kinds` of a parameter, fp32 and contiguous; a state that was never written is zeros.
 
         ValueError if stages that share a tied parameter do not hold the same: the run itself was broken.
         """

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical
+from hierlm.checkpoint.engine_files import WEIGHTS
 
 
 class Digest(TypedDict):
@@ -21,14 +22,16 @@ class Digest(TypedDict):
 def digest(engine_dir: Path) -> Digest:
     """SHA-256 over `name, 0 byte, little-endian fp32 bytes` of every parameter, by sorted canonical name.
 
-    The weights are the fp32 master copy. The optimizer's are Adam's first then second moment of each parameter,
-    after the number of updates it has counted.
+    The weights are the fp32 master copy. The optimizer's are the states of each parameter in the order that the
+    optimizer's file names them (of AdamW the first, then the second moment), after what it has counted (of AdamW its
+    updates).
     """
     state = read_canonical(engine_dir)
+    counted = " ".join(map(str, state.counts.values())).encode()
     with ThreadPoolExecutor(2) as threads:
-        weights = threads.submit(_sha256, state, ("fp32",), b"")
-        moments = threads.submit(_sha256, state, ("exp_avg", "exp_avg_sq"), str(state.num_updates).encode())
-        return Digest(weights_sha256=weights.result(), optimizer_sha256=moments.result())
+        weights = threads.submit(_sha256, state, (WEIGHTS,), b"")
+        states = threads.submit(_sha256, state, state.state_names.states, counted)
+        return Digest(weights_sha256=weights.result(), optimizer_sha256=states.result())
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

@@ -14,15 +14,17 @@ from typing import Any
 from torch import Tensor, cat
 
 from hierlm.checkpoint.tensor_file import read_tensors
+from hierlm.optim.state_names import StateNames
 
-STATES = ("fp32", "exp_avg", "exp_avg_sq")
-"""Master weight and Adam's two moments, by DeepSpeed's names."""
+WEIGHTS = "fp32"
+"""The master weight, by DeepSpeed's name; beside it stand the optimizer's states by theirs."""
 
 INFO = "universal_checkpoint_info"
 """Where a model file says how its parameters were cut (`hierlm.parallel.universal.universal_info`)."""
 OPTIMIZER_NAMES = "optimizer_parameter_names"
 PARAMETER_SLICES = "parameter_slices"
 VOCAB_SIZE = "original_vocab_size"
+STATE_NAMES = "optimizer_state_names"
 
 _MODEL_FILE = re.compile(r"(?:zero_pp_rank_0_)?mp_rank_(\d+)_model_states\.pt")
 _OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
@@ -33,12 +35,12 @@ class Piece:
     """What one slice holds of one parameter."""
 
     shape: tuple[int, ...]
-    step: int = 0
-    fragments: dict[str, list[Tensor]] = field(default_factory=lambda: {state: [] for state in STATES})
+    counts: dict[str, int] = field(default_factory=dict)
+    fragments: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def tensor(self, state: str) -> Tensor | None:
         """The slice, fp32 of `shape`; None where the optimizer holds nothing yet."""
-        parts = self.fragments[state]
+        parts = self.fragments.get(state)
         if not parts:
             return None
         flat = parts[0] if len(parts) == 1 else cat(parts)
@@ -55,6 +57,7 @@ class Slice:
     pieces: dict[str, Piece]
     info: Mapping[str, Any]
     model: Mapping[str, Any]
+    names: StateNames = field(default_factory=lambda: StateNames.recorded(None))
 
 
 def read_slices(engine_dir: Path) -> list[Slice]:
@@ -81,67 +84,62 @@ def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Sl
         raise ValueError(
             f"{model_file.parent}: {len(optimizers)} of {model['dp_world_size']} optimizer files are there"
         )
+    info = model.get(INFO) or {}
+    names = StateNames.recorded(info.get(STATE_NAMES))
     tp_degree = int(model["checkpoint_parallel_dimensions"]["tp_degree"])
     pp_rank, tp_rank = divmod(index, tp_degree)
     if not optimizers:
-        pieces = _whole_pieces(model)
+        pieces = _whole_pieces(model, names)
     elif "fp32_flat_groups" in optimizers[0]:
-        pieces = _stage_3_pieces(model["param_shapes"], optimizers)
+        pieces = _stage_3_pieces(model["param_shapes"], optimizers, names)
     else:
-        pieces = _stage_1_and_2_pieces(model["param_shapes"], optimizers)
-    return Slice(pp_rank, tp_rank, pieces, model.get(INFO) or {}, model)
+        pieces = _stage_1_and_2_pieces(model["param_shapes"], optimizers, names)
+    return Slice(pp_rank, tp_rank, pieces, info, model, names)
 
 
-def _whole_pieces(model: Mapping[str, Any]) -> dict[str, Piece]:
-    """ZeRO 0: weights by name, moments by their number in the optimizer."""
-    names = [name for group in model[INFO][OPTIMIZER_NAMES] for name in group]
+def _whole_pieces(model: Mapping[str, Any], names: StateNames) -> dict[str, Piece]:
+    """ZeRO 0: weights by name, states by their number in the optimizer."""
+    parameters = [name for group in model[INFO][OPTIMIZER_NAMES] for name in group]
     weights = model["module"]
     pieces = {}
-    for number, name in enumerate(names):
-        moments = model["optimizer"]["state"].get(number, {})
-        pieces[name] = piece = Piece(tuple(weights[name].shape), _step(moments))
-        _append(piece, weights[name], moments, slice(None))
+    for number, name in enumerate(parameters):
+        pieces[name] = piece = Piece(tuple(weights[name].shape))
+        _append(piece, weights[name], model["optimizer"]["state"].get(number, {}), slice(None), names)
     return pieces
 
 
-def _stage_1_and_2_pieces(shapes: list[Any], optimizers: list[Any]) -> dict[str, Piece]:
+def _stage_1_and_2_pieces(shapes: list[Any], optimizers: list[Any], names: StateNames) -> dict[str, Piece]:
     """ZeRO 1 and 2 cut a group as one flat tensor; each rank's file says which stretch is whose."""
     pieces = {name: Piece(tuple(shape)) for group in shapes for name, shape in group.items()}
     for optimizer in optimizers:
-        moments_of, flat_weights = (
+        state_of, flat_weights = (
             optimizer["base_optimizer_state"]["state"],
             optimizer["single_partition_of_fp32_groups"],
         )
         for group, addresses in enumerate(optimizer["param_slice_mappings"]):
-            moments = moments_of.get(group, {})
             for name, address in addresses.items():
                 stretch = slice(address.start, address.start + address.numel)
-                pieces[name].step = _step(moments)
-                _append(pieces[name], flat_weights[group], moments, stretch)
+                _append(pieces[name], flat_weights[group], state_of.get(group, {}), stretch, names)
     return pieces
 
 
-def _stage_3_pieces(shapes: list[Any], optimizers: list[Any]) -> dict[str, Piece]:
+def _stage_3_pieces(shapes: list[Any], optimizers: list[Any], names: StateNames) -> dict[str, Piece]:
     """ZeRO 3 cuts every parameter into equal stretches, the last one padded."""
     pieces = {name: Piece(tuple(shape)) for group in shapes for name, shape in group.items()}
     for dp_rank, optimizer in enumerate(optimizers):
-        moments_of, flat_weights = optimizer["optimizer_state_dict"]["state"], optimizer["fp32_flat_groups"]
-        for group, names in enumerate(shapes):
-            moments, offset = moments_of.get(group, {}), 0
-            for name, shape in names.items():
+        state_of, flat_weights = optimizer["optimizer_state_dict"]["state"], optimizer["fp32_flat_groups"]
+        for group, of_group in enumerate(shapes):
+            state, offset = state_of.get(group, {}), 0
+            for name, shape in of_group.items():
                 share = -(-math.prod(shape) // len(optimizers))
                 real = min(max(math.prod(shape) - dp_rank * share, 0), share)
-                pieces[name].step = _step(moments)
-                _append(pieces[name], flat_weights[group], moments, slice(offset, offset + real))
+                _append(pieces[name], flat_weights[group], state, slice(offset, offset + real), names)
                 offset += share
     return pieces
 
 
-def _append(piece: Piece, weights: Tensor, moments: Mapping[str, Any], stretch: slice) -> None:
-    for state, flat in zip(STATES, (weights, moments.get("exp_avg"), moments.get("exp_avg_sq")), strict=True):
-        if flat is not None:
-            piece.fragments[state].append(flat.detach().reshape(-1)[stretch])
-
-
-def _step(moments: Mapping[str, Any]) -> int:
-    return int(moments.get("step", 0))
+def _append(piece: Piece, weights: Tensor, state: Mapping[str, Any], stretch: slice, names: StateNames) -> None:
+    flats = {WEIGHTS: weights, **{name: state[name] for name in names.states if name in state}}
+    for name, flat in flats.items():
+        piece.fragments.setdefault(name, []).append(flat.detach().reshape(-1)[stretch])
+    piece.counts = {name: int(state.get(name, 0)) for name in names.counts}

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Valid
 from data_pipeline.read.cursor import Cursor
 from hierlm.checkpoint.layout import MANIFEST
 from hierlm.durable import FileRecord, write_synced
+from hierlm.optim.state_names import StateNames
 from hierlm.parallel.config import ParallelConfig
 from hierlm.strict import Strict
 
@@ -55,6 +56,9 @@ class Facts(Strict):
     why: Why
     cursor: Cursor | None = Field(default=None, description="the data position; None: nothing was read")
     proof: tuple[float, ...] | None = Field(default=None, description="nats of fixed tokens, to compare after a load")
+    optimizer: StateNames = Field(
+        default_factory=lambda: StateNames.recorded(None), description="who wrote the state, and what is called how"
+    )
     skipped_steps: NonNegativeInt = Field(default=0, description="of all steps, those left out")
     skipped_in_a_row: NonNegativeInt = Field(default=0, description="of them, those at the end")
 

@@ -1,6 +1,6 @@
 """A checkpoint of any layout rewritten in DeepSpeed's universal format, which any layout can load.
 
-One folder per canonical parameter name with its full fp32 weight and moments. Made from the canonical state, so it
+One folder per canonical parameter name with its full fp32 weight and optimizer states. Made from the canonical state, so it
 also covers what DeepSpeed's own converter leaves out: ZeRO 0, and a change between ZeRO 3 and the other stages.
 """
 
@@ -16,7 +16,6 @@ import torch
 
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical
 from hierlm.checkpoint.converting import turn_to_convert
-from hierlm.checkpoint.engine_files import STATES
 from hierlm.checkpoint.find import CheckpointRef, Report
 from hierlm.checkpoint.layout import CONVERTING, ENGINE, UNIVERSAL, attempt_dir, step_dir
 from hierlm.checkpoint.team import ALONE, Team
@@ -77,18 +76,19 @@ def _write_parameter(files: FileWriter, folder: Path, state: CanonicalState, nam
     how: dict[str, Any] = {"cat_dim": -1 if rule == "row" else 0}
     if rule == "vocabulary":
         how["vocab_tensor"] = True
-    for kind in STATES:  # a clone: saving a view would write all of the file it looks into
+    for kind in state.kinds:  # a clone: saving a view would write all of the file it looks into
         _save(files, folder / f"{kind}.pt", {"param": state.tensor(name, kind).clone(), **how})
-    _save(files, folder / "step.pt", torch.tensor(float(state.updates_of(name))))
+    for count, value in state.counts_of(name).items():
+        _save(files, folder / f"{count}.pt", torch.tensor(float(value)))
 
 
 def _write_common(files: FileWriter, folder: Path, state: CanonicalState) -> None:
     # Empty groups, as many as there could be: DeepSpeed overwrites a group's hyperparameters with what it finds here,
     # at stage 3 those of every group with the first one's (weight decay on biases), and ours are the config's.
     groups: list[dict[str, Any]] = [{} for _ in state.names]
-    step = torch.tensor(float(state.num_updates))
+    counts = {count: torch.tensor(float(value)) for count, value in state.counts.items()}
     version = state.first.model["ds_version"]
-    at_stage_3 = {"state": {0: {"step": step}}, "param_groups": groups}
+    at_stage_3 = {"state": {0: counts}, "param_groups": groups}
     common = {"ds_version": version, "param_groups": groups, "optimizer_state_dict": at_stage_3}
     _save(files, folder / "zero" / "optimizer_state.pt", common)
     for name in MODEL_FILES:

@@ -21,10 +21,13 @@ from hierlm.config.raw import (
     with_inherited_phases,
 )
 from hierlm.config.repair import repaired
-from hierlm.config.run_config import RunConfig
+from hierlm.config.run_config import DEFAULT_OPTIMIZER, RunConfig
 from hierlm.config.schema import checked
+from hierlm.config.typed import typed_run_config
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
+from hierlm.optim import optimizers
+from hierlm.optim.config import OptimConfig
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig[ModelConfig]:
@@ -53,12 +56,16 @@ def check_mapping(
     raw = with_inherited_phases(written)
     config_class, problems = _config_class(raw.get("model"))
     arch_unknown = bool(problems)
-    config, found = checked(RunConfig[config_class], {**raw, "model": {"arch": "?"}} if arch_unknown else raw)  # type: ignore[valid-type]
-    problems += found + ([] if arch_unknown else _switch_problems(config_class, raw))
+    optim_class, of_optim = _optim_class(raw.get("optim"))
+    readable = {**raw, "model": {"arch": "?"}} if arch_unknown else dict(raw)
+    if of_optim:
+        del readable["optim"]
+    config, found = checked(typed_run_config(config_class, optim_class), readable)
+    problems += of_optim + found + ([] if arch_unknown else _switch_problems(config_class, raw))
     if config is not None and not problems:
         conflicts = rules.conflicts(config)
     else:
-        conflicts = _conflicts_of_the_rest(raw, problems, config_class=config_class)
+        conflicts = _conflicts_of_the_rest(readable, problems, config_class=config_class, optim_class=optim_class)
     if is_recorded:
         conflicts = [conflict for conflict in conflicts if not conflict.spares_records]
     problems = [_with_reason(problem) for problem in _without_inherited(problems + conflicts, written)]
@@ -66,10 +73,15 @@ def check_mapping(
 
 
 def _conflicts_of_the_rest(
-    raw: Mapping[str, Any], problems: Sequence[Problem], *, config_class: type[ModelConfig]
+    raw: Mapping[str, Any],
+    problems: Sequence[Problem],
+    *,
+    config_class: type[ModelConfig],
+    optim_class: type[OptimConfig],
 ) -> list[Problem]:
     """Conflicts that rest on nothing reported already, where a stand-in value would be judged."""
-    stand_in = repaired(raw, [problem.path for problem in problems], config_class=config_class)
+    wrong = [problem.path for problem in problems]
+    stand_in = repaired(raw, wrong, config_class=config_class, optim_class=optim_class)
     doubtful = [path for problem in problems for path in (problem.path, *problem.involves)]
     conflicts = [] if stand_in is None else rules.conflicts(stand_in)
     return [conflict for conflict in conflicts if not any(map(conflict.concerns, doubtful))]
@@ -106,6 +118,22 @@ def _config_class(part: object) -> tuple[type[ModelConfig], list[Problem]]:
         return ModelConfig, [Problem("model.arch", text)]
     config_class: type[ModelConfig] = models.architecture(str(arch)).Config
     return config_class, []
+
+
+def _optim_class(part: object) -> tuple[type[OptimConfig], list[Problem]]:
+    """The optimizer's own Config, or the default's and the reason."""
+    known, name = optimizers.names(), DEFAULT_OPTIMIZER
+    problems = list[Problem]()
+    if isinstance(part, Mapping) and (given_name := part.get("name", name)) != name:
+        if given_name in known:
+            name = given_name
+        else:
+            near = nearest(given_name, known)
+            problems = [
+                Problem("optim.name", sentence(f"given {given(given_name)}", allowed=", ".join(known), near=near))
+            ]
+    config_class: type[OptimConfig] = optimizers.optimizer(name).Config
+    return config_class, problems
 
 
 def _switch_problems(config_class: type[ModelConfig], raw: Mapping[str, Any]) -> list[Problem]:

@@ -6,7 +6,9 @@ from typing import Any
 
 from hierlm.config.run_config import RunConfig
 from hierlm.config.schema import checked
+from hierlm.config.typed import typed_run_config
 from hierlm.models.config import ModelConfig
+from hierlm.optim.config import OptimConfig
 
 STAND_INS: dict[str, Any] = {
     "name": "run",
@@ -23,7 +25,11 @@ MAX_ROUNDS = 3
 
 
 def repaired(
-    raw: Mapping[str, Any], wrong_paths: Iterable[str], *, config_class: type[ModelConfig]
+    raw: Mapping[str, Any],
+    wrong_paths: Iterable[str],
+    *,
+    config_class: type[ModelConfig],
+    optim_class: type[OptimConfig],
 ) -> RunConfig[ModelConfig] | None:
     """`raw` without what is wrong; None when that still makes no config. A wrong model part is left out as a whole."""
     mapping, wrong = copy.deepcopy(dict(raw)), list(wrong_paths)
@@ -33,7 +39,7 @@ def repaired(
     for _ in range(MAX_ROUNDS):
         for path in paths:
             _mend(mapping, path.split("."))
-        config, problems = checked(RunConfig[config_class], mapping)  # type: ignore[valid-type]
+        config, problems = checked(typed_run_config(config_class, optim_class), mapping)
         if config is not None:
             return config
         paths = [problem.path for problem in problems]

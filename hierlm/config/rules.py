@@ -7,6 +7,7 @@ from hierlm import models
 from hierlm.config.problem import Problem
 from hierlm.config.run_config import RunConfig
 from hierlm.models.config import ModelConfig
+from hierlm.optim.optimizers import zero_stages
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import curve_spans
 
@@ -229,11 +230,13 @@ def profile_is_within_the_run(config: Config) -> Iterator[Problem]:
         yield Problem("train.profile.steps", text, involves=("phases",))
 
 
-def betas_are_decays(config: Config) -> Iterator[Problem]:
-    """AdamW divides by 1 - beta^t."""
-    for index, beta in enumerate(config.optim.betas):
-        if not 0 <= beta < 1:
-            yield Problem(f"optim.betas.{index}", f"given {beta}, allowed: at least 0 and below 1")
+def optimizer_allows_zero_stage(config: Config) -> Iterator[Problem]:
+    """From stage 1 on an optimizer sees flat stretches of many parameters."""
+    name, stage = config.optim.name, config.parallel.zero_stage
+    stages = zero_stages(name)
+    if stage not in stages:
+        text = f"given {stage} with optim.name {name}, allowed: {', '.join(map(str, stages))}"
+        yield Problem("parallel.zero_stage", text, involves=("optim.name",))
 
 
 def _names(phases: tuple[PhaseConfig, ...]) -> str:
@@ -257,5 +260,5 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     data_weights_fit_the_sources,
     cadences_are_positive,
     profile_is_within_the_run,
-    betas_are_decays,
+    optimizer_allows_zero_stage,
 )

@@ -1,4 +1,4 @@
-"""The whole of a run, typed. `model` is typed by the architecture named in it."""
+"""The whole of a run. What its words choose has fields of its own: `hierlm.config.typed` makes the class that knows them."""
 
 from typing import Generic, TypeVar
 
@@ -8,11 +8,14 @@ from data_pipeline.config import DataConfig
 from hierlm.checkpoint.config import CheckpointConfig
 from hierlm.models.config import ModelConfig
 from hierlm.optim.config import OptimConfig
+from hierlm.optim.optimizers import optimizer
 from hierlm.parallel.config import ParallelConfig
 from hierlm.phases.config import PhaseConfig
 from hierlm.strict import Strict
 from hierlm.tracking.config import TrackingConfig
 from hierlm.train.config import TrainConfig
+
+DEFAULT_OPTIMIZER = "adamw"
 
 M = TypeVar("M", bound=ModelConfig)
 
@@ -27,7 +30,7 @@ class RunConfig(Strict, Generic[M]):
     data: DataConfig
     phases: tuple[PhaseConfig, ...] = Field(min_length=1)
     parallel: ParallelConfig = ParallelConfig()
-    optim: OptimConfig = OptimConfig()
+    optim: OptimConfig = Field(default_factory=lambda: optimizer(DEFAULT_OPTIMIZER).Config())
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     train: TrainConfig = TrainConfig()

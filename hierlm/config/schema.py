@@ -5,7 +5,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from hierlm.config.problem import Problem, given, nearest, sentence
@@ -65,8 +65,9 @@ def locate(cls: type[BaseModel], loc: tuple[int | str, ...], *, names_a_key: boo
     path: list[str] = []
     for part in loc[:-1] if names_a_key else loc:
         below = _below(annotation, part)
-        if below is None:
-            continue  # a union tag: the same place by another name
+        if below is None:  # a union tag: the same place by another name
+            annotation = _tagged(annotation, part)
+            continue
         path.append(str(part))
         annotation = below
     return ".".join([*path, *map(str, loc[-1:] if names_a_key else ())]) or "file", annotation
@@ -74,7 +75,8 @@ def locate(cls: type[BaseModel], loc: tuple[int | str, ...], *, names_a_key: boo
 
 def field_names(annotation: Any) -> list[str]:
     """Names of the fields of the record types in an annotation."""
-    return [name for option in _options(annotation) if _is_model(option) for name in option.model_fields]
+    models = (option for option in _options(annotation) if _is_model(option))
+    return list(dict.fromkeys(name for option in models for name in option.model_fields))
 
 
 class _Finding(NamedTuple):
@@ -132,6 +134,18 @@ def _options(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [option for member in get_args(annotation) for option in _options(member)]
     return [] if annotation is type(None) else [annotation]
+
+
+def _tagged(annotation: Any, tag: int | str) -> Any:
+    """The member of a union that carries a tag, or the whole where none does."""
+    members = (member for union in _unions(annotation) for member in get_args(union))
+    return next((member for member in members if Tag(str(tag)) in getattr(member, "__metadata__", ())), annotation)
+
+
+def _unions(annotation: Any) -> list[Any]:
+    """The union an annotation is, if it is one."""
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return [inner] if get_origin(inner) in (Union, types.UnionType) else []
 
 
 def _below(annotation: Any, part: int | str) -> Any:

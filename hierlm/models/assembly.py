@@ -13,6 +13,7 @@ from hierlm.models.config import ModelConfig
 from hierlm.nn.layer import LayerSpec, Memory, SharedWeights, build_layer, fold
 from hierlm.nn.parameter_kinds import Kind, parameter_kinds
 from hierlm.nn.stream import Stream
+from hierlm.optim.config import ParameterRule
 
 State = tuple[Memory | None, ...]
 
@@ -66,6 +67,11 @@ def canonical_kinds(config: ModelConfig) -> dict[str, Kind]:
     Said by name, so that it holds in any layout: slices, borrowed weights and partitions are other objects.
     """
     return parameter_kinds(_weightless(config))
+
+
+def param_rules(config: ModelConfig) -> tuple[ParameterRule, ...]:
+    """Rates and decays of single parameters that the architecture asks for (`PARAM_RULES` in its file)."""
+    return tuple(getattr(models.architecture(config.arch), "PARAM_RULES", ()))
 
 
 def _weightless(config: ModelConfig) -> LanguageModel:

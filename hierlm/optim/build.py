@@ -7,8 +7,11 @@ from torch import nn
 
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.optim.config import OptimConfig
+from hierlm.optim.optimizers import optimizer
 from hierlm.optim.param_groups import param_groups
-from hierlm.optim.phased_adamw import PhasedAdamW
+from hierlm.optim.phased import GroupTerms, Phased
+from hierlm.optim.rules import OwnTerms
+from hierlm.optim.state_names import StateNames
 from hierlm.phases.trainable import TrainedIn
 
 
@@ -18,18 +21,18 @@ def build_optimizer(
     *,
     kinds: Mapping[str, Kind],
     trained_in: Mapping[str, TrainedIn] | None = None,
-) -> PhasedAdamW:
-    """AdamW in its fused form, which on CPU and CUDA updates all of a group in one kernel.
+    own: Mapping[str, OwnTerms] | None = None,
+) -> Phased:
+    """The optimizer of `config.name`, of which phases may leave out parameters.
 
-    `kinds` says of each parameter, by name, what it is, and `trained_in` which phases train it; by default all do.
+    `kinds` says of each parameter, by name, what it is, `trained_in` which phases train it (by default all do), and
+    `own` what rules say of it.
     """
-    return PhasedAdamW(
-        param_groups(model.named_parameters(), kinds=kinds, weight_decay=config.weight_decay, trained_in=trained_in),
-        lr=0.0,
-        betas=config.betas,
-        eps=config.eps,
-        fused=True,
+    groups = param_groups(
+        model.named_parameters(), kinds=kinds, weight_decay=config.weight_decay, trained_in=trained_in, own=own
     )
+    terms = [GroupTerms(group.pop("trained_in"), group.pop("pace")) for group in groups]
+    return Phased(optimizer(config.name).build(groups, config), terms, names=StateNames.of(config.name))
 
 
 def reset_optimizer(optimizer: torch.optim.Optimizer) -> None:

@@ -1,20 +1,50 @@
-"""What a user writes about the optimizer."""
+"""What a user writes about the optimizer. Each one has more fields, in `hierlm/optim/optimizers/<name>.py`."""
 
-from typing import Literal
+import re
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from hierlm.strict import Strict
 
 
+class ParameterRule(Strict):
+    """Another learning rate or weight decay for some parameters; an architecture may have some too (`PARAM_RULES`).
+
+    Where several rules speak of one parameter, the last one that says anything of its rate, or of its decay, decides.
+    """
+
+    parameters: str = Field(description="regular expression for whole names of parameters, or of modules around them")
+    learning_rate_factor: NonNegativeFloat | None = Field(default=None, description="times the phase's rate")
+    learning_rate: NonNegativeFloat | None = Field(
+        default=None, description="constant: without warm-up and decay, in every phase; in place of the factor"
+    )
+    weight_decay: NonNegativeFloat | None = Field(default=None, description="null: as without this rule")
+
+    @field_validator("parameters")
+    @classmethod
+    def is_a_regular_expression(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def says_something(self) -> "ParameterRule":
+        if self.learning_rate_factor is not None and self.learning_rate is not None:
+            raise ValueError("a rule gives `learning_rate_factor` or `learning_rate`, one of them")
+        if self.learning_rate_factor is None and self.learning_rate is None and self.weight_decay is None:
+            raise ValueError("a rule gives `learning_rate_factor`, `learning_rate` or `weight_decay`")
+        return self
+
+
 class OptimConfig(Strict):
-    """AdamW (Loshchilov & Hutter, 1711.05101).
+    """What every optimizer's Config has in common; `name` is the file name.
 
     Weight decay reaches matrices and embeddings, not vectors: biases (u and v among them), norm gains, null groups.
     """
 
-    name: Literal["adamw"] = "adamw"
+    name: str = Field(description="a file of hierlm/optim/optimizers")
     weight_decay: NonNegativeFloat = 0.1
-    betas: tuple[float, float] = Field(default=(0.9, 0.95))
-    eps: PositiveFloat = 1e-8
     gradient_clip: NonNegativeFloat = Field(default=1.0, description="largest global norm of the gradient; 0 = off")
+    rules: tuple[ParameterRule, ...] = Field(default=(), description="other rates and decays for some parameters")

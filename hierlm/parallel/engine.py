@@ -13,9 +13,10 @@ from torch import Tensor
 
 from hierlm.config.run_config import RunConfig
 from hierlm.costs.cut import stage_cut
-from hierlm.models.assembly import canonical_kinds, canonical_names, is_recurrent, layer_specs
+from hierlm.models.assembly import canonical_kinds, canonical_names, is_recurrent, layer_specs, param_rules
 from hierlm.nn.layer import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
+from hierlm.optim.rules import own_terms
 from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
@@ -242,7 +243,7 @@ class Engine:
         resets = moment.phase.optimizer_state == "reset"
         before = self._kept_over_switch(moment)
         self._take(moment, reset=resets)
-        require_kept(before, self._kept_over_switch(moment), phase=moment.phase.name, resets_moments=resets)
+        require_kept(before, self._kept_over_switch(moment), phase=moment.phase.name, resets_optimizer=resets)
         self._set_switches(moment, moment.phase)
 
     def _take(self, moment: Moment, *, reset: bool) -> None:
@@ -250,9 +251,7 @@ class Engine:
         if reset or moment.phase is not self._phase:
             self.begin_phase(moment.phase, reset=reset)
         self._set_switches(moment, moment.phase)
-        self._engine.basic_optimizer.begin_phase(moment.phase_index)
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = moment.learning_rate
+        self._engine.basic_optimizer.begin_update(moment.phase_index, learning_rate=moment.learning_rate)
 
     def _set_switches(self, moment: Moment, phase: PhaseConfig) -> None:
         model = self.config.model
@@ -300,7 +299,9 @@ def _wrap(
     """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
     names = canonical_names(config.model)
     trained = trained_in(names, config.phases)
-    optimizer = build_optimizer(config.optim, module, kinds=canonical_kinds(config.model), trained_in=trained)
+    rules = {f"PARAM_RULES of {config.model.arch}": param_rules(config.model), "optim.rules": config.optim.rules}
+    own = own_terms(names, rules)
+    optimizer = build_optimizer(config.optim, module, kinds=canonical_kinds(config.model), trained_in=trained, own=own)
     model = config.model
     info = universal_info(
         module, optimizer, plan=tensor_plan(model), vocab_size=model.vocab_size, pipeline=groups.pipeline

@@ -1,7 +1,7 @@
 """What a switch from one phase to the next must leave alone, asserted at run time.
 
-A phase says what changes; everything else stays to the last bit: weights, the optimizer's moments (unless the phase
-resets them: then they are zero) and its settings, recurrent memory, and what an evaluation of fixed rows gives with the
+A phase says what changes; everything else stays to the last bit: weights, the optimizer's state (unless the phase
+resets it: then it is zero) and its settings, recurrent memory, and what an evaluation of fixed rows gives with the
 train-time switches of the phase before.
 """
 
@@ -14,10 +14,9 @@ from torch import Tensor
 from hierlm.parallel.memory_lanes import MemoryLanes
 from hierlm.parallel.seams.parameters import stored
 
-MOMENTS = "optimizer moments"
+OPTIMIZER_STATE = "optimizer state"
 PROBE_TOKENS = 16
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-SETTINGS = ("weight_decay", "betas", "eps")
 
 Kept = Mapping[str, Any]
 """Name -> a fingerprint of what this rank holds of it."""
@@ -31,20 +30,20 @@ def kept_over_switch(engine: Any, lanes: MemoryLanes, *, evaluated: Tensor) -> K
     """What this rank holds at a switch; `evaluated` are the nats of fixed rows. The same before and after."""
     optimizer = engine.basic_optimizer
     parameters = [stored(parameter) for parameter in engine.module.parameters()]
-    moments = (value for state in optimizer.state.values() for value in state.values())
+    states = (value for state in optimizer.state.values() for value in state.values())
     memories = {} if lanes.is_empty else lanes.state_by_global_row(first_row=0).memories
     return {
         "weights": fingerprint([*parameters, *optimizer.state]),  # the state's keys: full-precision weights
-        MOMENTS: fingerprint(moments),
-        "optimizer settings": [[group[name] for name in SETTINGS] for group in optimizer.param_groups],
+        OPTIMIZER_STATE: fingerprint(states),
+        "optimizer settings": optimizer.settings(),
         "recurrent memory": fingerprint(tensor for memory in memories.values() for tensor in memory),
         "evaluation of fixed rows": fingerprint([evaluated]),
     }
 
 
-def require_kept(before: Kept, after: Kept, *, phase: str, resets_moments: bool) -> None:
-    """SwitchError with all that differs; moments that are reset must be zero."""
-    expected = {**before, MOMENTS: fingerprint([])} if resets_moments else before
+def require_kept(before: Kept, after: Kept, *, phase: str, resets_optimizer: bool) -> None:
+    """SwitchError with all that differs; optimizer state that is reset must be zero."""
+    expected = {**before, OPTIMIZER_STATE: fingerprint([])} if resets_optimizer else before
     changed = [name for name in expected if after[name] != expected[name]]
     if changed:
         raise SwitchError(f"the switch to phase {phase} changed {', '.join(changed)}, which no switch may change")

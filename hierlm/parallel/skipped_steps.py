@@ -2,7 +2,7 @@
 
 What decides is the gradient's global norm, which every rank knows before anything is updated: a NaN on one
 micro-batch, stage, slice or data-parallel rank is in it. (So is a norm above 1.8e19, whose square fp32 cannot hold.)
-DeepSpeed's optimizers leave the update out by themselves, and plain AdamW is told to on the device.
+DeepSpeed's optimizers leave the update out by themselves, and where there is none of theirs, ours is told to.
 """
 
 import math

@@ -13,6 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hierlm.checkpoint.canonical import different_names, require_known_names
+from hierlm.checkpoint.engine_files import OPTIMIZER_NAMES, PARAMETER_SLICES, STATE_NAMES, WEIGHTS
+from hierlm.errors import UserError
+from hierlm.optim.phased import Phased
+from hierlm.optim.state_names import StateNames
 from hierlm.parallel.seams.names import (
     CAT_DIM,
     ORIGINAL_VOCAB_SIZE,
@@ -33,7 +37,7 @@ from hierlm.parallel.tensor_plan import TensorPlan, rule_for
 INFO = UNIVERSAL_CHECKPOINT_INFO
 """Key of `universal_info` in the client state."""
 
-SLICES = "parameter_slices"
+SLICES = PARAMETER_SLICES
 """Key, in `universal_info`, of how each parameter of the whole model is cut."""
 
 MODEL_FILE = "mp_rank_00_model_states.pt"
@@ -49,7 +53,7 @@ PATTERNS_OF = {
 
 def universal_info(
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Phased,
     *,
     plan: TensorPlan,
     vocab_size: int,
@@ -68,7 +72,8 @@ def universal_info(
         UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE,
         ORIGINAL_VOCAB_SIZE: vocab_size,
         **{key: _patterns(name for name, rule in rules.items() if rule == word) for word, key in PATTERNS_OF.items()},
-        "optimizer_parameter_names": names,
+        OPTIMIZER_NAMES: names,
+        STATE_NAMES: optimizer.state_names.model_dump(),
         SLICES: rules,
     }
 
@@ -106,23 +111,38 @@ def load_universal(engine: Any, directory: Path, *, names: Iterable[str]) -> dic
     one step count (which is then counted up once per group) and knows nothing of tensor slices there.
     Hyperparameters of the optimizer stay those of the engine: they come from config and step.
     """
-    optimizer, zero = engine.basic_optimizer, directory / "zero"
+    optimizer: Phased = engine.basic_optimizer
+    zero, model = directory / "zero", _model_state(directory)
     require_known_names((entry.name for entry in zero.iterdir() if entry.is_dir()), names, where=directory.parent)
+    _require_same_optimizer(model, optimizer, where=directory.parent)
     common = torch.load(zero / "optimizer_state.pt", map_location="cpu", weights_only=True)
-    step = common["optimizer_state_dict"]["state"][0]["step"]
+    counts = common["optimizer_state_dict"]["state"][0]
     for owner in _owners(engine):
-        moments = {moment: torch.zeros_like(owner) for moment in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[owner] = {"step": step.to(owner.device, copy=True), **moments}
+        states = {state: torch.zeros_like(owner) for state in optimizer.state_names.states}
+        optimizer.state[owner] = {**{c: n.to(owner.device, copy=True) for c, n in counts.items()}, **states}
     for home in _homes(engine):
-        # one count for all that an owner holds: they were trained in the same phases
-        optimizer.state[home.owner]["step"].copy_(torch.load(zero / home.name / "step.pt", weights_only=True))
-        state = {"fp32": home.owner.data, **optimizer.state[home.owner]}
-        for kind in ("fp32", "exp_avg", "exp_avg_sq"):
+        state = {WEIGHTS: home.owner.data, **optimizer.state[home.owner]}
+        for count in optimizer.state_names.counts:
+            # one for all that an owner holds: they were trained in the same phases
+            state[count].copy_(torch.load(zero / home.name / f"{count}.pt", weights_only=True))
+        for kind in (WEIGHTS, *optimizer.state_names.states):
             full = _own_slice(engine, zero / home.name / f"{kind}.pt", home.parameter)
             stretch = full.reshape(-1)[home.start : home.start + home.numel]
             state[kind].view(-1)[home.owner_start : home.owner_start + home.numel].copy_(stretch)
     _update_working_weights(engine)
-    return _take_counters(engine, directory)
+    for counter in ("global_steps", "global_samples", "skipped_steps"):
+        setattr(engine, counter, model[counter])
+    return model
+
+
+def _require_same_optimizer(model: Mapping[str, Any], optimizer: Phased, *, where: Path) -> None:
+    """UserError where another optimizer wrote the state: its numbers would be taken for what they are not."""
+    held = StateNames.recorded(model[INFO].get(STATE_NAMES))
+    if held != optimizer.state_names:
+        raise UserError(
+            f"{where}: holds the state of {held}, and optim.name is {optimizer.state_names}: go on with the optimizer "
+            "that wrote it, or train anew under another `name`"
+        )
 
 
 class _Home(NamedTuple):
@@ -181,10 +201,9 @@ def _update_working_weights(engine: Any) -> None:
             part.data = values.data
 
 
-def _take_counters(engine: Any, directory: Path) -> dict[str, Any]:
+def _model_state(directory: Path) -> dict[str, Any]:
+    """Counters and client state."""
     model: dict[str, Any] = torch.load(directory / MODEL_FILE, map_location="cpu", weights_only=False)
-    for counter in ("global_steps", "global_samples", "skipped_steps"):
-        setattr(engine, counter, model[counter])
     return model
 
 

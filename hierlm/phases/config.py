@@ -29,6 +29,9 @@ class Duration(Strict):
         return -(-self.tokens // tokens_per_step)
 
 
+DEFAULT_DECAY = "cosine"
+
+
 class LearningRateConfig(Strict):
     """A curve that starts at the phase that declares it and spans every later phase that does not declare its own.
 
@@ -38,8 +41,9 @@ class LearningRateConfig(Strict):
 
     peak: PositiveFloat
     warmup: Duration = Duration(steps=0)
-    decay: Literal["cosine", "cosine_from_start", "linear", "constant", "inverse_sqrt"] = Field(
-        default="cosine", description="cosine_from_start counts the warm-up's steps too, as Transformer-XL's code does"
+    decay: str = Field(
+        default=DEFAULT_DECAY,
+        description="a file of hierlm/phases/schedules, which may have fields of its own: what follows the warm-up",
     )
     final: NonNegativeFloat | None = Field(
         default=None, description="rate at the end of the span (of cosines and linear), at most the peak; null: 0"

@@ -29,6 +29,7 @@ from hierlm.config.structure import fingerprint
 from hierlm.durable import FileRecord, FileWriter
 from hierlm.errors import LostRunError, UserError
 from hierlm.lease import Lease
+from hierlm.optim.state_names import StateNames
 from hierlm.parallel.engine import Engine
 from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.saving import exchange_objects, writers_group
@@ -93,6 +94,11 @@ class Checkpointer:
 
     def _require_same_run(self, found: CheckpointRef) -> None:
         manifest, config_file = found.manifest, self._run_dir.config
+        if (now := StateNames.of(self._config.optim.name)) != manifest.optimizer:
+            raise UserError(
+                f"{config_file}: optim.name: {found.path} holds the state of {manifest.optimizer}, and this is {now}: "
+                "undo the change, or start another name=NAME"
+            )
         cursor = manifest.cursor
         changes = changes_since(
             manifest.config,
@@ -104,8 +110,8 @@ class Checkpointer:
             mend = f"{config_file}: was edited since {found.path} was made: undo it, or start another name=NAME"
             raise UserError([*(f"{config_file}: {change}" for change in changes), mend])
         if cursor is not None:
-            now = self._cursor(found.step)
-            cursor.require_same_data(now.fingerprints, paths=[str(split.directory) for split in self._splits])
+            here = self._cursor(found.step)
+            cursor.require_same_data(here.fingerprints, paths=[str(split.directory) for split in self._splits])
 
     def save(self, step: int, *, why: Why) -> None:
         """Commit the state after `step` steps, unless it is saved already.
@@ -277,6 +283,7 @@ class Checkpointer:
             why=why,
             cursor=self._cursor(step),
             proof=self._proof(step),
+            optimizer=StateNames.of(self._config.optim.name),
             skipped_steps=self._engine.skipped.total,
             skipped_in_a_row=self._engine.skipped.in_a_row,
         )

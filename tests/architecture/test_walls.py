@@ -13,6 +13,9 @@ HEAVY = ("torch", "deepspeed", "megatron", "mlflow")
 HEAVY_ROOMS = ("hierlm.train", "hierlm.parallel", "hierlm.nn", "hierlm.optim", "hierlm.checkpoint", "hierlm.inference")
 """Their config.py is light, everything else in them may import torch."""
 
+LIGHT_DOORS = ("hierlm.optim.optimizers",)
+"""One file a choice of the user's, with its Config: light, too, as architectures are."""
+
 READS_MANIFESTS = ("hierlm.checkpoint.find",)
 """The torch-free half of the checkpoints: what a run is made of is asked before it is started."""
 
@@ -35,7 +38,7 @@ def refuse(found: list[Import]) -> None:
 
 
 def is_config(found: Import) -> bool:
-    return any(found.is_of(f"{room}.config") for room in HEAVY_ROOMS)
+    return any(found.is_of(f"{room}.config") for room in HEAVY_ROOMS) or found.is_of(*LIGHT_DOORS)
 
 
 def test_there_is_something_to_look_at() -> None:
@@ -104,6 +107,12 @@ def test_light_rooms_are_light() -> None:
     found = [f for f in of_room(*light, typing=False) if f.is_of(*HEAVY)]
     found += [f for f in of_room(*light, typing=False) if f.is_of(*HEAVY_ROOMS) and not is_config(f)]
     refuse(found)
+
+
+def test_what_is_found_by_its_file_imports_torch_inside_functions_only() -> None:
+    found = [f for f in of_room("hierlm/optim/optimizers", "hierlm/optim/state_names.py", typing=False)]
+    refuse([f for f in found if f.is_of(*HEAVY) and not f.is_lazy])
+    refuse([f for f in found if f.is_of(*HEAVY_ROOMS) and not is_config(f)])
 
 
 def test_a_rooms_config_imports_other_configs_only() -> None:

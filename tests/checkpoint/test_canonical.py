@@ -50,7 +50,7 @@ def test_weights_are_the_engines_own(layout: str, saved: dict[str, tuple[Path, l
 def test_every_layout_reads_as_the_single_process(layout: str, saved: dict[str, tuple[Path, list[Saved]]]) -> None:
     """The layouts trained the same model on the same rows, so weights and moments agree to rounding."""
     one, other = (read_canonical(saved[name][0] / "engine") for name in ("one rank", layout))
-    assert one.names == other.names and one.num_updates == other.num_updates == SAVED_AFTER
+    assert one.names == other.names and one.counts == other.counts == {"step": SAVED_AFTER}
     for name in one.names:
         for kind, atol in (("fp32", 2e-5), ("exp_avg", 1e-7), ("exp_avg_sq", 1e-10)):
             torch.testing.assert_close(other.tensor(name, kind), one.tensor(name, kind), rtol=1e-4, atol=atol)
@@ -139,7 +139,7 @@ def test_replicas_that_differ_are_not_averaged_away() -> None:
 def held(value: float, *, stage: int) -> Slice:
     """A stage that holds one weight."""
     values = torch.full((2,), value)
-    piece = Piece((2,), step=1, fragments={"fp32": [values], "exp_avg": [values], "exp_avg_sq": [values]})
+    piece = Piece((2,), counts={"step": 1}, fragments={"fp32": [values], "exp_avg": [values], "exp_avg_sq": [values]})
     return Slice(stage, 0, {"layers.0.tokens.weight": piece}, info={}, model={})
 
 

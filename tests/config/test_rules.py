@@ -68,7 +68,7 @@ def test_problems_are_given_without_a_file_too(tmp_path: Path) -> None:
         (["train.profile.steps=3..2"], 'train.profile.steps: given "3..2": steps are written FIRST..LAST'),
         (["train.profile.steps=3"], "train.profile.steps: given 3"),
         (["train.eval_every.steps=0"], "train.eval_every: given {steps: 0}"),
-        (["optim.betas=[0.9, 1.0]"], "optim.betas.1: given 1.0, allowed: at least 0 and below 1"),
+        (["optim.betas=[0.9, 1.0]"], "optim.betas.1: given 1.0, allowed: less than 1"),
         (["phases.1.data_weights=[1, 2]"], "phases.1.data_weights: given [1.0, 2.0] with a single data source"),
         (
             ["data={sources: [{path: a}, {path: b}]}", "phases.0.data_weights=[1, 2, 3]"],

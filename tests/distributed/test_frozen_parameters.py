@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hierlm.checkpoint.canonical import read_canonical
-from hierlm.checkpoint.engine_files import STATES
 from hierlm.checkpoint.universal import write_universal
 from hierlm.config.load import load_config
 from hierlm.durable import FileWriter
@@ -79,7 +78,10 @@ def run(
 def state_of(folder: str) -> dict[str, tuple[int, list[Tensor]]]:
     """Name -> updates counted, weight and moments."""
     state = read_canonical(Path(folder) / TAG)
-    return {name: (state.updates_of(name), [state.tensor(name, kind) for kind in STATES]) for name in state.names}
+    return {
+        name: (state.counts_of(name).get("step", 0), [state.tensor(name, kind) for kind in state.kinds])
+        for name in state.names
+    }
 
 
 def is_trained(name: str, phase: int) -> bool:

@@ -31,7 +31,7 @@ def toy_losses(stage: int, *, save: str = "", load: str = "") -> list[float]:
     import torch.distributed as dist
 
     from hierlm.optim.build import build_optimizer
-    from hierlm.optim.config import OptimConfig
+    from hierlm.optim.optimizers import adamw
     from hierlm.parallel.process import start_processes
     from hierlm.parallel.saving import save_engine
     from hierlm.parallel.seams.engine import start_engine
@@ -40,7 +40,8 @@ def toy_losses(stage: int, *, save: str = "", load: str = "") -> list[float]:
     start_processes()
     torch.manual_seed(0)
     module = Toy()
-    optimizer = build_optimizer(OptimConfig(), module, kinds={"layers.0.weight": "matrix", "layers.1.gain": "vector"})
+    kinds: Any = {"layers.0.weight": "matrix", "layers.1.gain": "vector"}
+    optimizer = build_optimizer(adamw.Config(), module, kinds=kinds)
     plan = {".*": "replicate"}
     info = universal_info(module, optimizer, plan=plan, vocab_size=3, pipeline=dist.new_group([dist.get_rank()]))  # type: ignore[arg-type]
     settings = {
