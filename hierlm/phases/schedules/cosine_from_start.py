@@ -1,4 +1,4 @@
-"""A cosine that counts the warm-up's steps too, as Transformer-XL's code does (1901.02860): it begins below the peak."""
+"""A cosine that counts the warm-up too, as Transformer-XL's code does (1901.02860): it begins below the peak."""
 
 from hierlm.phases.config import LearningRateConfig
 from hierlm.phases.schedules import Progress
