@@ -36,7 +36,7 @@ class CanonicalState:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the optimizer has counted (AdamW: updates since its state was last reset), the most of all parameters."""
+        """What the optimizer has counted (AdamW: updates since the last reset), the most of all parameters."""
         of_all = [self.counts_of(name) for name in self.names]
         return {count: max(each[count] for each in of_all) for count in self.state_names.counts}
 

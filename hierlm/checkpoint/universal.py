@@ -1,7 +1,7 @@
 """A checkpoint of any layout rewritten in DeepSpeed's universal format, which any layout can load.
 
-One folder per canonical parameter name with its full fp32 weight and optimizer states. Made from the canonical state, so it
-also covers what DeepSpeed's own converter leaves out: ZeRO 0, and a change between ZeRO 3 and the other stages.
+One folder per canonical parameter name with its full fp32 weight and optimizer states. Made from the canonical state,
+so it also covers what DeepSpeed's own converter leaves out: ZeRO 0, and a change between ZeRO 3 and the other stages.
 """
 
 import json

@@ -128,10 +128,8 @@ def _optim_class(part: object) -> tuple[type[OptimConfig], list[Problem]]:
         if given_name in known:
             name = given_name
         else:
-            near = nearest(given_name, known)
-            problems = [
-                Problem("optim.name", sentence(f"given {given(given_name)}", allowed=", ".join(known), near=near))
-            ]
+            text = sentence(f"given {given(given_name)}", allowed=", ".join(known), near=nearest(given_name, known))
+            problems = [Problem("optim.name", text)]
     config_class: type[OptimConfig] = optimizers.optimizer(name).Config
     return config_class, problems
 

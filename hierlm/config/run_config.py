@@ -1,4 +1,4 @@
-"""The whole of a run. What its words choose has fields of its own: `hierlm.config.typed` makes the class that knows them."""
+"""The whole of a run. What its words choose has fields of its own, which `hierlm.config.typed` brings in."""
 
 from typing import Generic, TypeVar
 

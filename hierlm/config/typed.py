@@ -40,7 +40,7 @@ def _any_curve(known: tuple[str, ...]) -> Any:
         return decay if isinstance(decay, str) and decay in known else UNKNOWN
 
     classes = {name: _curve(name) for name in known}
-    classes[UNKNOWN] = create_model("UnknownCurve", __base__=_Lenient, decay=(_one_of(known), ...))
+    classes[UNKNOWN] = create_model("UnknownCurve", __base__=_Lenient, decay=(_literal(*known), ...))
     tagged = tuple(Annotated[curve, Tag(name)] for name, curve in classes.items())
     return Annotated[Union[tagged], Discriminator(tag)]  # noqa: UP007
 
@@ -48,12 +48,12 @@ def _any_curve(known: tuple[str, ...]) -> Any:
 def _curve(name: str) -> type[LearningRateConfig]:
     """A schedule's own Config, or that of all with its name."""
     own: type[LearningRateConfig] | None = getattr(schedules.schedule(name), "Config", None)
-    return own or create_model(name, __base__=LearningRateConfig, decay=(_one_of((name,)), name))
-
-
-def _one_of(names: tuple[str, ...]) -> Any:
-    return Literal[names]
+    return own or create_model(name, __base__=LearningRateConfig, decay=(_literal(name), name))
 
 
 class _Lenient(LearningRateConfig):
     model_config = ConfigDict(extra="ignore")
+
+
+def _literal(*names: str) -> Any:
+    return Literal[names]

@@ -94,9 +94,9 @@ class Checkpointer:
 
     def _require_same_run(self, found: CheckpointRef) -> None:
         manifest, config_file = found.manifest, self._run_dir.config
-        if (now := StateNames.of(self._config.optim.name)) != manifest.optimizer:
+        if (asked := StateNames.of(self._config.optim.name)) != manifest.optimizer:
             raise UserError(
-                f"{config_file}: optim.name: {found.path} holds the state of {manifest.optimizer}, and this is {now}: "
+                f"{config_file}: optim.name: {found.path} holds the state of {manifest.optimizer}, not of {asked}: "
                 "undo the change, or start another name=NAME"
             )
         cursor = manifest.cursor

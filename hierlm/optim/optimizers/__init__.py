@@ -3,12 +3,12 @@
 An optimizer's file exports
 
     Config                  its fields, an `OptimConfig`; `optim.name` chooses it
-    STATES                  names of its elementwise states, in the order of the digest: fp32 tensors of their parameter's
-                            shape, so that whatever cuts a parameter cuts them too (saving, ZeRO, another layout)
+    STATES                  names of its elementwise states, in the order of the digest: fp32 tensors of their
+                            parameter's shape, so that what cuts it cuts them too (saving, ZeRO, another layout)
     COUNTS                  names of its whole numbers, one of each for all that is updated together (it may have none)
     ZERO_STAGES             the stages it is right at, if not all: from stage 1 on it sees flat stretches of many
                             parameters, so an update of whole matrices has to gather them
-    build(groups, config)   the torch optimizer; `groups` hold `params` and `weight_decay`, rates are set before each step
+    build(groups, config)   the torch optimizer; `groups` hold `params` and `weight_decay`, and `lr` before each step
 
 It imports torch only inside `build`, so that its Config is checked where torch is not installed. State of other kinds
 is refused after the first step.

@@ -1,4 +1,4 @@
-"""Half a period of a cosine from the peak to the final rate (Loshchilov & Hutter 2017, 1608.03983; no restarts)."""
+"""Half a period of a cosine from the peak to the final rate (Loshchilov & Hutter, 1608.03983, without restarts)."""
 
 import math
 
