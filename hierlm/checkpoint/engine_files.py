@@ -23,6 +23,7 @@ INFO = "universal_checkpoint_info"
 OPTIMIZER_NAMES = "optimizer_parameter_names"
 PARAMETER_SLICES = "parameter_slices"
 VOCAB_SIZE = "original_vocab_size"
+TENSOR_DEGREE = "tensor_parallel_degree"
 
 _MODEL_FILE = re.compile(r"(?:zero_pp_rank_0_)?mp_rank_(\d+)_model_states\.pt")
 _OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
@@ -81,8 +82,7 @@ def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Sl
         raise ValueError(
             f"{model_file.parent}: {len(optimizers)} of {model['dp_world_size']} optimizer files are there"
         )
-    tp_degree = int(model["checkpoint_parallel_dimensions"]["tp_degree"])
-    pp_rank, tp_rank = divmod(index, tp_degree)
+    pp_rank, tp_rank = divmod(index, _tensor_degree(model))
     if not optimizers:
         pieces = _whole_pieces(model)
     elif "fp32_flat_groups" in optimizers[0]:
@@ -90,6 +90,12 @@ def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Sl
     else:
         pieces = _stage_1_and_2_pieces(model["param_shapes"], optimizers)
     return Slice(pp_rank, tp_rank, pieces, model.get(INFO) or {}, model)
+
+
+def _tensor_degree(model: Mapping[str, Any]) -> int:
+    """As we say it ourselves; in checkpoints of 0.1, which do not, as DeepSpeed does from 0.19.5 on."""
+    info = model.get(INFO) or {}
+    return int(info[TENSOR_DEGREE] if TENSOR_DEGREE in info else model["checkpoint_parallel_dimensions"]["tp_degree"])
 
 
 def _whole_pieces(model: Mapping[str, Any]) -> dict[str, Piece]:

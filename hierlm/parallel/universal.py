@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hierlm.checkpoint.canonical import different_names, require_known_names
+from hierlm.checkpoint.engine_files import TENSOR_DEGREE
 from hierlm.parallel.seams.names import (
     CAT_DIM,
     ORIGINAL_VOCAB_SIZE,
@@ -54,6 +55,7 @@ def universal_info(
     plan: TensorPlan,
     vocab_size: int,
     pipeline: dist.ProcessGroup,
+    tp_degree: int,
 ) -> dict[str, Any]:
     """What goes into a checkpoint's client state under `INFO`. Every rank calls it.
 
@@ -70,6 +72,7 @@ def universal_info(
         **{key: _patterns(name for name, rule in rules.items() if rule == word) for word, key in PATTERNS_OF.items()},
         "optimizer_parameter_names": names,
         SLICES: rules,
+        TENSOR_DEGREE: tp_degree,
     }
 
 
