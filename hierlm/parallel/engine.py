@@ -304,7 +304,12 @@ def _wrap(
     optimizer = build_optimizer(config.optim, module, kinds=canonical_kinds(config.model), trained_in=trained, own=own)
     model = config.model
     info = universal_info(
-        module, optimizer, plan=tensor_plan(model), vocab_size=model.vocab_size, pipeline=groups.pipeline
+        module,
+        optimizer,
+        plan=tensor_plan(model),
+        vocab_size=model.vocab_size,
+        pipeline=groups.pipeline,
+        tp_degree=groups.degrees["tensor"],
     )
     require_names(info, names)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())

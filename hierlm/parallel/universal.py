@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hierlm.checkpoint.canonical import different_names, require_known_names
-from hierlm.checkpoint.engine_files import OPTIMIZER_NAMES, PARAMETER_SLICES, STATE_NAMES, WEIGHTS
+from hierlm.checkpoint.engine_files import OPTIMIZER_NAMES, PARAMETER_SLICES, STATE_NAMES, TENSOR_DEGREE, WEIGHTS
 from hierlm.errors import UserError
 from hierlm.optim.phased import Phased
 from hierlm.optim.state_names import StateNames
@@ -58,6 +58,7 @@ def universal_info(
     plan: TensorPlan,
     vocab_size: int,
     pipeline: dist.ProcessGroup,
+    tp_degree: int,
 ) -> dict[str, Any]:
     """What goes into a checkpoint's client state under `INFO`. Every rank calls it.
 
@@ -75,6 +76,7 @@ def universal_info(
         OPTIMIZER_NAMES: names,
         STATE_NAMES: optimizer.state_names.model_dump(),
         SLICES: rules,
+        TENSOR_DEGREE: tp_degree,
     }
 
 
