@@ -1,7 +1,7 @@
 """Architectures: one file = one architecture = one paper, found by file name. The door for Python users.
 
 A model file exports `Config`, `layers(config)`, `list_length(config)`, `TENSOR_PLAN`, and if needed
-`shared_weights(config)`.
+`shared_weights(config)` and `INPUTS`: name -> `hierlm.nn.input_spec.InputSpec` of what it reads beside the tokens.
 It imports torch only inside `layers`, so that its Config is checked where torch is not installed.
 """
 
