@@ -88,5 +88,5 @@ def test_a_layer_of_the_last_of_four_stages_reads_documents_that_nobody_sent() -
     for place, (reads, does_not) in enumerate(zip(reading, not_reading, strict=True)):
         assert reads["messages"] and reads["messages"] == does_not["messages"]
         sent = {(dtype, size) for name, dtype, size in reads["messages"] if "send" in name}
-        activations = {("torch.float32", 2 * LENGTH * 16)}
-        assert sent - activations == set(), f"rank {place} sent more than activations and their gradients"
+        expected = {("torch.float32", 2 * LENGTH * 16), ("torch.int32", 256)}  # the second: DeepSpeed's words on shapes
+        assert sent <= expected, f"rank {place} sent more than activations and their gradients"

@@ -284,3 +284,18 @@ def test_the_unigram_predictor_learns_the_ends_of_pieces(unigram_file):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 4
+
+
+def test_a_trained_unigram_model_runs_where_its_file_is_not(unigram_file, tmp_path):
+    part = {"arch": "dynamic_pooling", "hidden_dim": 16, "num_heads": 2, "ffn_dim": 32, "valley_layers": 1}
+    part |= {"pre_layers": 1, "post_layers": 1, "boundaries": "unigram"}
+    here, elsewhere = (
+        models.from_config({"model": part | {"unigram_model": str(file)}}, seed=2).eval()
+        for file in (unigram_file, tmp_path / "none")
+    )
+    text = torch.tensor([list(b"hello world there")])
+    with torch.no_grad():
+        (with_file, _), (without, _) = here.run(text), elsewhere.run(text)
+    assert torch.equal(with_file.output, without.output)
+    assert [r.name for r in with_file.reports] == ["boundary_rate", BOUNDARY_LOSS]
+    assert [r.name for r in without.reports] == ["boundary_rate"]

@@ -110,9 +110,10 @@ class PoolGroups(Layer):
             stream = stream.with_mean("boundary_rate", boundaries.detach().float().mean(dim=(1, 2)))
         if kind == "gumbel":
             return stream.with_loss(BOUNDARY_LOSS, binomial_penalty(boundaries, rate=self.rule.gumbel_rate))
-        if kind == "unigram" and logits is not None and self.rule.unigram_ends is not None:
-            ends = self.rule.unigram_ends(stream.inputs[TOKENS])
-            return stream.with_loss(BOUNDARY_LOSS, boundary_loss(logits, ends.to(logits.dtype)[..., None]))
+        ends_in = self.rule.unigram_ends
+        if logits is not None and ends_in is not None and (self.training or ends_in.is_at_hand):
+            ends = ends_in(stream.inputs[TOKENS]).to(logits.dtype)[..., None]
+            return stream.with_loss(BOUNDARY_LOSS, boundary_loss(logits, ends))
         return stream
 
     def _below(self, logits: Tensor | None) -> tuple[Tensor, ...]:
