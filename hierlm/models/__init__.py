@@ -1,8 +1,9 @@
 """Architectures: one file = one architecture = one paper, found by file name. The door for Python users.
 
 A model file exports `Config`, `layers(config)`, `list_length(config)`, `TENSOR_PLAN`, and if needed
-`shared_weights(config)`, and `PARAM_RULES`, a tuple of `hierlm.optim.config.ParameterRule`: learning rates and weight
-decays that some of its parameters need, which `optim.rules` of a run may overrule.
+`shared_weights(config)`; `INPUTS`, name -> `hierlm.nn.input_spec.InputSpec` of what it reads beside the tokens; and
+`PARAM_RULES`, a tuple of `hierlm.optim.config.ParameterRule`: learning rates and weight decays that some of its
+parameters need, which `optim.rules` of a run may overrule.
 It imports torch only inside `layers`, so that its Config is checked where torch is not installed.
 """
 

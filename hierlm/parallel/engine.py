@@ -2,10 +2,10 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,15 @@ from torch import Tensor
 
 from hierlm.config.run_config import RunConfig
 from hierlm.costs.cut import stage_cut
-from hierlm.models.assembly import canonical_kinds, canonical_names, is_recurrent, layer_specs, param_rules
+from hierlm.models.assembly import (
+    canonical_kinds,
+    canonical_names,
+    input_specs,
+    is_recurrent,
+    layer_specs,
+    param_rules,
+)
+from hierlm.nn.inputs import NO_INPUTS, Inputs, neutral
 from hierlm.nn.layer import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
 from hierlm.optim.rules import own_terms
@@ -25,6 +33,7 @@ from hierlm.parallel.host_copies import HostCopies
 from hierlm.parallel.loss import require_head
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
+from hierlm.parallel.micro_batch import MicroBatch, batch_of
 from hierlm.parallel.older_deepspeed import make_skip
 from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
 from hierlm.parallel.phase_switch import Kept, kept_over_switch, probe_rows, require_kept
@@ -64,6 +73,13 @@ class StepResult:
     is_skipped: bool = False  # nothing was updated, on any rank, because loss or gradient was not finite
 
 
+class Measured(NamedTuple):
+    """A step as it is recorded; the same on every rank."""
+
+    loss: float  # the objective's, nats per token over the global batch
+    reported: Mapping[str, float]  # `loss/<name>`, `loss/total` and metrics of layers
+
+
 class Engine:
     """A model, its optimizer and its layout on this process."""
 
@@ -73,6 +89,7 @@ class Engine:
         refuse_missing()
         self.groups = start_groups(Degrees.of(config.parallel))
         self._phase = config.phases[0]
+        self._input_specs = input_specs(config.model)
         module = _build_module(config, self.groups).to(process.device)
         if config.train.compile:
             compile_layers(module.local_layers.values(), device=process.device)
@@ -114,17 +131,24 @@ class Engine:
             reset_optimizer(self._engine.basic_optimizer)
 
     def train_step(
-        self, tokens: Tensor, targets: Tensor, *, moment: Moment, starts: Tensor | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        moment: Moment,
+        starts: Tensor | None = None,
+        inputs: Inputs = NO_INPUTS,
     ) -> StepResult:
         """One optimizer step on this process's rows: tokens, targets int64 [rows, T].
 
         Left out, and counted in `skipped`, when loss or gradient is not finite anywhere.
         `starts` bool [rows], for recurrent models: the row begins a new stream, its memory is forgotten.
+        `inputs`: what else the batch says of these rows, by name; what the model has a rule for may be missing.
         """
         if starts is not None:  # before the switches: a new memory length must not meet an old one
             self._passes.training_lanes.forget(starts)
         self._begin_step(moment)
-        loss = self._passes.train(self._micro_batches(tokens, targets), step=moment.step)
+        loss = self._passes.train(self._micro_batches(tokens, targets, inputs), step=moment.step)
         is_skipped = bool(self._engine.optimizer.overflow)  # the same on all ranks
         self.skipped = self.skipped.after(is_skipped)
         if is_skipped and is_recurrent(self.config.model):
@@ -143,13 +167,35 @@ class Engine:
         reset_optimizer(self._engine.basic_optimizer)
         self._passes.training_lanes.clear()
 
-    def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool = False) -> Tensor:
+    def evaluate(
+        self, tokens: Tensor, targets: Tensor, *, continues: bool = False, inputs: Inputs = NO_INPUTS
+    ) -> Tensor:
         """Nats of every token, fp32 [rows, T], 0 where the target is negative; every rank calls it equally often.
 
         With `continues` the rows go on where those of the call before ended: recurrent memory is carried.
         """
-        device = self.process.device
-        return self._passes.evaluate(tokens.to(device), targets.to(device), continues=continues)
+        batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device)
+        return self._passes.evaluate(batch, continues=continues)
+
+    def neutral_inputs(self, tokens: Tensor) -> Inputs:
+        """What the model reads beside the tokens, for rows that are made up."""
+        return neutral(self._input_specs, tokens)
+
+    def measured(self, result: StepResult) -> Measured:
+        """The step's loss over all rows, and what layers reported in it; every rank calls it, and waits for the device.
+
+        Of the newest step only: the next one begins new sums.
+        """
+        gathered = self._passes.training_reports.gather(result.loss)
+        return Measured(gathered.objective, gathered.named(gathered.objective))
+
+    def forget_reports(self) -> None:
+        """An evaluation begins: what layers report is added up from here on."""
+        self._passes.evaluation_reports.clear()
+
+    def evaluation_reports(self, loss: float) -> dict[str, float]:
+        """What layers reported since `forget_reports`, and the total of their losses and `loss`; a collective call."""
+        return self._passes.evaluation_reports.gather().named(loss)
 
     def global_mean(self, value: Tensor) -> float:
         """The mean of a scalar over data-parallel ranks; waits for the device."""
@@ -261,13 +307,13 @@ class Engine:
     def _kept_over_switch(self, moment: Moment) -> Kept:
         """What a switch must leave alone, seen with the switches of the phase before: some reach into evaluation."""
         self._set_switches(moment, self.config.phases[moment.phase_index - 1])
-        evaluated = self.evaluate(*probe_rows(self.config.model.vocab_size, device=self.process.device))
+        tokens, targets = probe_rows(self.config.model.vocab_size, device=self.process.device)
+        evaluated = self.evaluate(tokens, targets, inputs=self.neutral_inputs(tokens))
         return kept_over_switch(self._engine, self._passes.training_lanes, evaluated=evaluated)
 
-    def _micro_batches(self, tokens: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-        device, size = self.process.device, self._micro_batch_size
-        moved = (tensor.to(device, non_blocking=True).split(size) for tensor in (tokens, targets))
-        return list(zip(*moved, strict=True))
+    def _micro_batches(self, tokens: Tensor, targets: Tensor, inputs: Inputs) -> list[MicroBatch]:
+        batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device)
+        return batch.split(self._micro_batch_size)
 
 
 def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeline:

@@ -16,12 +16,16 @@ from hierlm.models.config import ModelConfig
 from hierlm.models.weightless import alone
 from hierlm.nn.draws import DrawKey
 from hierlm.nn.layer import Layer, SharedWeights, StepContext
+from hierlm.nn.stream import Stream
 from hierlm.parallel.boundary import Payload, Unpacker, pack
 from hierlm.parallel.degrees import AXES
 from hierlm.parallel.groups import Groups
+from hierlm.parallel.layer_losses import beside, joined, weighted_loss
 from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.memory_lanes import MemoryLanes
+from hierlm.parallel.micro_batch import MicroBatch
 from hierlm.parallel.recompute import Recompute, run_layers
+from hierlm.parallel.report_totals import ReportTotals
 from hierlm.parallel.seams.parameters import mark_copy
 from hierlm.parallel.seams.stages import StagedModule, Tied
 from hierlm.parallel.sequence import TokenShares
@@ -48,6 +52,9 @@ class Pipeline(StagedModule):
         self._draws: DrawKey | None = None
         self._lanes: MemoryLanes | None = None
         self._micro_index = 0
+        self._batches: Sequence[MicroBatch] = ()
+        self._reports: ReportTotals | None = None
+        self._added: Tensor | None = None  # to the loss of the micro-batch that is on its way through the last stage
         self._unpacker = Unpacker()
         self._shapers = _layers_that_draw_shapes(config)
         super().__init__(boundaries=boundaries, stage=groups.pp_rank, degrees=groups.degrees, loss=self._loss)
@@ -62,9 +69,15 @@ class Pipeline(StagedModule):
         """What the present step's draws, on whatever stage, say of the shapes that travel in such a pass."""
         return tuple(layer.train(training).drawn_shape for layer in self._shapers)
 
-    def begin_pass(self, *, draws: DrawKey | None, lanes: MemoryLanes) -> None:
-        """Before the micro-batches of one step or evaluation: `draws` is the first one's, None for no random draws."""
+    def begin_pass(
+        self, micro_batches: Sequence[MicroBatch], *, draws: DrawKey | None, lanes: MemoryLanes, reports: ReportTotals
+    ) -> None:
+        """Before the micro-batches of one step or evaluation: `draws` is the first one's, None for no random draws.
+
+        Every stage has them all, so that what they say of their rows is at hand wherever a layer stands.
+        """
         self._draws, self._lanes, self._micro_index = draws, lanes, 0
+        self._batches, self._reports = micro_batches, reports
 
     def forget_shapes(self) -> None:
         """What travels in the next pass has other shapes than before."""
@@ -75,9 +88,10 @@ class Pipeline(StagedModule):
 
         Every stage meets the micro-batches in the same order, so counting them is enough to know which one this is.
         """
-        assert self._lanes is not None, "begin_pass comes first"
+        assert self._lanes is not None and self._reports is not None, "begin_pass comes first"
         micro_index, self._micro_index = self._micro_index, self._micro_index + 1
-        stream = self._unpacker.unpack(payload)
+        batch = self._batches[micro_index]
+        stream = Stream(self._unpacker.unpack(payload), batch.inputs)
         memories = self._lanes.get(micro_index, num_rows=stream.hidden.shape[0])
         draw_key = self._draws_of(micro_index, num_rows=stream.hidden.shape[0])
         num_layers = len(self._end.layers)
@@ -90,7 +104,12 @@ class Pipeline(StagedModule):
             shares=self._shares,
         )
         self._lanes.put(micro_index, updated + memories[num_layers:])
-        return stream.hidden if self.groups.is_last_stage else pack(stream)
+        self._reports.add(stream.reports, rows=None if self.training else batch.real_rows)
+        added = weighted_loss(stream.reports) if self.training else None
+        if self.groups.is_last_stage:
+            self._added = added
+            return stream.output
+        return joined(pack(stream), added, share=1 / len(self._batches))
 
     def _draws_of(self, micro_index: int, *, num_rows: int) -> DrawKey | None:
         if self._draws is None:
@@ -122,9 +141,12 @@ class Pipeline(StagedModule):
         return _tied_over_stages(self.local_layers, shared_weights(self._config), self.boundaries, self.groups)
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Training: the mean, nats per token. Evaluation: every token's nats [B, T], 0 where the target is negative."""
+        """Training: the mean, nats per token, beside it the gradient of what this stage's layers report.
+
+        Evaluation: every token's nats [B, T], 0 where the target is negative.
+        """
         nats = self._end.losses(hidden, targets)
-        return spoiling_if_not_finite(nats.mean()) if self.training else nats
+        return spoiling_if_not_finite(beside(nats.mean(), self._added)) if self.training else nats
 
 
 def _layers_that_draw_shapes(config: ModelConfig) -> tuple[Layer, ...]:

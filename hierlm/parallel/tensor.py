@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from hierlm.nn.basic.dropout import sites
 from hierlm.nn.layer import Layer
+from hierlm.nn.resampling.boundaries import entropies
+from hierlm.nn.resampling.dynamic_pooling import BoundaryLoss
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.recompute import unkept_products
 from hierlm.parallel.seams.names import (
@@ -25,6 +27,7 @@ from hierlm.parallel.seams.names import (
 )
 from hierlm.parallel.seams.slices import ColumnSlice, without_extra_state
 from hierlm.parallel.seams.torch_private import forget_load_hooks
+from hierlm.parallel.sliced_entropy import SlicedEntropies
 from hierlm.parallel.tensor_plan import Rule, TensorPlan, rule_for
 
 Sliced = TypeVar("Sliced", bound=nn.Module)
@@ -82,6 +85,8 @@ def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -
         return
     cutter = _Cutter(groups)
     for index, layer in layers.items():
+        if isinstance(layer, BoundaryLoss):
+            layer.entropies = SlicedEntropies(groups.tensor)
         for site in sites(layer):
             site.part = (groups.tp_rank, groups.degrees["tensor"])
         for path, module in list(layer.named_modules()):
@@ -97,7 +102,11 @@ def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -
 
 def logits_are_sliced(layers: Mapping[int, Layer]) -> bool:
     """Whether the last of these layers leaves a slice of the vocabulary on each rank."""
-    return any(isinstance(module, SlicedHead) for layer in layers.values() for module in layer.modules())
+    return any(
+        isinstance(module, SlicedHead) or (isinstance(module, BoundaryLoss) and module.entropies is not entropies)
+        for layer in layers.values()
+        for module in layer.modules()
+    )
 
 
 class _Cutter:

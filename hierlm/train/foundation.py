@@ -13,6 +13,7 @@ from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.train.determinism import set_determinism
 from hierlm.train.environment import check_environment
+from hierlm.train.loaded_inputs import require_inputs, wants_documents
 from hierlm.train.record.console import Console
 from hierlm.train.record.device_memory import DeviceMemory
 from hierlm.train.record.recorder import Recorder
@@ -62,7 +63,9 @@ def lay_foundation(
     """Data, checks of the machine, model and engine, and a rehearsal of every phase's shapes."""
     set_determinism(config.train.deterministic)
     timeline = Timeline(config.phases, contiguous_lanes=is_recurrent(config.model))
-    rows = TrainRows(config.data.weighted_sources, seed=config.seed)
+    require_inputs(config.model)
+    documents = wants_documents(config.model)
+    rows = TrainRows(config.data.weighted_sources, seed=config.seed, document_starts=documents)
     memory = DeviceMemory(process.device)
     console.say(_opening(config, timeline, rows.splits))
     for warning in check_environment(process):

@@ -1,12 +1,11 @@
 """What happens around steps: logging, evaluation, checkpoints. A new concern is a new hook."""
 
-import math
 from collections.abc import Callable
 from time import perf_counter, time
 from typing import Any
 
 from hierlm.config.run_config import RunConfig
-from hierlm.parallel.engine import Engine
+from hierlm.parallel.engine import Engine, Measured
 from hierlm.phases.timeline import Moment, Timeline
 from hierlm.train.cadence import is_due
 from hierlm.train.checkpointing import Checkpointer
@@ -47,10 +46,10 @@ class LogHook:
         phase = completed.moment.phase
         due = completed.step == 1 or completed.is_last or completed.result.is_skipped
         due = due or is_due(self._config.train.log_every, completed=completed.step, timeline=self._timeline)
-        loss = self._engine.global_mean(completed.result.loss) if due else math.nan  # waits for the device
+        measured = self._engine.measured(completed.result) if due else None  # waits for the device
         self._timer.end_step(tokens=phase.tokens_per_step, wait_seconds=self._wait_seconds())
-        if due:
-            record = self._record(completed, loss)
+        if measured is not None:
+            record = self._record(completed, measured)
             self._recorder.record(record)
             self._console.say(step_line(record, num_steps=self._timeline.num_steps, eta_seconds=self._eta(record)))
         self._console.advance_bar(completed=completed.step, description=phase.name)
@@ -58,7 +57,7 @@ class LogHook:
     def on_stop(self, *, step: int) -> None:
         """Nothing is pending: a logged step is written when it is made."""
 
-    def _record(self, completed: Completed, loss: float) -> dict[str, Any]:
+    def _record(self, completed: Completed, measured: Measured) -> dict[str, Any]:
         moment, interval = completed.moment, self._timer.take()
         rate = interval.tokens_per_second
         flops = self._flops_per_token(moment.phase.sequence_length) * rate  # without recompute, as MFU has it
@@ -67,8 +66,9 @@ class LogHook:
             "step": completed.step,
             "phase": moment.phase.name,
             "tokens_seen": moment.tokens_seen + moment.phase.tokens_per_step,
-            "loss": loss,
-            **self._bits_of(loss, moment),
+            "loss": measured.loss,
+            **self._bits_of(measured.loss, moment),
+            **measured.reported,
             "learning_rate": moment.learning_rate,
             "grad_norm": float(completed.result.grad_norm),
             "skipped_steps": self._engine.skipped.total,

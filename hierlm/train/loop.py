@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from data_pipeline.read.loader import Batch
 from hierlm.parallel.engine import Engine, StepResult
 from hierlm.phases.timeline import Moment, Timeline
+from hierlm.train.loaded_inputs import inputs_of
 from hierlm.train.watch.signals import StopRequest
 
 Outcome = Literal["finished", "paused", "stopped"]
@@ -55,7 +56,8 @@ def train(
             hook.before_step()
         batch = next(batches)
         moment = timeline.at(step)
-        result = engine.train_step(batch.tokens, batch.targets, moment=moment, starts=batch.starts)
+        inputs = inputs_of(batch.document_starts)
+        result = engine.train_step(batch.tokens, batch.targets, moment=moment, starts=batch.starts, inputs=inputs)
         completed = Completed(step + 1, moment, result, is_last=step + 1 == timeline.num_steps)
         for hook in hooks:
             hook.after_step(completed)

@@ -26,6 +26,7 @@ from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.evaluation import Evaluation, Share, bits
 from hierlm.train.foundation import Foundation, lay_foundation
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook
+from hierlm.train.loaded_inputs import wants_documents
 from hierlm.train.loop import Hook
 from hierlm.train.mixture_evaluation import MixtureEvaluation
 from hierlm.train.record.attempts import record_start
@@ -219,6 +220,8 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
         dp_degree=engine.dp_degree,
         add_up=engine.global_sum,
         stopped=stopped,
+        forget_reports=engine.forget_reports,
+        reports=engine.evaluation_reports,
     )
     lanes = config.phases[0].global_batch_size  # the result may not depend on the layout: memory starts anew per lane
     recurrent = is_recurrent(config.model)
@@ -233,6 +236,7 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
             score=engine.evaluate,
             rows_per_pass=rows_per_pass,
             is_recurrent=recurrent,
+            document_starts=wants_documents(config.model),
             share=share,
         )
 

@@ -13,6 +13,7 @@ from hierlm import models
 from hierlm.config.load import load_config
 from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.decoding import Decoder
+from hierlm.nn.inputs import with_tokens
 from hierlm.nn.layer import StepContext, build_layer, fold
 from hierlm.nn.stream import Stream
 from tests.models.zoo import CASES, IDS, TINY, VARYING_SHAPES, built, tiny_part, tokens
@@ -112,10 +113,23 @@ def test_forward_is_the_fold_over_the_layer_list(name, index):
     cut = len(pieces) // 2
     with torch.no_grad():
         memories = model.initial_state(text)
-        stream, _ = fold(pieces[:cut], Stream((text,)), memories[:cut])
-        stream, _ = fold(pieces[cut:], Stream(tuple(level.clone() for level in stream.levels)), memories[cut:])
-        assert len(stream.levels) == 1
-        assert torch.equal(stream.hidden, model(text)[0])
+        stream, _ = fold(pieces[:cut], Stream.of(text), memories[:cut])
+        stream, _ = fold(pieces[cut:], stream.with_levels(*(level.clone() for level in stream.levels)), memories[cut:])
+        assert torch.equal(stream.output, model(text)[0])
+
+
+@every_case
+@pytest.mark.parametrize("training", [False, True])
+def test_every_layer_passes_on_what_the_batch_says_and_what_was_reported_before(name, index, training):
+    model, text = copy.deepcopy(built(name, index)).train(training), tokens(11)
+    inputs = with_tokens(text, {"marks": torch.zeros(2)})
+    stream = Stream.of(inputs).with_sum("before", torch.ones(2))
+    before = stream.reports[0]
+    for layer, memory in zip(model.layers, model.initial_state(text), strict=True):
+        stream, _ = layer(stream, memory)
+        assert stream.inputs is inputs and stream.reports[0] is before
+        assert all(len(report.per_row) == 2 and torch.isfinite(report.per_row).all() for report in stream.reports)
+    assert stream.output.shape == (2, 11, 256)
 
 
 @every_case
@@ -125,7 +139,7 @@ def test_shapes_between_layers_follow_from_the_tokens_shape_and_what_layers_say_
     own = {switch: getattr(model.config, switch) for switch in model.config.train_switches()}
     found = {}
     for training, step in [(False, 0), *((True, step) for step in range(8))]:
-        stream, shapes = Stream((text,)), []
+        stream, shapes = Stream.of(text), []
         for layer in model.layers.train(training):
             layer.begin_step(StepContext(step, 5, own))
             stream, _ = layer(stream, layer.initial_memory(2, device=text.device, dtype=torch.float64))
@@ -173,9 +187,9 @@ def test_the_length_of_the_layer_list_is_known_without_building_it(name, index):
 def test_every_weight_gets_a_gradient(name, index):
     model = copy.deepcopy(built(name, index)).train()
     text = tokens(12)
-    stream, _ = fold(list(model.layers), Stream((text,)), model.initial_state(text))
+    stream, _ = fold(list(model.layers), Stream.of(text), model.initial_state(text))
     loss = torch.nn.functional.cross_entropy(stream.hidden.flatten(0, 1), tokens(12, seed=8).flatten())
-    (loss if stream.penalty is None else loss + stream.penalty.mean()).backward()
+    sum((r.weight * r.per_row.mean() for r in stream.reports if r.kind == "loss"), start=loss).backward()
     assert not [path for path, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
 
 

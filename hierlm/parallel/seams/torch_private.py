@@ -15,6 +15,12 @@ profiler_is_running: Callable[[], bool] = take(
     "torch.autograd", "_profiler_enabled", "layers get spans only in a trace"
 )
 has_triton: Callable[[], bool] = take("torch.utils._triton", "has_triton", "without Triton nothing is fused on a GPU")
+FirstComputation: Any = take(
+    "torch.utils.checkpoint", "_CachingTorchDispatchMode", "selective recompute keeps products under their numbers"
+)
+SecondComputation: Any = take(
+    "torch.utils.checkpoint", "_CachedTorchDispatchMode", "selective recompute finds kept products by their numbers"
+)
 take("torch.UntypedStorage", "_cdata", "it tells storages apart, on the meta device too, where there is no address")
 
 

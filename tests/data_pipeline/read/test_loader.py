@@ -12,6 +12,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.read.loader import (
     IGNORED_TARGET,
     Batch,
+    EvaluationRows,
     Prefetcher,
     Request,
     TrainRows,
@@ -210,3 +211,14 @@ def test_batches_come_to_the_device_the_same_with_their_masks_left_here(rows, ki
             assert torch.equal(batch.tokens.cpu(), expected.tokens)
             assert torch.equal(batch.targets.cpu(), expected.targets)
             assert batch.starts.device.type == "cpu"  # asked for before the step begins: it must not wait for a device
+
+
+def test_evaluation_rows_mark_first_tokens_and_padding_begins_nothing(tmp_path):
+    prepared(tmp_path / "d", b"a\n\nbb\n\nccc\n\n" * 20, documents="blank-line", splits="valid=0.3")
+    split = open_split(tmp_path / "d", "valid")
+    rows = EvaluationRows(split, sequence_length=7, document_starts=True)
+    batch = rows.read([*range(len(rows)), -1])
+    found = batch.document_starts[:-1].flatten()[: split.num_tokens - 1]
+    assert found.tolist() == split.document_starts(0, split.num_tokens - 1).tolist() and found.sum() > 5
+    assert not batch.document_starts[-1].any()
+    assert EvaluationRows(split, sequence_length=7).read([0]).document_starts is None
