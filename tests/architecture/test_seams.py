@@ -17,7 +17,7 @@ FILES = [path for path in sorted(ROOM.rglob("*.py")) if SEAMS not in path.parent
 HUNG = ("ds_", "tensor_model_parallel", "partition_dim", "_")
 """How names begin that others hang on parameters and gradients; in strings, as `getattr` takes them."""
 
-OWN = {"part", "weight", "bias", "data", "sum_over_ranks", "shares", "whole", "number", "local_layers"}
+OWN = {"part", "weight", "bias", "data", "sum_over_ranks", "share", "shares", "whole", "number", "local_layers"}
 """What is set on objects of torch and of ours: on sites, slices, parameters and contexts of autograd."""
 
 
