@@ -16,7 +16,7 @@ from hierlm.nn.basic.dropout import sites
 from hierlm.nn.layer import Layer
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.recompute import unkept_products
-from hierlm.parallel.seams.names import (
+from hierlm.parallel.seams.megatron_names import (
     ColumnParallelLinear,
     ModelParallelConfig,
     RowParallelLinear,

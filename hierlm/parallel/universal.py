@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hierlm.checkpoint.canonical import different_names, require_known_names
 from hierlm.checkpoint.engine_files import TENSOR_DEGREE
-from hierlm.parallel.seams.names import (
+from hierlm.parallel.seams.deepspeed_names import (
     CAT_DIM,
     ORIGINAL_VOCAB_SIZE,
     PARAM,
