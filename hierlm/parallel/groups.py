@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from hierlm.errors import UserError
 from hierlm.parallel.degrees import Coordinates, Degrees
-from hierlm.parallel.seams import names
+from hierlm.parallel.seams import megatron_names as megatron
 
 Group = dist.ProcessGroup
 
@@ -101,8 +101,8 @@ def start_groups(degrees: Degrees) -> Groups:
             f"parallel: {product} needs {degrees.world_size} processes, "
             f"{dist.get_world_size()} were started; start as many or change a degree"
         )
-    if not names.model_parallel_is_initialized():
-        names.initialize_model_parallel(
+    if not megatron.model_parallel_is_initialized():
+        megatron.initialize_model_parallel(
             tensor_model_parallel_size=degrees["tensor"],
             pipeline_model_parallel_size=degrees["pipeline"],
             create_gloo_process_groups=False,
@@ -110,14 +110,14 @@ def start_groups(degrees: Degrees) -> Groups:
     return Groups(
         degrees=degrees,
         place=degrees.coordinates(dist.get_rank()),
-        tensor=names.get_tensor_model_parallel_group(),
-        data=names.get_data_parallel_group(),
-        pipeline=names.get_pipeline_model_parallel_group(),
-        model=names.get_model_parallel_group(),
+        tensor=megatron.get_tensor_model_parallel_group(),
+        data=megatron.get_data_parallel_group(),
+        pipeline=megatron.get_pipeline_model_parallel_group(),
+        model=megatron.get_model_parallel_group(),
     )
 
 
 def stop_groups() -> None:
     """Forget the groups, so that another layout can be started in this process."""
-    if names.model_parallel_is_initialized():
-        names.destroy_model_parallel()
+    if megatron.model_parallel_is_initialized():
+        megatron.destroy_model_parallel()

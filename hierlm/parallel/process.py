@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from hierlm.parallel.rendezvous import init_method
-from hierlm.parallel.seams.names import init_distributed, leave_out_ops
+from hierlm.parallel.seams.deepspeed_names import init_distributed, leave_out_ops
 from hierlm.run_dir import RunDir
 
 GROUP_TIMEOUT = timedelta(minutes=30)

@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch.serialization import set_crc32_options
 
 from hierlm.parallel.host_copies import HostCopies
+from hierlm.parallel.seams.deepspeed_names import TorchCheckpointEngine
 from hierlm.parallel.seams.engine import CheckpointFiles
 from hierlm.parallel.seams.handle import overrides
-from hierlm.parallel.seams.names import TorchCheckpointEngine
 
 OpenFile = Callable[[Path], AbstractContextManager[Any]]
 """Opens a new file for `torch.save`; raises at the end of the block what went wrong inside."""

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierlm.parallel.seams import names
+from hierlm.parallel.seams import deepspeed_names
 from hierlm.parallel.seams.engine import LinearFunction
 
 
 def add_biases_out_of_place() -> None:
     """Replace the forward pass of DeepSpeed's linear function in this process; UserError if it takes something else."""
     replaced: Any = staticmethod(_linear)
-    LinearFunction(names.LinearFunctionForZeroStage3).forward = replaced
+    LinearFunction(deepspeed_names.LinearFunctionForZeroStage3).forward = replaced
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from hierlm.nn.resampling.boundaries import entropies
 from hierlm.nn.resampling.dynamic_pooling import BoundaryLoss
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.recompute import unkept_products
-from hierlm.parallel.seams.names import (
+from hierlm.parallel.seams.megatron_names import (
     ColumnParallelLinear,
     ModelParallelConfig,
     RowParallelLinear,

@@ -17,7 +17,7 @@ from hierlm.checkpoint.engine_files import OPTIMIZER_NAMES, PARAMETER_SLICES, ST
 from hierlm.errors import UserError
 from hierlm.optim.phased import Phased
 from hierlm.optim.state_names import StateNames
-from hierlm.parallel.seams.names import (
+from hierlm.parallel.seams.deepspeed_names import (
     CAT_DIM,
     ORIGINAL_VOCAB_SIZE,
     PARAM,

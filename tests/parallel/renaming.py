@@ -12,8 +12,8 @@ import torch
 
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
+from hierlm.parallel.seams import deepspeed_names, megatron_names, optimizers, parameters, slices, torch_private
 from hierlm.parallel.seams import engine as engines
-from hierlm.parallel.seams import names, optimizers, parameters, slices, torch_private
 from hierlm.parallel.seams.handle import Field, Handle
 from hierlm.parallel.seams.seam import Names, Seam, thing_at
 from hierlm.parallel.seams.spoken import SPOKEN
@@ -64,10 +64,11 @@ def found_by_name() -> Found:
 
     start = starts("plain")
     lists: list[tuple[Names, Callable[[], Any]]] = [
-        (names.NAMES, start),
+        (deepspeed_names.NAMES, start),
+        (megatron_names.NAMES, start),
         (torch_private.NAMES, start),
         (torch_private.COMPILER, partial(compile_layers, [], device=torch.device("cpu"))),
-        (names.OPS, partial(names.leave_out_ops, "shm")),
+        (deepspeed_names.OPS, partial(deepspeed_names.leave_out_ops, "shm")),
     ]
     found = {seam: said(begin, without(seam)) for some, begin in lists for seam in dict.fromkeys(some.seams)}
     methods = [field.seam for handle in handles() for field in handle.attributes() if field.is_on_class]
@@ -137,17 +138,19 @@ def lost_by(handle: type[Handle], name: str) -> Iterator[None]:
     """What DeepSpeed or megatron-core has made calls it otherwise, from then on."""
     with pytest.MonkeyPatch.context() as patch:
         if handle is slices.ColumnSlice:
-            build = names.ColumnParallelLinear.__init__
-            patch.setattr(names.ColumnParallelLinear, "__init__", _then(build, partial(rename, patch, name=name)))
+            build = megatron_names.ColumnParallelLinear.__init__
+            patch.setattr(
+                megatron_names.ColumnParallelLinear, "__init__", _then(build, partial(rename, patch, name=name))
+            )
         else:
-            whole = names.initialize
+            whole = deepspeed_names.initialize
 
             def initialize(**given: Any) -> Any:
                 made = whole(**given)
                 rename(patch, _holder(handle, made[0]), name)
                 return made
 
-            patch.setattr(names, "initialize", initialize)
+            patch.setattr(deepspeed_names, "initialize", initialize)
         yield
 
 

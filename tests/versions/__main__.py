@@ -31,9 +31,12 @@ def main() -> int:
     only = parser.parse_args().only
     named = dict(zip(("oldest", "newest"), pairs(), strict=True))
     wanted = list(dict.fromkeys(named.values() if only is None else [named[only]]))
-    outcomes = [try_out(pair) for pair in wanted]
-    write(outcomes, choice=CHOICE)
-    return int(any(outcome.failed for outcome in outcomes))
+    failed = 0
+    for pair in wanted:
+        outcome = try_out(pair)
+        write([outcome], choice=CHOICE)
+        failed += outcome.failed
+    return int(failed > 0)
 
 
 def try_out(pair: Pair) -> Outcome:

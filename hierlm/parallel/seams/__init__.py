@@ -4,7 +4,7 @@ These packages promise none of it. What they rename would else be a deadlock, a 
 start looks for every name of these lists and for the parameters of what is replaced (`start.refuse_missing`); one that
 is not there ends the start in one line with the installed and the tried versions.
 
-    names.py          what is imported: `take(...)`, one line a name; `light_imports.py` keeps it quick
+    deepspeed_names.py, megatron_names.py    what is imported: `take(...)`, one line a name
     engine.py         DeepSpeed's engines, as handles: an attribute that is not listed cannot be read or set
     optimizers.py     what ZeRO puts around the optimizer: bf16's, stages 1 and 2, stage 3
     parameters.py     what both packages hang on parameters and gradients

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hierlm.parallel.seams import names
+from hierlm.parallel.seams import deepspeed_names as deepspeed
 from hierlm.parallel.seams.handle import Field, Handle, Method, Replaced, Written
 from hierlm.parallel.seams.optimizers import ZeroOptimizer, handle_of
 from hierlm.parallel.seams.parameters import require_parameters
@@ -109,8 +109,8 @@ def start_engine(module: nn.Module, optimizer: Any, *, mpu: Any, settings: dict[
 
     A pipeline engine writes and reads weights layer by layer, without names: here it keeps to the form of the other.
     """
-    theirs, *_ = names.initialize(model=module, optimizer=optimizer, mpu=mpu, config=settings)
-    is_pipeline = isinstance(module, names.PipelineModule)
+    theirs, *_ = deepspeed.initialize(model=module, optimizer=optimizer, mpu=mpu, config=settings)
+    is_pipeline = isinstance(module, deepspeed.PipelineModule)
     engine: Engine = (PipelineEngine if is_pipeline else Engine)(theirs).require()
     engine.settings.require()
     if isinstance(engine.optimizer, ZeroOptimizer):
@@ -127,8 +127,8 @@ def _parameters(groups: Sequence[Sequence[Any]]) -> list[Any]:
 
 def _keep_names(engine: PipelineEngine, theirs: Any) -> None:
     def module_state_dict(exclude_frozen_parameters: bool = False) -> Any:
-        whole = names.DeepSpeedEngine.module_state_dict
+        whole = deepspeed.DeepSpeedEngine.module_state_dict
         return whole(theirs, exclude_frozen_parameters=exclude_frozen_parameters)
 
     engine.module_state_dict = module_state_dict
-    engine.load_module_state_dict = partial(names.DeepSpeedEngine.load_module_state_dict, theirs)
+    engine.load_module_state_dict = partial(deepspeed.DeepSpeedEngine.load_module_state_dict, theirs)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from hierlm.parallel.degrees import Degrees
-from hierlm.parallel.seams import names
+from hierlm.parallel.seams import deepspeed_names as deepspeed
 from hierlm.parallel.seams.handle import Handle, Method, Replaced, overrides
 
 Call = Callable[..., Any]
@@ -34,13 +34,13 @@ class StageHooks(Handle):
 
 
 @overrides(StageHooks)
-class StagedModule(names.PipelineModule):
+class StagedModule(deepspeed.PipelineModule):
     """The stages of a pipeline, cut at `boundaries`; a subclass says what a stage holds."""
 
     def __init__(self, *, boundaries: Sequence[int], stage: int, degrees: Degrees, loss: Callable[..., Any]) -> None:
         """Layers `boundaries[stage]` to `boundaries[stage + 1]` are here; `loss` of what the last stage leaves."""
         self._parts, self._stage = list(boundaries), stage
-        topology = names.PipeModelDataParallelTopology(
+        topology = deepspeed.PipeModelDataParallelTopology(
             num_pp=degrees["pipeline"], num_mp=degrees["tensor"], num_dp=degrees["data"]
         )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints the cut, which we do ourselves

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 from inspect import isclass
 
-from hierlm.parallel.seams import engine, names, optimizers, parameters, slices, stages, torch_private
+from hierlm.parallel.seams import (
+    deepspeed_names,
+    engine,
+    megatron_names,
+    optimizers,
+    parameters,
+    slices,
+    stages,
+    torch_private,
+)
 from hierlm.parallel.seams.handle import Handle
 from hierlm.parallel.seams.seam import Seam, has, refuse, thing_at
 from hierlm.parallel.seams.spoken import SPOKEN, problems_of_spoken
@@ -20,7 +29,8 @@ def refuse_missing() -> None:
     invalid = optimizers.INVALID_NORM
     refuse(
         [
-            *names.NAMES.problems(),
+            *deepspeed_names.NAMES.problems(),
+            *megatron_names.NAMES.problems(),
             *torch_private.problems_of_torch(),
             *(problem for handle in handles() for problem in handle.problems_of_class()),
             *([] if not invalid.applies or has(thing_at(invalid.owner), invalid.name) else [invalid.problem()]),
@@ -38,7 +48,9 @@ def handles() -> Iterator[type[Handle]]:
 
 def every_seam() -> Iterator[Seam]:
     """The whole list, for whatever release; a class that is imported and read may stand in it twice."""
-    yield from (*names.NAMES.seams, *torch_private.NAMES.seams, *torch_private.COMPILER.seams, *names.OPS.seams)
+    for names in (deepspeed_names.NAMES, megatron_names.NAMES, torch_private.NAMES):
+        yield from names.seams
+    yield from (*torch_private.COMPILER.seams, *deepspeed_names.OPS.seams)
     yield from dict.fromkeys(field.seam for handle in handles() for field in handle.attributes())
     yield from (handle.class_seam() for handle in handles() if isclass(thing_at(handle.of)))
     yield from (optimizers.INVALID_NORM, *SPOKEN)
