@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from hierlm import models
+from hierlm import models, plugins
 from hierlm.config import rules
 from hierlm.config.problem import Problem, given, nearest, sentence
 from hierlm.config.raw import (
@@ -50,9 +50,10 @@ def check_mapping(
 
     `is_recorded`: its phases are those of a run already accepted, and rules made since are not held against them.
     """
-    raw = with_inherited_phases(written)
+    raw, of_plugins = _with_plugins(with_inherited_phases(written))
     config_class, problems = _config_class(raw.get("model"))
     arch_unknown = bool(problems)
+    problems += of_plugins
     config, found = checked(RunConfig[config_class], {**raw, "model": {"arch": "?"}} if arch_unknown else raw)  # type: ignore[valid-type]
     problems += found + ([] if arch_unknown else _switch_problems(config_class, raw))
     if config is not None and not problems:
@@ -93,15 +94,25 @@ def plain_config(config: RunConfig[ModelConfig]) -> dict[str, Any]:
     return plain
 
 
+def _with_plugins(raw: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Plugins are loaded before anything is checked that they may name; their entries tell what was loaded."""
+    entries = raw.get("plugins", ())
+    try:
+        taken = plugins.take_up(entries if isinstance(entries, list | tuple) else ())
+    except UserError as error:
+        return {**raw, "plugins": ()}, [Problem("plugins", text) for text in error.problems]
+    return ({**raw, "plugins": taken} if taken else raw), []
+
+
 def _config_class(part: object) -> tuple[type[ModelConfig], list[Problem]]:
     """The architecture's own Config, or the base class and the reason."""
-    known = models.names()
     if not isinstance(part, Mapping):
         return ModelConfig, []
     if "arch" not in part:
-        return ModelConfig, [Problem("model.arch", sentence("missing", allowed=", ".join(known)))]
+        return ModelConfig, [Problem("model.arch", sentence("missing", allowed=", ".join(models.names())))]
     arch = part["arch"]
-    if arch not in known:
+    if not models.is_known(arch):
+        known = models.names()
         text = sentence(f"given {given(arch)}", allowed=", ".join(known), near=nearest(arch, known))
         return ModelConfig, [Problem("model.arch", text)]
     config_class: type[ModelConfig] = models.architecture(str(arch)).Config

@@ -11,6 +11,7 @@ from data_pipeline.checks import evaluation_problems
 from data_pipeline.errors import DataError
 from data_pipeline.read.loader import MixtureChange, Prefetcher, Request, open_split
 from data_pipeline.read.split import can_be_evaluated
+from hierlm import plugins
 from hierlm.config.load import load_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
@@ -84,6 +85,8 @@ def set_up(
 ) -> Attempt:
     """Build the model, load the newest checkpoint, open data, metrics and tracker."""
     config = load_config(run_dir.config, overrides)
+    for change in plugins.changes():
+        console.say(change)
     base = lay_foundation(run_dir, config, process=process, console=console, stop=stop, start_up=start_up)
     lease = _take_lease(base)  # late: an attempt that cannot even begin disturbs none
     checkpointer = Checkpointer(run_dir, **base.common, rows=base.rows, engine=base.engine, lease=lease)
