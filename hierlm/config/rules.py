@@ -82,6 +82,14 @@ def pipeline_has_enough_layers(config: Config) -> Iterator[Problem]:
         yield Problem("parallel.pipeline_parallel_degree", text, involves=("model",))
 
 
+def gradients_can_be_seen(config: Config) -> Iterator[Problem]:
+    """With ZeRO-Offload they have left for the optimizer's buffers in host memory before an update begins."""
+    if config.train.log_gradient_norms and config.parallel.offload != "none":
+        text = f"given true with parallel.offload {config.parallel.offload}, allowed: false, or parallel.offload none"
+        why = "offloaded gradients are in the optimizer's own buffers before anybody can look at them"
+        yield Problem("train.log_gradient_norms", f"{text}, because {why}", involves=("parallel.offload",))
+
+
 def tracker_is_known(config: Config) -> Iterator[Problem]:
     """A file of hierlm/tracking/trackers, or a plugin's."""
     package, given_kind = PACKAGES["tracker"], config.tracking.kind
@@ -257,6 +265,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     tensor_parallelism_divides,
     pipeline_has_enough_layers,
     tracker_is_known,
+    gradients_can_be_seen,
     stage_cut_fits,
     zero_allows_pipeline,
     offload_needs_partitions,

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from hierlm.costs.cut import stage_cut
 from hierlm.models.assembly import canonical_kinds, canonical_names, is_recurrent, layer_specs
 from hierlm.nn.layer import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
+from hierlm.parallel.before_update import Gradients, look_before_update
 from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
@@ -46,6 +47,10 @@ TAG = "engine"
 """The folder DeepSpeed writes into, inside a checkpoint."""
 
 
+Look = Callable[[Gradients, Moment], None]
+"""What is called before an update."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """One optimizer step. Tensors, so that a step that is not logged never waits for the device."""
@@ -70,6 +75,7 @@ class Engine:
         self.module: LossModule | Pipeline = self._engine.module
         passes = PipelinePasses if isinstance(self.module, Pipeline) else WholeModelPasses
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
+        self._looks: Sequence[Look] = ()
         self._copies = HostCopies(pinned=process.device.type == "cuda")
         self._memory_copies = HostCopies(pinned=process.device.type == "cuda")
         self.skipped = Skipped()
@@ -114,6 +120,7 @@ class Engine:
         if starts is not None:  # before the switches: a new memory length must not meet an old one
             self._passes.training_lanes.forget(starts)
         self._begin_step(moment)
+        self._moment = moment
         loss = self._passes.train(self._micro_batches(tokens, targets), step=moment.step)
         is_skipped = bool(self._engine.optimizer.overflow)  # the same on all ranks
         self.skipped = self.skipped.after(is_skipped)
@@ -122,6 +129,17 @@ class Engine:
             forget_lost_memories(self._passes.training_lanes, num_rows=num_rows, group=self.groups.model)
         norm = math.inf if is_skipped else self._engine.get_global_grad_norm()
         return StepResult(loss=loss, grad_norm=norm, is_skipped=is_skipped)
+
+    def call_before_update(self, looks: Sequence[Look]) -> None:
+        """From now on, between the backward passes and the update of every step; every rank calls the same."""
+        if looks and not self._looks:
+            look_before_update(self._engine, self._look)
+        self._looks = looks
+
+    def _look(self) -> None:
+        gradients = Gradients(self._engine, self.groups)
+        for look in self._looks:
+            look(gradients, self._moment)
 
     def take_switches(self, moment: Moment) -> None:
         """Evaluate as after the step of `moment`: some switches reach into evaluation."""

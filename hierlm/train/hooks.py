@@ -18,6 +18,12 @@ from hierlm.train.record.recorder import Recorder
 from hierlm.train.record.throughput import IntervalTimer, Peak
 
 
+def is_logged(completed: int, *, config: RunConfig[Any], timeline: Timeline) -> bool:
+    """Whether the step that makes `completed` steps is, whatever comes of it."""
+    is_end = completed in (1, timeline.num_steps)
+    return is_end or is_due(config.train.log_every, completed=completed, timeline=timeline)
+
+
 class LogHook:
     """One record and one console line at the first step, every `log_every`, the last step and one that is skipped."""
 
@@ -34,10 +40,13 @@ class LogHook:
         flops_per_token: Callable[[int], float],
         bits_of: Callable[[float, Moment], dict[str, float]],
         wait_seconds: Callable[[], float],
+        seen_before_update: Callable[[], dict[str, Any]],
     ) -> None:
+        """`seen_before_update`: more fields of the record of a step, by what was seen of its gradients."""
         self._config, self._timeline, self._engine = config, timeline, engine
         self._recorder, self._console, self._memory, self._peak = recorder, console, memory, peak
         self._flops_per_token, self._bits_of, self._wait_seconds = flops_per_token, bits_of, wait_seconds
+        self._seen_before_update = seen_before_update
         self._timer = IntervalTimer()
 
     def before_step(self) -> None:
@@ -45,8 +54,7 @@ class LogHook:
 
     def after_step(self, completed: Completed) -> None:
         phase = completed.moment.phase
-        due = completed.step == 1 or completed.is_last or completed.result.is_skipped
-        due = due or is_due(self._config.train.log_every, completed=completed.step, timeline=self._timeline)
+        due = completed.result.is_skipped or is_logged(completed.step, config=self._config, timeline=self._timeline)
         loss = self._engine.global_mean(completed.result.loss) if due else math.nan  # waits for the device
         self._timer.end_step(tokens=phase.tokens_per_step, wait_seconds=self._wait_seconds())
         if due:
@@ -71,6 +79,7 @@ class LogHook:
             **self._bits_of(loss, moment),
             "learning_rate": moment.learning_rate,
             "grad_norm": float(completed.result.grad_norm),
+            **self._seen_before_update(),
             "skipped_steps": self._engine.skipped.total,
             "tokens_per_second": rate,
             "step_seconds": interval.step_seconds,

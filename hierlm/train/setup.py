@@ -26,11 +26,12 @@ from hierlm.tracking.tracker import FinalState
 from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.evaluation import Evaluation, Share, bits
 from hierlm.train.foundation import Foundation, lay_foundation
-from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook
+from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook, is_logged
 from hierlm.train.loop import Hook
 from hierlm.train.mixture_evaluation import MixtureEvaluation
 from hierlm.train.record.attempts import record_start
 from hierlm.train.record.console import Console
+from hierlm.train.record.gradient_norms import GradientNormsHook
 from hierlm.train.record.profile import ProfileHook
 from hierlm.train.record.start_up import StartUp, StartUpHook
 from hierlm.train.record.throughput import device_peak
@@ -100,9 +101,11 @@ def set_up(
     batches = _batches(base, first_step=first_step)
     heartbeat = _start_heartbeat(base, lease=lease, checkpointer=checkpointer)
     evaluation = EvaluationHook(**base.common, evaluation=_evaluation(base, heartbeat))
+    gradient_norms = _gradient_norms(base)
     hooks: Sequence[Hook] = (
         HeartbeatHook(heartbeat, process=process, console=console),
-        _log_hook(base, batches),
+        _log_hook(base, batches, gradient_norms=gradient_norms),
+        *gradient_norms,
         SkippedStepsHook(config=config, engine=base.engine, console=console),
         StartUpHook(start_up, **base.said),
         *_profile(base, first_step=first_step),
@@ -135,7 +138,16 @@ def _start_heartbeat(base: Foundation, *, lease: Lease, checkpointer: Checkpoint
     )
 
 
-def _log_hook(base: Foundation, batches: Prefetcher) -> LogHook:
+def _gradient_norms(base: Foundation) -> list[GradientNormsHook]:
+    """None where they are not asked for: then nothing looks at gradients."""
+    if not base.config.train.log_gradient_norms:
+        return []
+    return [
+        GradientNormsHook(base.config.model, is_logged=partial(is_logged, config=base.config, timeline=base.timeline))
+    ]
+
+
+def _log_hook(base: Foundation, batches: Prefetcher, *, gradient_norms: Sequence[GradientNormsHook]) -> LogHook:
     return LogHook(
         **base.common,
         engine=base.engine,
@@ -144,6 +156,7 @@ def _log_hook(base: Foundation, batches: Prefetcher) -> LogHook:
         flops_per_token=cache(partial(flops_per_token, base.config.model)),
         bits_of=partial(_bits_of_step, base),
         wait_seconds=lambda: batches.wait_seconds,
+        seen_before_update=lambda: {name: norm for hook in gradient_norms for name, norm in hook.take().items()},
     )
 
 
