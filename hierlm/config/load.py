@@ -166,16 +166,16 @@ def _with_reason(problem: Problem) -> Problem:
 
 def _without_inherited(problems: Sequence[Problem], written: Mapping[str, Any]) -> list[Problem]:
     """A problem that a later phase only inherits is told once, where it was written."""
-    told = {(problem.path, problem.text) for problem in problems}
-    return [problem for problem in problems if not _is_inherited(problem, told, written)]
+    reported = {(problem.path, problem.text) for problem in problems}
+    return [problem for problem in problems if not _is_inherited(problem, reported, written)]
 
 
-def _is_inherited(problem: Problem, told: set[tuple[str, str]], written: Mapping[str, Any]) -> bool:
+def _is_inherited(problem: Problem, reported: set[tuple[str, str]], written: Mapping[str, Any]) -> bool:
     match problem.path.split("."):
         case ["phases", index, *rest] if rest and index.isdecimal() and int(index) > 0:
             earlier = (".".join(["phases", str(int(index) - 1), *rest]), problem.text)
             at = rest[:1] if rest[0] == RATE else rest  # a rate that is written is so as a whole
-            return earlier in told and not _is_written(written["phases"][int(index)], at)
+            return earlier in reported and not _is_written(written["phases"][int(index)], at)
     return False
 
 

@@ -28,6 +28,11 @@ def config_is_read_without_torch(case: Case) -> None:
     arch = str(case.part["arch"])
     plugin = plugin_for("hierlm.models", arch)
     load = f"plugins.take_up([{plugin.file!r}])" if plugin else f"models.architecture({arch!r})"
+    require_no_torch(load)
+
+
+def require_no_torch(load: str) -> None:
+    """Of Python text that may use `models` and `plugins`."""
     code = f"import sys; from hierlm import models, plugins; {load}; sys.exit('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     require(ran.returncode == 0, (ran.stderr.strip().splitlines() or ["reading the file imports torch"])[-1])

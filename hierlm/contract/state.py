@@ -7,9 +7,10 @@ from hierlm.contract.case import Case, NotConcernedError, require, require_close
 from hierlm.models.assembly import LanguageModel
 from hierlm.nn.layer import StepContext, fold
 from hierlm.nn.stream import Stream
-from hierlm.parallel.recompute import run_layers
+from hierlm.parallel.recompute import Recompute, run_layers
 
 SEED, STEP = 5, 2
+RECOMPUTES: tuple[Recompute, ...] = ("selective", "full")
 
 
 @torch.no_grad()
@@ -40,10 +41,10 @@ def stores_nothing_between_calls(case: Case) -> None:
 def recompute_changes_nothing(case: Case) -> None:
     """With activation recompute, selective and full, gradients and new memories are the same."""
     expected_gradients, expected_memories = _gradients(case, recompute="none")
-    for recompute in ("selective", "full"):
+    for recompute in RECOMPUTES:
         gradients, memories = _gradients(case, recompute=recompute)
         for name, gradient in gradients.items():
-            require_close(gradient, expected_gradients[name], within=1e-12, what=f"{recompute}: gradients of {name}")
+            require_close(gradient, expected_gradients[name], within=1e-6, what=f"{recompute}: gradients of {name}")
         for found, expected in zip(memories, expected_memories, strict=True):
             require_close(found, expected, within=0.0, what=f"{recompute}: memories")
 
@@ -76,8 +77,8 @@ def _begin_step(model: LanguageModel) -> None:
         layer.begin_step(StepContext(STEP, SEED, switches))
 
 
-def _gradients(case: Case, *, recompute: str) -> tuple[dict[str, Tensor], list[Tensor]]:
-    model, text = case.copy.train(), case.tokens(12)
+def _gradients(case: Case, *, recompute: Recompute) -> tuple[dict[str, Tensor], list[Tensor]]:
+    model, text = case.copy.float().train(), case.tokens(12)  # in a precision that training has
     _begin_step(model)
     stream, memories = run_layers(
         dict(enumerate(model.layers)),

@@ -285,19 +285,23 @@ def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeli
     chunk_tokens = config.train.loss_chunk_tokens
     if chunk_tokens is not None:
         require_head(layer_specs(config.model)[-1])
-    how: dict[str, Any] = {
-        "recompute": config.parallel.activation_recompute,
-        "shares": shares,
-        "loss_chunk_tokens": chunk_tokens,
-    }
+    recompute = config.parallel.activation_recompute
     module: LossModule | Pipeline
     if groups.degrees["pipeline"] > 1:
         boundaries = stage_cut(config).boundaries
-        module = Pipeline(config.model, seed=config.seed, boundaries=boundaries, groups=groups, **how)
+        module = Pipeline(
+            config.model,
+            seed=config.seed,
+            boundaries=boundaries,
+            groups=groups,
+            recompute=recompute,
+            shares=shares,
+            loss_chunk_tokens=chunk_tokens,
+        )
     else:
         everything = range(len(layer_specs(config.model)))
         built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups)
-        module = LossModule(built.layers, **how)
+        module = LossModule(built.layers, recompute=recompute, shares=shares, loss_chunk_tokens=chunk_tokens)
     if shares is not None:
         shares.require_some(groups.pipeline)
     return module

@@ -10,11 +10,11 @@ from hierlm.parallel.engine import Engine
 from hierlm.phases.timeline import Moment, Timeline
 from hierlm.train.cadence import is_due
 from hierlm.train.checkpointing import Checkpointer
+from hierlm.train.course import Course
 from hierlm.train.loop import Completed
 from hierlm.train.mixture_evaluation import MixtureEvaluation
-from hierlm.train.record.console import Console, evaluation_line, step_line
+from hierlm.train.record.console import evaluation_line, step_line
 from hierlm.train.record.device_memory import DeviceMemory
-from hierlm.train.record.recorder import Recorder
 from hierlm.train.record.throughput import IntervalTimer, Peak
 
 
@@ -29,12 +29,9 @@ class LogHook:
 
     def __init__(
         self,
+        course: Course,
         *,
-        config: RunConfig[Any],
-        timeline: Timeline,
         engine: Engine,
-        recorder: Recorder,
-        console: Console,
         memory: DeviceMemory,
         peak: Peak,
         flops_per_token: Callable[[int], float],
@@ -43,8 +40,8 @@ class LogHook:
         seen_before_update: Callable[[], dict[str, Any]],
     ) -> None:
         """`seen_before_update`: more fields of the record of a step, by what was seen of its gradients."""
-        self._config, self._timeline, self._engine = config, timeline, engine
-        self._recorder, self._console, self._memory, self._peak = recorder, console, memory, peak
+        self._config, self._timeline, self._engine = course.config, course.timeline, engine
+        self._recorder, self._console, self._memory, self._peak = course.recorder, course.console, memory, peak
         self._flops_per_token, self._bits_of, self._wait_seconds = flops_per_token, bits_of, wait_seconds
         self._seen_before_update = seen_before_update
         self._timer = IntervalTimer()
@@ -98,17 +95,9 @@ class LogHook:
 class EvaluationHook:
     """The valid splits every `eval_every` and after the last step; one cut short by a stop is made up on resume."""
 
-    def __init__(
-        self,
-        *,
-        config: RunConfig[Any],
-        timeline: Timeline,
-        evaluation: MixtureEvaluation,
-        recorder: Recorder,
-        console: Console,
-    ) -> None:
-        self._config, self._timeline = config, timeline
-        self._evaluation, self._recorder, self._console = evaluation, recorder, console
+    def __init__(self, course: Course, *, evaluation: MixtureEvaluation) -> None:
+        self._config, self._timeline = course.config, course.timeline
+        self._evaluation, self._recorder, self._console = evaluation, course.recorder, course.console
 
     def before_step(self) -> None:
         """Nothing to do."""

@@ -90,7 +90,7 @@ def set_up(
         console.say(change)
     base = lay_foundation(run_dir, config, process=process, console=console, stop=stop, start_up=start_up)
     lease = _take_lease(base)  # late: an attempt that cannot even begin disturbs none
-    checkpointer = Checkpointer(run_dir, **base.common, rows=base.rows, engine=base.engine, lease=lease)
+    checkpointer = Checkpointer(run_dir, base.course, rows=base.rows, engine=base.engine, lease=lease)
     first_step = checkpointer.resume()
     start_up.done("checkpoint")
     if ENDS_AT in os.environ:
@@ -100,14 +100,14 @@ def set_up(
     start_up.done("tracker")
     batches = _batches(base, first_step=first_step)
     heartbeat = _start_heartbeat(base, lease=lease, checkpointer=checkpointer)
-    evaluation = EvaluationHook(**base.common, evaluation=_evaluation(base, heartbeat))
+    evaluation = EvaluationHook(base.course, evaluation=_evaluation(base, heartbeat))
     gradient_norms = _gradient_norms(base)
     hooks: Sequence[Hook] = (
         HeartbeatHook(heartbeat, process=process, console=console),
         _log_hook(base, batches, gradient_norms=gradient_norms),
         *gradient_norms,
         SkippedStepsHook(config=config, engine=base.engine, console=console),
-        StartUpHook(start_up, **base.said),
+        StartUpHook(start_up, recorder=base.recorder, console=console),
         *_profile(base, first_step=first_step),
         evaluation,
         CheckpointHook(config=config, timeline=base.timeline, checkpointer=checkpointer),
@@ -134,7 +134,8 @@ def _start_heartbeat(base: Foundation, *, lease: Lease, checkpointer: Checkpoint
         lease=lease,
         hang_after_seconds=base.config.train.hang_after_seconds,
         last_step=lambda: checkpointer.last_saved_step,
-        **base.said,
+        recorder=base.recorder,
+        console=base.console,
     )
 
 
@@ -149,7 +150,7 @@ def _gradient_norms(base: Foundation) -> list[GradientNormsHook]:
 
 def _log_hook(base: Foundation, batches: Prefetcher, *, gradient_norms: Sequence[GradientNormsHook]) -> LogHook:
     return LogHook(
-        **base.common,
+        base.course,
         engine=base.engine,
         memory=base.memory,
         peak=device_peak(base.process.device, precision=base.config.train.precision),
