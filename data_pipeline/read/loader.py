@@ -191,10 +191,6 @@ def evaluation_rows(split: Split, *, sequence_length: int) -> EvaluationRows:
     return EvaluationRows(split, sequence_length=sequence_length)
 
 
-class WaitStopped(Exception):  # noqa: N818 - a request, not an error
-    """The stop function turned true while a batch was awaited; nothing was consumed."""
-
-
 class Prefetcher:
     """Reads batches in order on a background thread, at most `depth` ahead; depth 0 reads when asked.
 
@@ -208,11 +204,10 @@ class Prefetcher:
         requests: Iterator[Request],
         depth: int,
         *,
-        stop: Callable[[], bool] = lambda: False,
         device: torch.device | None = None,
     ) -> None:
         self.wait_seconds = 0.0  # of the last batch
-        self._read, self._requests, self._stop = read, requests, stop
+        self._read, self._requests = read, requests
         self._copies = _CopiesAhead(device) if device is not None and device.type == "cuda" else None
         self._closed = threading.Event()
         self._ready: queue.Queue[Batch | _OnTheWay | BaseException] = queue.Queue(maxsize=max(depth, 1))
@@ -254,8 +249,6 @@ class Prefetcher:
             try:
                 return self._ready.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                if self._stop():
-                    raise WaitStopped from None
                 if self._closed.is_set():
                     raise RuntimeError("the prefetcher is closed") from None
 

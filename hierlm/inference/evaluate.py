@@ -64,7 +64,7 @@ def evaluate(
 
     UserError when the model cannot be evaluated in this way, DataError when no source of the phase has the split.
     """
-    how, records, config = _how(loaded, reading), [], loaded.config
+    reading_record, records, config = _reading_record(loaded, reading), [], loaded.config
     data, weights = config.data, config.source_weights(loaded.phase)
     paths = [source.path for source in data.weighted_sources]
     problems = evaluation_problems(paths, {loaded.phase.name: weights}, split=split)
@@ -72,14 +72,14 @@ def evaluate(
         raise DataError(problems)
     there = [can_be_evaluated(path, split) for path in paths]
     if not all(there):
-        how["left_out"] = [path for path, has in zip(paths, there, strict=True) if not has]
+        reading_record["left_out"] = [path for path, has in zip(paths, there, strict=True) if not has]
     for path, name, weight, has in zip(paths, data.source_names, weights, there, strict=True):
         if not has:
             continue
         opened = open_split(path, split)
         passes = _passes(opened, loaded, reading)
-        told = {"step": loaded.step, "phase": loaded.phase.name, "split": split, "data": path}
-        known = {**told, "name": name, names.WEIGHT: weight, **how}
+        place = {"step": loaded.step, "phase": loaded.phase.name, "split": split, "data": path}
+        known = {**place, "name": name, names.WEIGHT: weight, **reading_record}
         records.append({**known, **_scored(opened, passes, score=Scorer(loaded), progress=progress)})
     return records
 
@@ -131,7 +131,7 @@ def _sequence_length(loaded: LoadedRun, reading: Reading) -> int:
     return loaded.phase.sequence_length if reading.sequence_length is None else reading.sequence_length
 
 
-def _how(loaded: LoadedRun, reading: Reading) -> dict[str, Any]:
+def _reading_record(loaded: LoadedRun, reading: Reading) -> dict[str, Any]:
     """How the split was read: as asked, else as in training."""
     length = _sequence_length(loaded, reading)
     stride = None if loaded.is_recurrent else reading.stride or length

@@ -15,6 +15,7 @@ from hierlm.nn.layer import LayerSpec, Memory, SharedWeights, build_layer, fold
 from hierlm.nn.parameter_kinds import Kind, parameter_kinds
 from hierlm.nn.stream import Stream
 from hierlm.optim.config import ParameterRule
+from hierlm.plugins import take_up
 
 State = tuple[Memory | None, ...]
 
@@ -130,6 +131,7 @@ def model_from_source(source: str | Path | Mapping[str, Any], *, seed: int | Non
     mapping = OmegaConf.to_container(loaded, resolve=True)
     if not isinstance(mapping, dict) or "arch" not in mapping.get("model", {}):
         raise ValueError(f"{source}: expected a mapping with `model: {{arch: ...}}`")
+    take_up(mapping.get("plugins") or ())
     part = mapping["model"]
     config = models.architecture(part["arch"]).Config.model_validate(part)
     return LanguageModel(config, seed=int(mapping.get("seed", 1234)) if seed is None else seed)

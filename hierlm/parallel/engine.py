@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from hierlm.nn.inputs import NO_INPUTS, Inputs, neutral
 from hierlm.nn.layer import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
 from hierlm.optim.rules import own_terms
+from hierlm.parallel.before_update import Gradients, look_before_update
 from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
@@ -64,6 +65,10 @@ TAG = "engine"
 """The folder DeepSpeed writes into, inside a checkpoint."""
 
 
+Look = Callable[[Gradients, Moment], None]
+"""What is called before an update."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """One optimizer step. Tensors, so that a step that is not logged never waits for the device."""
@@ -97,6 +102,7 @@ class Engine:
         self.module: LossModule | Pipeline = self._engine.module
         passes = PipelinePasses if isinstance(self.module, Pipeline) else WholeModelPasses
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
+        self._looks: Sequence[Look] = ()
         self._copies = HostCopies(pinned=process.device.type == "cuda")
         self._memory_copies = HostCopies(pinned=process.device.type == "cuda")
         self.skipped = Skipped()
@@ -148,6 +154,7 @@ class Engine:
         if starts is not None:  # before the switches: a new memory length must not meet an old one
             self._passes.training_lanes.forget(starts)
         self._begin_step(moment)
+        self._moment = moment
         loss = self._passes.train(self._micro_batches(tokens, targets, inputs), step=moment.step)
         is_skipped = bool(self._engine.optimizer.overflow)  # the same on all ranks
         self.skipped = self.skipped.after(is_skipped)
@@ -156,6 +163,17 @@ class Engine:
             forget_lost_memories(self._passes.training_lanes, num_rows=num_rows, group=self.groups.model)
         norm = math.inf if is_skipped else self._engine.get_global_grad_norm()
         return StepResult(loss=loss, grad_norm=norm, is_skipped=is_skipped)
+
+    def call_before_update(self, looks: Sequence[Look]) -> None:
+        """From now on, between the backward passes and the update of every step; every rank calls the same."""
+        if looks and not self._looks:
+            look_before_update(self._engine, self._look)
+        self._looks = looks
+
+    def _look(self) -> None:
+        gradients = Gradients(self._engine, self.groups)
+        for look in self._looks:
+            look(gradients, self._moment)
 
     def take_switches(self, moment: Moment) -> None:
         """Evaluate as after the step of `moment`: some switches reach into evaluation."""
@@ -321,19 +339,23 @@ def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeli
     chunk_tokens = config.train.loss_chunk_tokens
     if chunk_tokens is not None:
         require_head(layer_specs(config.model)[-1])
-    how: dict[str, Any] = {
-        "recompute": config.parallel.activation_recompute,
-        "shares": shares,
-        "loss_chunk_tokens": chunk_tokens,
-    }
+    recompute = config.parallel.activation_recompute
     module: LossModule | Pipeline
     if groups.degrees["pipeline"] > 1:
         boundaries = stage_cut(config).boundaries
-        module = Pipeline(config.model, seed=config.seed, boundaries=boundaries, groups=groups, **how)
+        module = Pipeline(
+            config.model,
+            seed=config.seed,
+            boundaries=boundaries,
+            groups=groups,
+            recompute=recompute,
+            shares=shares,
+            loss_chunk_tokens=chunk_tokens,
+        )
     else:
         everything = range(len(layer_specs(config.model)))
         built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups)
-        module = LossModule(built.layers, **how)
+        module = LossModule(built.layers, recompute=recompute, shares=shares, loss_chunk_tokens=chunk_tokens)
     if shares is not None:
         shares.require_some(groups.pipeline)
     return module

@@ -24,7 +24,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float, group
     """
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
     # what counts elsewhere is still looked at: 0 times what is not finite is NaN
-    squares = [_square(p.grad) * float(_counts_here(p, groups)) for p in with_gradient]
+    squares = [square(p.grad) * float(counts_here(p, groups)) for p in with_gradient]
     total = torch.stack(squares).sum() if squares else torch.zeros((), device=with_gradient[0].device)
     dist.all_reduce(total, group=groups.model)
     norm = total.sqrt()
@@ -44,8 +44,8 @@ def partitioned_norm(optimizer: Stage12Optimizer, groups: Groups) -> Tensor:
     for index, parameters in enumerate(optimizer.params_in_partition):
         gradients = (g for g in optimizer.averaged_gradients[index] if not is_padding(g))
         for gradient, parameter in zip(gradients, parameters, strict=False):  # padding may be left at the end
-            if _counts_here(parameter, groups):
-                total += _square(gradient)
+            if counts_here(parameter, groups):
+                total += square(gradient)
     for group in (groups.data, groups.model):
         dist.all_reduce(total, group=group)
     return torch.where(torch.isfinite(total), total.sqrt(), -1.0)
@@ -73,8 +73,8 @@ def _with_replicas(
         return counted(for_clipping=True)
     gradients, of_experts = counted()
     for parameters, held in zip(optimizer.groups, optimizer.fp32_groups_gradients, strict=True):
-        replicas = (g for g, p in zip(held, parameters, strict=True) if not _counts_here(p, groups))
-        gradients += [_square(gradient) * 0.0 for gradient in replicas]
+        replicas = (g for g, p in zip(held, parameters, strict=True) if not counts_here(p, groups))
+        gradients += [square(gradient) * 0.0 for gradient in replicas]
     return gradients, of_experts
 
 
@@ -83,10 +83,11 @@ def _with_overflow(optimizer: Stage3Optimizer, norms: Callable[[], list[Tensor]]
     return [*found, torch.full_like(found[0], torch.inf)] if optimizer.has_overflow() else found
 
 
-def _square(gradient: Tensor) -> Tensor:
+def square(gradient: Tensor) -> Tensor:
     """The squared norm, fp32, in one pass without a copy."""
     return torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32).square()
 
 
-def _counts_here(parameter: nn.Parameter, groups: Groups) -> bool:
+def counts_here(parameter: nn.Parameter, groups: Groups) -> bool:
+    """Whether this rank's gradient of a weight enters the norm of the whole model: of copies, one does."""
     return (is_slice(parameter) or groups.tp_rank == 0) and not is_copy(parameter)

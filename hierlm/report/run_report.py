@@ -7,6 +7,7 @@ from typing import Any
 from hierlm.report import formats
 from hierlm.report.columns import BY_KEY, COLUMNS, QUALITIES, measures, numbers, quality_of
 from hierlm.report.figures import Figure, color, curves, layout
+from hierlm.report.layer_norms import layer_norm_fields, layer_norms
 from hierlm.report.page import Panel, Section, page, table
 from hierlm.report.run_record import Record, RunRecord
 from hierlm.report.series import Curve, evaluation_curve, phase_starts, thinned, training_curve
@@ -187,9 +188,10 @@ def _step_panels(run: RunRecord) -> list[Panel]:
         names.LEARNING_RATE: ("learning rate", ""),
         names.GRAD_NORM: ("gradient norm before clipping", ""),
     }
-    return [
+    panels = [
         Panel(caption, _line(run, field, unit=unit)) for field, (caption, unit) in asked.items() if _has(run, field)
     ]
+    return panels + ([Panel("gradient norm of each layer", layer_norms(run))] if layer_norm_fields(run) else [])
 
 
 def _reported(records: Sequence[Record]) -> list[str]:

@@ -18,6 +18,7 @@ BITS_PER_BYTE = "bits_per_byte"
 BITS_PER_DIMENSION = "bits_per_dimension"  # of images: a byte is a dimension
 LEARNING_RATE = "learning_rate"
 GRAD_NORM = "grad_norm"
+GRAD_NORM_OF_LAYERS = "grad_norm.layers."  # with the index of a layer of the list behind it
 TOKENS_PER_SECOND = "tokens_per_second"
 STEP_SECONDS = "step_seconds"
 DATA_WAIT_FRACTION = "data_wait_fraction"
@@ -40,6 +41,11 @@ FIELDS = frozenset(
 """What logged steps and evaluations hold of their own; whatever else they hold is reported by layers."""
 
 _NOT_METRICS = frozenset({STEP, TIME})
+
+
+def grad_norm_of_layer(index: int) -> str:
+    """The field that holds the gradient norm of one layer; names sort as layers do."""
+    return f"{GRAD_NORM_OF_LAYERS}{index:03d}"
 
 
 def stream(record: Record) -> str:

@@ -11,6 +11,7 @@ from hierlm.parallel.engine import Engine
 from hierlm.parallel.process import ProcessInfo
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
+from hierlm.train.course import Course
 from hierlm.train.determinism import set_determinism
 from hierlm.train.environment import check_environment
 from hierlm.train.loaded_inputs import require_inputs, wants_documents
@@ -41,14 +42,9 @@ class Foundation:
         return self.engine.process
 
     @property
-    def said(self) -> dict[str, Any]:
-        """Where parts report to."""
-        return {"recorder": self.recorder, "console": self.console}
-
-    @property
-    def common(self) -> dict[str, Any]:
+    def course(self) -> Course:
         """What every part that follows the steps is given."""
-        return {"config": self.config, "timeline": self.timeline, **self.said}
+        return Course(self.config, self.timeline, self.recorder, self.console)
 
 
 def lay_foundation(

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from data_pipeline.read.loader import Batch
+from hierlm.parallel.before_update import Gradients
 from hierlm.parallel.engine import Engine, StepResult
 from hierlm.phases.timeline import Moment, Timeline
 from hierlm.train.loaded_inputs import inputs_of
@@ -36,6 +37,14 @@ class Hook(Protocol):
         """All ranks have agreed to stop after `step` completed steps."""
 
 
+@runtime_checkable
+class BeforeUpdate(Protocol):
+    """A hook that also looks at gradients: between the last backward pass of a step and its update."""
+
+    def before_update(self, gradients: Gradients, moment: Moment) -> None:
+        """The gradients are whole, not yet clipped, and stay as they are."""
+
+
 def train(
     *,
     engine: Engine,
@@ -47,6 +56,9 @@ def train(
     stop: StopRequest,
 ) -> Outcome:
     """Steps first_step..until_step-1, unless every rank agrees to stop before; paused when later steps remain."""
+    looks = [hook.before_update for hook in hooks if isinstance(hook, BeforeUpdate)]
+    if looks:
+        engine.call_before_update(looks)
     for step in range(first_step, until_step):
         if stop.agreed(engine.process.device):
             for hook in hooks:
