@@ -3,13 +3,19 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hierlm import models
 from hierlm.models.config import ModelConfig
+from hierlm.optim import optimizers
+from hierlm.optim.config import OptimConfig
+from hierlm.phases import schedules
+from hierlm.phases.config import LearningRateConfig
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,22 @@ def describe(name: str) -> dict[str, Any]:
     )
     summary = (inspect.getdoc(module) or "").partition("\n")[0]
     return asdict(Architecture(name, summary, getattr(module, "PAPER", ""), fields))
+
+
+def choices() -> list[str]:
+    """A line for each optimizer and schedule: what the config calls it, its first line, its own fields."""
+    kinds: dict[str, tuple[Any, Any, type[BaseModel]]] = {
+        "optim.name": (optimizers.names(), optimizers.optimizer, OptimConfig),
+        "learning_rate.decay": (schedules.names(), schedules.schedule, LearningRateConfig),
+    }
+    return [_choice(key, name, module(name), base) for key, (names, module, base) in kinds.items() for name in names]
+
+
+def _choice(key: str, name: str, module: ModuleType, base: type[BaseModel]) -> str:
+    config: type[BaseModel] = getattr(module, "Config", base)
+    own = [field for field in config.model_fields if field not in base.model_fields]
+    summary = (inspect.getdoc(module) or "").partition("\n")[0]
+    return f"{key}={name}: {summary}" + (f" Fields: {', '.join(own)}" if own else "")
 
 
 def listing(architectures: Sequence[dict[str, Any]], *, with_fields: bool) -> str:

@@ -1,4 +1,4 @@
-"""the architectures, their papers and config fields"""
+"""the architectures, their papers and config fields; optimizers and schedules"""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ def command(
     """List the architectures; for one of them its config fields."""
     from hierlm import models
     from hierlm.errors import UserError
-    from launcher.catalogue import describe, listing
+    from launcher.catalogue import choices, describe, listing
     from launcher.verb import print_json
 
     if arch is not None and arch not in models.names():
@@ -24,5 +24,7 @@ def command(
     described = [describe(name) for name in ([arch] if arch else models.names())]
     if as_json:
         print_json(described)
+    elif arch is not None:
+        print(listing(described, with_fields=True))
     else:
-        print(listing(described, with_fields=arch is not None))
+        print(listing(described, with_fields=False), *choices(), sep="\n\n")
