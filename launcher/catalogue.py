@@ -4,8 +4,10 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from hierlm.contract.case import Case
 
 TINY_CONFIGS = SOURCE_ROOT / "configs" / "tiny"
+from hierlm.optim import optimizers
+from hierlm.optim.config import OptimConfig
+from hierlm.phases import schedules
+from hierlm.phases.config import LearningRateConfig
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,22 @@ def small_case(name: str, *, config: Path | None) -> "Case":
     if problems:
         raise UserError([f"{source}: {problem.path}: {problem.text}" for problem in problems])
     return Case(part)
+
+
+def choices() -> list[str]:
+    """A line for each optimizer and schedule: what the config calls it, its first line, its own fields."""
+    kinds: dict[str, tuple[Any, Any, type[BaseModel]]] = {
+        "optim.name": (optimizers.names(), optimizers.optimizer, OptimConfig),
+        "learning_rate.decay": (schedules.names(), schedules.schedule, LearningRateConfig),
+    }
+    return [_choice(key, name, module(name), base) for key, (names, module, base) in kinds.items() for name in names]
+
+
+def _choice(key: str, name: str, module: ModuleType, base: type[BaseModel]) -> str:
+    config: type[BaseModel] = getattr(module, "Config", base)
+    own = [field for field in config.model_fields if field not in base.model_fields]
+    summary = (inspect.getdoc(module) or "").partition("\n")[0]
+    return f"{key}={name}: {summary}" + (f" Fields: {', '.join(own)}" if own else "")
 
 
 def listing(architectures: Sequence[dict[str, Any]], *, with_fields: bool) -> str:

@@ -16,7 +16,8 @@ class ParameterRule(Strict):
     parameters: str = Field(description="regular expression for whole names of parameters, or of modules around them")
     learning_rate_factor: NonNegativeFloat | None = Field(default=None, description="times the phase's rate")
     learning_rate: NonNegativeFloat | None = Field(
-        default=None, description="constant: without warm-up and decay, in every phase; in place of the factor"
+        default=None,
+        description="constant: without warm-up and decay, in every phase (but 0 where that is 0); not with a factor",
     )
     weight_decay: NonNegativeFloat | None = Field(default=None, description="null: as without this rule")
 

@@ -18,8 +18,10 @@ class Pace(NamedTuple):
     constant: float | None = None
 
     def rate(self, learning_rate: float) -> float:
-        """Of an update for which the phase has `learning_rate`."""
-        return self.factor * learning_rate if self.constant is None else self.constant
+        """Of an update for which the phase has `learning_rate`; where that is 0 nothing moves, as in a rehearsal."""
+        if self.constant is None or learning_rate == 0.0:
+            return self.factor * learning_rate
+        return self.constant
 
 
 class OwnTerms(NamedTuple):

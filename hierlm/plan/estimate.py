@@ -8,6 +8,7 @@ from hierlm.config.run_config import RunConfig
 from hierlm.costs.cut import cut_for
 from hierlm.costs.flops import TRAINING_FACTOR, LayerCost, layer_costs
 from hierlm.costs.stage_cut import StageCut, cut_uniformly
+from hierlm.optim.state_names import StateNames
 from hierlm.parallel.config import ParallelConfig
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.zero import effective_stage
@@ -140,7 +141,12 @@ class Estimator:
             self._work(phase, layout, stage, flow, seen, rows=rows) for stage, flow in zip(memories, flows, strict=True)
         ]
         time = step_time(
-            works, micro_batches=micro_batches, degrees=Degrees.of(layout), device=self.device, bf16=self._bf16
+            works,
+            micro_batches=micro_batches,
+            degrees=Degrees.of(layout),
+            device=self.device,
+            bf16=self._bf16,
+            num_states=len(StateNames.of(config.optim.name).states),
         )
         flops = self._flops_per_token(phase, layout, seen, rows=rows)
         achieved = flops.model * phase.tokens_per_step / time.total

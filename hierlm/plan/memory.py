@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from hierlm.config.run_config import RunConfig
+from hierlm.optim.state_names import StateNames
 from hierlm.parallel.zero import effective_stage
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.footprint import Footprint, Profile
@@ -67,6 +68,7 @@ def stage_memories(
         pipeline=layout.pipeline_parallel_degree > 1,
         micro_batches=layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size),
         offload=layout.offload,
+        num_states=len(StateNames.of(config.optim.name).states),
     )
     stages = [range(start, stop) for start, stop in pairwise(boundaries)]
     return [_Stage(profile, kind, stages, number).memory() for number in range(len(stages))]

@@ -10,10 +10,7 @@ from dataclasses import asdict, dataclass
 from hierlm.parallel.degrees import Degrees
 from hierlm.plan.communication import Traffic
 from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE, Device
-from hierlm.plan.zero_memory import FULL, MOMENTS
-
-UPDATE_BYTES = FULL * (2 * (1 + MOMENTS) + 1)
-"""AdamW reads and writes weight and moments of a value, and reads its gradient."""
+from hierlm.plan.zero_memory import ADAMW_STATES, FULL
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,16 @@ class StepTime:
 
 
 def step_time(
-    stages: Sequence[StageWork], *, micro_batches: int, degrees: Degrees, device: Device, bf16: bool
+    stages: Sequence[StageWork],
+    *,
+    micro_batches: int,
+    degrees: Degrees,
+    device: Device,
+    bf16: bool,
+    num_states: int = ADAMW_STATES,
 ) -> StepTime:
-    """Of a layout on a device."""
+    """Of a layout on a device, with an optimizer of so many states."""
+    update_bytes = FULL * (2 * (1 + num_states) + 1)  # weight and states are read and written, the gradient is read
     within = _Links(degrees, device)
     slowest = max((_effort(stage, device, bf16=bf16) for stage in stages), key=sum)
     products, memory, kernels = (micro_batches * seconds for seconds in slowest)
@@ -70,7 +74,7 @@ def step_time(
         tensor_messages=tensor,
         boundary_messages=boundary,
         data_messages=max(stage.traffic.data for stage in stages) / within.data,
-        update=max(stage.num_values for stage in stages) * UPDATE_BYTES / device.memory_bandwidth,
+        update=max(stage.num_values for stage in stages) * update_bytes / device.memory_bandwidth,
         bubble=(degrees["pipeline"] - 1) / micro_batches * (products + memory + kernels + tensor + boundary),
     )
 

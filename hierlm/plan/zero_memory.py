@@ -4,25 +4,27 @@ Read from deepspeed 0.19 (runtime/engine.py, zero/stage_1_and_2.py, zero/stage3.
 of `hierlm.parallel.zero`, and compared with allocator traces of each kind (`tests/benchmarks/bench_plan.py`).
 
     kind                    partitioned over dp ranks      whole on every rank
-    fp32, ZeRO 0            nothing                        moments, gradients
-    fp32, ZeRO 1            a second copy, moments         gradients
-    bf16, ZeRO 0 and 1      fp32 copy, moments             fp32 and bf16 gradients
-    ZeRO 2                  fp32 copy, moments, gradients  -
+    fp32, ZeRO 0            nothing                        states, gradients
+    fp32, ZeRO 1            a second copy, states          gradients
+    bf16, ZeRO 0 and 1      fp32 copy, states              fp32 and bf16 gradients
+    ZeRO 2                  fp32 copy, states, gradients   -
     ZeRO 3                  the same and the weights       the reduction bucket
 
-Lengths are numbers of values ("values") until they are multiplied by bytes.
+States are the optimizer's (AdamW's two moments). Lengths are numbers of values ("values") until they are multiplied by
+bytes.
 """
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from hierlm.optim.state_names import StateNames
 from hierlm.parallel.zero import LARGEST_BUCKET
 
 FULL = 4
 """Bytes of an fp32 value."""
 
-MOMENTS = 2
-"""AdamW's, fp32 each."""
+ADAMW_STATES = len(StateNames.of("adamw").states)
+"""Its moments, fp32 each, as every optimizer's states are."""
 
 ENGINE_BUFFER = 500_000_000
 """Values DeepSpeed's engine reduces in one message where ZeRO does not do it (`elements_per_buffer`)."""
@@ -41,6 +43,7 @@ class Kind:
     pipeline: bool
     micro_batches: int
     offload: Literal["none", "optimizer", "parameters"] = "none"
+    num_states: int = ADAMW_STATES  # tensors that the optimizer keeps of each parameter
 
     @property
     def working(self) -> int:
@@ -83,13 +86,13 @@ def _on_the_device(kind: Kind, *, values: int, largest: int) -> Holdings:
     if kind.stage == 2:
         return _partitioned_gradients(kind, values=values, share=share, bucket=bucket, largest=largest)
     if kind.keeps_fp32_gradients:
-        return _fp32_gradients(values=values, share=share, largest=largest)
+        return _fp32_gradients(kind, values=values, share=share, largest=largest)
     if kind.stage == 1:
         return _partitioned_moments(kind, values=values, share=share, bucket=bucket, largest=largest)
     message = min(values, ENGINE_BUFFER) if kind.dp_degree > 1 else 0  # alone there is nobody to reduce with
     return Holdings(
         weights=FULL * values,
-        optimizer=MOMENTS * FULL * values,
+        optimizer=kind.num_states * FULL * values,
         gradients_always=0,
         gradients_per_value=FULL,
         during_backward=0,
@@ -104,7 +107,7 @@ def _partitioned_moments(kind: Kind, *, values: int, share: int, bucket: int, la
     again = values if kind.pipeline else 0  # the pipeline reduces after the pass, into a second bucket
     return Holdings(
         weights=FULL * values,
-        optimizer=(1 + MOMENTS) * FULL * share,
+        optimizer=(1 + kind.num_states) * FULL * share,
         gradients_always=0,
         gradients_per_value=FULL,
         during_backward=FULL * bucket,
@@ -114,12 +117,12 @@ def _partitioned_moments(kind: Kind, *, values: int, share: int, bucket: int, la
     )
 
 
-def _fp32_gradients(*, values: int, share: int, largest: int) -> Holdings:
+def _fp32_gradients(kind: Kind, *, values: int, share: int, largest: int) -> Holdings:
     """bf16 at stages 0 and 1: gradients are added up in whole fp32 buffers and reduced as bf16."""
     message = min(values, ENGINE_BUFFER)
     return Holdings(
         weights=2 * values,
-        optimizer=(1 + MOMENTS) * FULL * share,
+        optimizer=(1 + kind.num_states) * FULL * share,
         gradients_always=FULL * values,
         gradients_per_value=2,
         during_backward=0,
@@ -136,7 +139,7 @@ def _partitioned_gradients(kind: Kind, *, values: int, share: int, bucket: int, 
     kept = FULL * share
     return Holdings(
         weights=kind.working * values,
-        optimizer=(1 + MOMENTS) * FULL * share,
+        optimizer=(1 + kind.num_states) * FULL * share,
         gradients_always=0,
         gradients_per_value=FULL / kind.dp_degree,
         during_backward=message * (2 if flushes else 1) + kind.working * largest,
@@ -152,7 +155,7 @@ def _partitioned_weights(kind: Kind, *, values: int, share: int, bucket: int, la
     message = kind.working * bucket
     return Holdings(
         weights=kind.working * share,
-        optimizer=(1 + MOMENTS) * FULL * share,
+        optimizer=(1 + kind.num_states) * FULL * share,
         gradients_always=FULL * share + message,
         gradients_per_value=0,
         during_backward=gathered + (message if bucket < values else 0) + kind.working * largest,

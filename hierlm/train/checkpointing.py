@@ -213,7 +213,7 @@ class Checkpointer:
         if is_of_layout and self._engine.is_grouped_as(found.path):
             self._engine.load(found.path)
         else:
-            regrouped = ": its parameters were grouped otherwise (by what phases train, or by what decays)"
+            regrouped = ": its parameters were grouped otherwise (by what phases train, what decays, or rules)"
             why = regrouped if is_of_layout else f" from {found.manifest.layout} to {wanted}"
             self._console.say(f"converting step {found.step}{why}")
             report = self._console.say

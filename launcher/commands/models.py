@@ -1,4 +1,4 @@
-"""the architectures, their papers and config fields; does one of your own keep the contract"""
+"""the architectures, their papers and config fields; optimizers and schedules; does yours keep the contract"""
 
 from pathlib import Path
 from typing import Annotated
@@ -44,14 +44,16 @@ def command(
 
 
 def _list(names: list[str], *, with_fields: bool, as_json: bool) -> None:
-    from launcher.catalogue import describe, listing
+    from launcher.catalogue import choices, describe, listing
     from launcher.verb import print_json
 
     described = [describe(name) for name in names]
     if as_json:
         print_json(described)
+    elif with_fields:
+        print(listing(described, with_fields=True))
     else:
-        print(listing(described, with_fields=with_fields))
+        print(listing(described, with_fields=False), *choices(), sep="\n\n")
 
 
 def _test(name: str, *, config: Path | None, as_json: bool) -> int:

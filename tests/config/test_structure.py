@@ -14,6 +14,7 @@ from tests.config.making import config
         ("phases.0.learning_rate.peak=0.5", "phases.0.learning_rate.peak: 0.001 -> 0.5"),
         ("phases.0.global_batch_size=16", "phases.0.global_batch_size: 8 -> 16"),
         ("optim.weight_decay=0", "optim.weight_decay: 0.1 -> 0.0"),
+        ("optim.name=lion", 'optim.name: "adamw" -> "lion"'),  # not its other fields one by one
         ("train.precision=fp32", 'train.precision: "bf16" -> "fp32"'),
         ("phases.1.optimizer_state=reset", 'phases.1.optimizer_state: "keep" -> "reset"'),
     ],

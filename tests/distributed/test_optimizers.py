@@ -44,11 +44,12 @@ MATRIX = [
 
 def cases() -> list[Any]:
     groups = (([], QUICK), ([pytest.mark.slow], SLOW), ([pytest.mark.slow, pytest.mark.matrix], MATRIX))
-    return [
-        pytest.param(*case, marks=marks, id="-".join(str(part) for part in case))
-        for marks, group in groups
-        for case in group
-    ]
+    return [pytest.param(*case, marks=marks, id=name_of(*case)) for marks, group in groups for case in group]
+
+
+def name_of(name: str, where: Any, target: Any, more: list[str]) -> str:
+    source, goal = ("".join(map(str, layout)) for layout in (where, target))
+    return "-".join([name, source, "to", goal, *(word.rpartition("=")[2] for word in more)])
 
 
 def engine_of(name: str, where: Any, more: list[str]) -> Any:

@@ -82,7 +82,7 @@ def spoil(engine: Any, what: str) -> None:
         *(
             pytest.param(what, told, marks=pytest.mark.slow)
             for what, told in [
-                ("moments", "optimizer moments"),
+                ("moments", "optimizer state"),
                 ("settings", "optimizer settings"),
                 ("evaluation", "evaluation of fixed rows"),
                 ("memory", "recurrent memory"),

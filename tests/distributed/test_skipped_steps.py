@@ -145,7 +145,28 @@ def name_of(case: Any) -> str:
 def test_a_gradient_that_is_not_finite_on_one_rank_leaves_the_step_out_on_all(
     where: tuple[int, int, int, int], precision: str, value: float, at_step: int
 ) -> None:
-    settings, world = layout(*where, precision), math.prod(where[:3])
+    require_left_out(layout(*where, precision), math.prod(where[:3]), value, at_step)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("optimizer", "where", "at_step"),
+    [
+        ("lion", (2, 1, 1, 0), 0),
+        *(
+            pytest.param(*case, marks=pytest.mark.matrix)
+            for case in [("sgd", (1, 2, 1, 0), 0), ("sgd", (2, 1, 1, 1), 1), ("lion", (2, 1, 1, 3), 1)]
+        ),
+    ],
+)
+def test_any_optimizer_leaves_a_step_out(optimizer: str, where: tuple[int, int, int, int], at_step: int) -> None:
+    """Without ZeRO no optimizer of DeepSpeed's does it, and one that is not fused knows no flag on the device."""
+    words = [*layout(*where, "fp32"), f"optim.name={optimizer}"]
+    require_left_out(words, math.prod(where[:3]), math.nan, at_step)
+
+
+def require_left_out(settings: list[str], world: int, value: float, at_step: int) -> None:
     ranks = run_ranks(skip_and_go_on, world, settings, at_step, value)
     expected = run_ranks(without, world, settings, at_step)
     for found, wanted in zip(ranks, expected, strict=True):

@@ -24,5 +24,7 @@ def test_the_list_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]
     assert run(["models"]) == 0
     text = capsys.readouterr().out
     assert all(f"{name}\n" in text for name in models.names())
+    assert "optim.name=lion: Lion: the sign of an interpolated momentum" in text and "Fields: betas" in text
+    assert "learning_rate.decay=wsd: Warm-up, stable, decay" in text and "cooldown_fraction, cooldown" in text
     assert run(["models", "transformer"]) == 0
     assert "num_layers (int, required): " in capsys.readouterr().out

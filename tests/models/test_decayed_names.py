@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hierlm import models
-from hierlm.models.assembly import LanguageModel, canonical_kinds
+from hierlm.models.assembly import LanguageModel, canonical_kinds, canonical_names, param_rules
 from hierlm.models.config import ModelConfig
 from hierlm.optim.param_groups import param_groups
+from hierlm.optim.rules import own_terms
 from tests.models.zoo import CASES, IDS, tiny_part
 
 VECTORS = re.compile(r".*(\.bias|\.bias_[ih]h_l0|_bias(\.weight)?|norm\.weight|\.null)")
@@ -80,3 +81,9 @@ def test_decay_reaches_the_tables_and_projections_of_frequency_bins() -> None:
     reached, spared = decayed(config)
     assert {"layers.0.tables.1.weight", "layers.0.projections.1.weight", "layers.3.projections.0.weight"} <= reached
     assert all(VECTORS.fullmatch(each) for each in spared)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_the_rules_of_an_architecture_stand_for_parameters_of_it(name: str) -> None:
+    config = config_of(name)
+    own_terms(canonical_names(config), {f"PARAM_RULES of {name}": param_rules(config)})

@@ -136,6 +136,19 @@ def test_its_state_is_what_its_file_says_and_reset_is_as_before_the_first_step(n
         assert torch.equal(a, b)
 
 
+@every_optimizer
+def test_at_a_rate_of_0_no_weight_changes_whatever_rules_say(name: str) -> None:
+    """What a rehearsal rests on."""
+    network = model()
+    before = [p.detach().clone() for p in network.parameters()]
+    optimizer = optimizer_of(network, config_of(name), own={"0.bias": OwnTerms(Pace(constant=0.25))})
+    optimizer.begin_update(0, learning_rate=0.0)
+    network(torch.ones(2, 3)).square().mean().backward()
+    optimizer.step()
+    for a, b in zip(before, network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_state_that_its_file_does_not_describe_is_refused_in_one_line() -> None:
     network = model()
     inner = torch.optim.Adagrad(network.parameters(), lr=0.1)

@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from hierlm.phases.config import Duration, LearningRateConfig, PhaseConfig
 from hierlm.phases.learning_rate import Curve
+from hierlm.phases.schedules import names, schedule
 from hierlm.phases.span import Span
 
 
 def curve(**fields: Any) -> LearningRateConfig:
-    return LearningRateConfig(**{"peak": 1.0, "final": 0.1, **fields})
+    """Of the class that the schedule's file has, if it has one."""
+    config: type[LearningRateConfig] = getattr(schedule(fields.get("decay", "cosine")), "Config", LearningRateConfig)
+    return config(**{"peak": 1.0, "final": 0.1, **fields})
 
 
 def phase(duration: Duration, *, batch: int = 1, length: int = 1, rate: LearningRateConfig) -> PhaseConfig:
@@ -26,12 +29,16 @@ def rates(config: LearningRateConfig, *, span: int, warmup: int) -> list[float]:
     return [drawn.rate(step) for step in range(span)]
 
 
-DECAYS = ["cosine", "cosine_from_start", "linear", "constant", "inverse_sqrt"]
+DECAYS = names()
 
 
 @pytest.mark.parametrize("decay", DECAYS)
 def test_the_warm_up_is_a_straight_line_to_the_peak(decay: str) -> None:
     assert rates(curve(decay=decay), span=20, warmup=4)[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+def test_every_schedule_is_a_file() -> None:
+    assert DECAYS == ["constant", "cosine", "cosine_from_start", "inverse_sqrt", "linear", "wsd"]
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear"])
@@ -61,6 +68,37 @@ def test_constant_stays_and_inverse_sqrt_falls_as_its_name_says() -> None:
     slow = rates(curve(decay="inverse_sqrt"), span=64, warmup=4)
     assert slow[15] == pytest.approx(math.sqrt(4 / 16))
     assert slow[63] == pytest.approx(math.sqrt(4 / 64))
+
+
+@pytest.mark.parametrize(("cooldown", "falls"), [("one_minus_sqrt", math.sqrt), ("linear", float)])
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 1.0])
+def test_wsd_stays_at_the_peak_and_cools_down_over_the_last_part_of_the_span(
+    cooldown: str, falls: Any, fraction: float
+) -> None:
+    """2405.18392, equation 2, with a cool-down that ends at the last update."""
+    config = curve(decay="wsd", cooldown=cooldown, cooldown_fraction=fraction)
+    found = rates(config, span=101, warmup=10)
+    begins = max(round(100 * (1 - fraction)), 10)
+    assert found[10 : begins + 1] == pytest.approx([1.0] * (begins + 1 - 10))
+    wanted = [0.1 + 0.9 * (1 - falls((step - begins) / (100 - begins))) for step in range(begins, 101)]
+    assert found[begins:] == pytest.approx(wanted)
+    assert found[-1] == pytest.approx(0.1)
+
+
+def test_a_run_made_longer_leaves_the_stable_part_as_it_was() -> None:
+    short, long = (rates(curve(decay="wsd"), span=span, warmup=5) for span in (50, 200))
+    assert short[:40] == long[:40]
+
+
+@given(ramp=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=4))
+def test_a_cool_down_over_durations_in_tokens_begins_by_tokens(ramp: list[tuple[int, int]]) -> None:
+    config = curve(decay="wsd", cooldown="linear", final=0.0, cooldown_fraction=0.5)
+    drawn = Curve(Span([phase(Duration(tokens=n * batch), batch=batch, rate=config) for n, batch in ramp]))
+    batches = [batch for steps, batch in ramp for _ in range(steps)]
+    total = sum(batches[:-1])
+    for step in range(len(batches)):
+        done = sum(batches[:step]) / total if total else 0.0
+        assert drawn.rate(step) == pytest.approx(min(1.0, 2 * (1 - done)), abs=1e-12)
 
 
 @pytest.mark.parametrize("decay", DECAYS)

@@ -32,6 +32,22 @@ def test_fp32_with_zero_1_holds_a_second_copy():
     assert held(bf16=False, dp_degree=1).optimizer == 12 * VALUES
 
 
+@pytest.mark.parametrize(("stage", "bf16"), [(0, False), (1, False), (1, True), (2, True), (3, True)])
+def test_an_optimizer_with_one_state_needs_four_bytes_a_value_less(stage, bf16):
+    dp_degree = 4 if stage else 1
+    found = [held(stage=stage, bf16=bf16, dp_degree=dp_degree, num_states=states).optimizer for states in (1, 2)]
+    assert found[1] - found[0] == 4 * VALUES // dp_degree
+
+
+def test_the_plan_asks_the_optimizer_how_much_it_keeps():
+    def optimizer_bytes(name):
+        found = estimator("transformer", f"optim.name={name}")
+        return found.estimate(found.config.parallel).phases[0].stages[0]
+
+    adamw, lion = map(optimizer_bytes, ("adamw", "lion"))
+    assert adamw.peak.optimizer - lion.peak.optimizer == 4 * adamw.num_values
+
+
 def test_what_is_offloaded_is_not_on_the_device():
     assert held(stage=3, offload="optimizer").optimizer == 0
     assert held(stage=3, offload="parameters").weights == 0

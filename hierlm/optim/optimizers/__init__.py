@@ -8,7 +8,8 @@ An optimizer's file exports
     COUNTS                  names of its whole numbers, one of each for all that is updated together (it may have none)
     ZERO_STAGES             the stages it is right at, if not all: from stage 1 on it sees flat stretches of many
                             parameters, so an update of whole matrices has to gather them
-    build(groups, config)   the torch optimizer; `groups` hold `params` and `weight_decay`, and `lr` before each step
+    build(groups, config)   the torch optimizer; `groups` hold `params` and `weight_decay`, and `lr` before each step:
+                            at a rate of 0 no weight changes, and state that is all zeros is that before the first step
 
 It imports torch only inside `build`, so that its Config is checked where torch is not installed. State of other kinds
 is refused after the first step.
