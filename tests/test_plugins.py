@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from hierlm import models, plugins
-from hierlm.config.load import dump_config, load_config
+from hierlm.config.load import dump_config, load_config, plain_config
+from hierlm.config.same_run import changes_since
 from hierlm.discovery import module_named, names_in
 from hierlm.errors import UserError
 from launcher.cli import run
@@ -108,6 +109,19 @@ def test_a_changed_file_is_told_once_and_a_lost_one_is_an_error(
     assert re.search(r"plugins: .*running_mean.py: no plugin there .*--plugin FILE", problems(raised))
     plugins.give_files([str(moved)])
     assert load_config(frozen).plugins[0].file == str(moved)
+
+
+def test_a_checkpoint_of_a_plugin_that_lies_elsewhere_now_is_of_the_same_run(example: Path, tmp_path: Path) -> None:
+    """Its config names the old place, and must not bring back what lies there."""
+    saved = plain_config(load_config(config_of(tmp_path, plugins=[str(example)])))
+    moved = written(tmp_path / "moved.py", EXAMPLE + "\nIS_MOVED = True\n")
+    plugins.forget_all()
+    longer = {**mapping()["phases"][1], "duration": {"tokens": 9000}}
+    now = load_config(config_of(tmp_path, plugins=[str(moved)], phases=[mapping()["phases"][0], longer]))
+    assert changes_since(saved, saved_fingerprint="another", saved_seed=1, config=now) == []
+    assert models.architecture("running_mean").IS_MOVED
+    example.unlink()
+    assert load_config(written(tmp_path / "saved.yaml", yaml.safe_dump(saved))).plugins[0].file == str(moved)
 
 
 @pytest.mark.parametrize(
