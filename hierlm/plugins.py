@@ -164,8 +164,9 @@ def _taken_up(entry: Any) -> Any:
     record = {"file": entry} if isinstance(entry, str) else entry
     if not isinstance(record, Mapping) or not isinstance(record.get("file"), str):
         return entry
-    is_given = record.get("name") in _given
-    plugin = _files[record["name"]] if is_given else _from_file(record["file"])
+    name, file = record.get("name"), record["file"]
+    has_moved = name in _files and not os.path.exists(os.path.expanduser(file))
+    plugin = _files[str(name)] if name in _given or has_moved else _from_file(file)
     if record.get("name", plugin.name) != plugin.name:
         raise UserError(f"{plugin.file}: is {plugin.name!r} now, recorded as {record['name']!r}; restore it")
     _tell_change(plugin, recorded=record.get("sha256", plugin.sha256))

@@ -15,16 +15,16 @@ from hierlm import models
 from hierlm.config.raw import read_mapping
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
+from hierlm.optim import optimizers
+from hierlm.optim.config import OptimConfig
+from hierlm.phases import schedules
+from hierlm.phases.config import LearningRateConfig
 from launcher.provenance import SOURCE_ROOT
 
 if TYPE_CHECKING:
     from hierlm.contract.case import Case
 
 TINY_CONFIGS = SOURCE_ROOT / "configs" / "tiny"
-from hierlm.optim import optimizers
-from hierlm.optim.config import OptimConfig
-from hierlm.phases import schedules
-from hierlm.phases.config import LearningRateConfig
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def changes_since(
     """
     if saved_fingerprint == fingerprint(config):
         return []
-    old = None if saved is None else check_mapping(saved)[0]
+    # with the plugins of `config`, which are loaded: those that were saved may lie elsewhere now
+    old = None if saved is None else check_mapping({**saved, "plugins": ()})[0]
     if old is not None:
         return [] if is_extended(old, config) else differences(old, config)
     return [] if saved_seed in (None, config.seed) else [f"seed: {saved_seed} -> {config.seed}"]

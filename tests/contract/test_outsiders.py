@@ -125,6 +125,18 @@ def test_the_verb_prints_a_line_for_each_check_and_fails(
     assert lines[-1] == "running_mean: 1 of 4 checks failed"
 
 
+def test_one_of_ours_is_tested_at_its_tiny_size_or_at_that_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hierlm.contract.checks.LAYOUTS", ())
+    monkeypatch.setattr("hierlm.contract.checks.MATHEMATICS", MATHEMATICS[2:4])
+    assert run(["models", "test", "lstm"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "lstm: keeps the contract"
+    file = written(tmp_path / "small.yaml", "model: {arch: lstm, hidden_dim: 8}\n")
+    assert run(["models", "test", "lstm", "--config", str(file)]) == 2
+    assert "small.yaml: num_layers: missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

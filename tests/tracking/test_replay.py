@@ -257,6 +257,16 @@ def test_only_one_process_follows_a_run(run_dir: RunDir, backend: MemoryBackend)
     assert make_replay(run_dir, backend).push() == 11
 
 
+def test_a_state_file_of_an_older_version_is_gone_on_with(run_dir: RunDir, backend: MemoryBackend) -> None:
+    write_steps(run_dir, 1, 10)
+    first = make_replay(run_dir, backend)
+    first.push()
+    first.close()
+    kept = json.loads(run_dir.tracker_state.read_text())
+    run_dir.tracker_state.write_text(json.dumps({**kept, "tags": {"job": "17"}}))
+    assert make_replay(run_dir, backend).run_id == kept["run_id"]
+
+
 def test_runs_begin_when_training_did_not_when_the_tracker_heard_of_them(
     run_dir: RunDir, backend: MemoryBackend
 ) -> None:
