@@ -17,7 +17,7 @@ from hierlm.nn.layer import Layer, LayerSpec, build_layer
 from hierlm.nn.stream import Stream
 from hierlm.parallel.compilation import fused_on_gpu
 from hierlm.parallel.seams.megatron_names import vocab_parallel_cross_entropy
-from hierlm.parallel.tensor import logits_are_sliced
+from hierlm.parallel.tensor import has_sliced_head, logits_are_sliced
 
 
 class LossEnd:
@@ -28,11 +28,14 @@ class LossEnd:
         self._head = None if chunk_tokens is None else layers[max(layers)]
         self.layers = {index: layer for index, layer in layers.items() if layer is not self._head}
         """What runs before the loss."""
+        # a layer behind the head may be run again in the backward pass, when the loss has overwritten what it read
+        self._are_read_again = self._are_sliced and not has_sliced_head(layers[max(layers)])
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Nats of every token, fp32 [B, T], 0 where the target is negative, of what `layers` leave on top."""
         if self._head is None or self._chunk_tokens is None:
-            return token_losses(hidden, targets, are_sliced=self._are_sliced)
+            own = hidden.clone() if self._are_read_again else hidden
+            return token_losses(own, targets, are_sliced=self._are_sliced)
         of_chunk = partial(_losses_behind, self._head, are_sliced=self._are_sliced)
         if torch.is_grad_enabled():
             of_chunk = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)  # no layer draws

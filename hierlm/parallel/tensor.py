@@ -103,10 +103,14 @@ def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -
 def logits_are_sliced(layers: Mapping[int, Layer]) -> bool:
     """Whether the last of these layers leaves a slice of the vocabulary on each rank."""
     return any(
-        isinstance(module, SlicedHead) or (isinstance(module, BoundaryLoss) and module.entropies is not entropies)
+        has_sliced_head(layer) or (isinstance(layer, BoundaryLoss) and layer.entropies is not entropies)
         for layer in layers.values()
-        for module in layer.modules()
     )
+
+
+def has_sliced_head(layer: Layer) -> bool:
+    """Whether it makes the logits of a slice of the vocabulary."""
+    return any(isinstance(module, SlicedHead) for module in layer.modules())
 
 
 class _Cutter:

@@ -66,6 +66,7 @@ class Fourier(Layer):
 def costs_of(monkeypatch, *specs, **kwargs):
     monkeypatch.setattr(flops, "layer_specs", lambda config: list(specs))
     monkeypatch.setattr(flops, "shared_weights", lambda config: [])
+    monkeypatch.setattr(flops, "input_specs", lambda config: {})
     return flops.layer_costs(ModelConfig(arch="toy", vocab_size=V), sequence_length=T, **kwargs)
 
 

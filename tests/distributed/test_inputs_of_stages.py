@@ -34,25 +34,34 @@ def text(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return rows[:, :-1], rows[:, 1:], documents
 
 
-def train(words: list[str], given: bool) -> dict[str, Any]:
-    """On one rank: losses, gradient norms, nats, and every message that a step and an evaluation sent."""
+def train_each(runs: list[list[str]]) -> list[dict[str, Any]]:
+    """On one rank, of each run: losses, gradient norms and nats, and every message of a step and an evaluation."""
     known()
-    from hierlm.parallel.engine import Engine
+    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
+
+    process, found, messages = start_processes(), [], list[tuple[str, str, int]]()
+    count_messages(messages)
+    for words in runs:
+        stop_groups()
+        numbers = train(words, process, messages)
+        found.append({"numbers": numbers, "messages": messages.copy()})
+    return found
+
+
+def train(words: list[str], process: Any, messages: list[tuple[str, str, int]]) -> list[float]:
+    from hierlm.parallel.engine import Engine
     from hierlm.phases.timeline import Timeline
 
     config = load_config("configs/tiny/transformer.yaml", words)
-    engine, timeline = Engine(config, process=start_processes()), Timeline(config.phases)
-    steps, messages = [], list[tuple[str, str, int]]()
+    engine, timeline, numbers = Engine(config, process=process), Timeline(config.phases), list[float]()
     for step in range(STEPS):
         tokens, targets, documents = text(step)
-        inputs = {"documents": documents} if given else {}
-        if step == STEPS - 1:
-            count_messages(messages)
-        result = engine.train_step(tokens, targets, moment=timeline.at(step), inputs=inputs)
-        nats = engine.evaluate(tokens, targets, inputs=inputs)
-        steps += [float(result.loss), float(result.grad_norm), float(nats.double().mean())]
-    return {"steps": steps, "messages": messages}
+        messages.clear()  # those of the last step are looked at
+        result = engine.train_step(tokens, targets, moment=timeline.at(step), inputs={"documents": documents})
+        nats = engine.evaluate(tokens, targets, inputs={"documents": documents})
+        numbers += [float(result.loss), float(result.grad_norm), float(nats.double().mean())]
+    return numbers
 
 
 def count_messages(messages: list[tuple[str, str, int]]) -> None:
@@ -70,22 +79,20 @@ def count_messages(messages: list[tuple[str, str, int]]) -> None:
         setattr(dist, name, noting(name, getattr(dist, name)))
 
 
-def words_of(degrees: dict[str, int], *more: str) -> list[str]:
+def both(degrees: dict[str, int]) -> list[list[str]]:
+    """A run whose last layer reads documents, and one whose last layer does not."""
+    layout = [f"parallel.{axis}_parallel_degree={n}" for axis, n in degrees.items()]
     cut = ["parallel.stage_cut=[2,3,4]"] if degrees["pipeline"] == 4 else []
-    return [*WORDS, *(f"parallel.{axis}_parallel_degree={n}" for axis, n in degrees.items()), *cut, *more]
+    return [[*WORDS, *layout, *cut, f"model.reads_documents={reads}"] for reads in ("true", "false")]
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_layer_of_the_last_of_four_stages_reads_documents_that_nobody_sent() -> None:
-    [alone] = run_ranks(train, 1, words_of(ALONE), True)
-    [blind] = run_ranks(train, 1, words_of(ALONE, "model.reads_documents=false"), True)
-    assert all(abs(a - b) > 1e-3 * b for a, b in zip(alone["steps"], blind["steps"], strict=True))
-    reading = run_ranks(train, 8, words_of(EIGHT), True)
-    for rank in reading:
-        assert rank["steps"] == pytest.approx(alone["steps"], rel=1e-5)
-    not_reading = run_ranks(train, 8, words_of(EIGHT, "model.reads_documents=false"), True)
-    for place, (reads, does_not) in enumerate(zip(reading, not_reading, strict=True)):
+    alone, blind = run_ranks(train_each, 1, both(ALONE))[0]
+    assert all(abs(a - b) > 1e-3 * b for a, b in zip(alone["numbers"], blind["numbers"], strict=True))
+    for place, (reads, does_not) in enumerate(run_ranks(train_each, 8, both(EIGHT))):
+        assert reads["numbers"] == pytest.approx(alone["numbers"], rel=1e-5)
         assert reads["messages"] and reads["messages"] == does_not["messages"]
         sent = {(dtype, size) for name, dtype, size in reads["messages"] if "send" in name}
         expected = {("torch.float32", 2 * LENGTH * 16), ("torch.int32", 256)}  # the second: DeepSpeed's words on shapes

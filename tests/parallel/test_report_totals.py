@@ -61,6 +61,7 @@ def count(name: str) -> list[int]:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_every_rank_learns_the_same_and_names_travel_only_when_they_change() -> None:
     ranks = run_ranks(totals_on_rank, 4, ["all", "all", "losses", "all"])

@@ -92,10 +92,11 @@ class PoolGroups(Layer):
 
     def _boundaries(self, stream: Stream, *, first: int) -> tuple[Tensor, Tensor | None]:
         """(boundaries, the predictor's logits if there is one), each [B, T, 1]."""
-        x, kind, tokens = stream.hidden, self.rule.kind, stream.inputs[TOKENS]
+        x, kind = stream.hidden, self.rule.kind
         if kind == "fixed":
             return fixed_boundaries(x, first=first, factor=self.rule.fixed_factor), None
         if self.predictor is None:
+            tokens = stream.inputs[TOKENS]
             marks = torch.isin(tokens, torch.tensor(self.rule.separators, device=tokens.device))
             return marks.to(x.dtype)[..., None], None
         logits = self.predictor(x)

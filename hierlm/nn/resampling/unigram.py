@@ -3,8 +3,8 @@
 Shapes: B batch, T tokens, each a UTF-8 byte.
 """
 
-import os
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -28,7 +28,7 @@ class UnigramEnds:
     @property
     def is_at_hand(self) -> bool:
         """Whether the file is here: a trained model needs it no more, and may be used where it is not."""
-        return os.path.exists(self.model_file)
+        return Path(self.model_file).exists()
 
     @cached_property
     def _processor(self) -> Any:
