@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from hierlm.parallel.gradient_norm import counts_here, square
 from hierlm.parallel.groups import Groups
+from hierlm.parallel.seams.engine import Engine
+from hierlm.parallel.seams.optimizers import Bf16Optimizer, Stage3Optimizer, Stage12Optimizer
+from hierlm.parallel.seams.parameters import is_padding
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
@@ -17,7 +20,7 @@ _LAYER = re.compile(r"layers\.(\d+)\.")
 class Gradients:
     """Summed over micro-batches and data-parallel ranks, before clipping. Every rank asks, or none does."""
 
-    def __init__(self, engine: Any, groups: Groups) -> None:
+    def __init__(self, engine: Engine, groups: Groups) -> None:
         self._engine, self._groups = engine, groups
 
     def layer_norms(self, num_layers: int) -> Tensor:
@@ -37,32 +40,32 @@ class Gradients:
     @property
     def _is_partitioned(self) -> bool:
         """Whether data-parallel ranks hold different parts: else each holds the whole."""
-        return hasattr(self._engine.optimizer, "averaged_gradients")
+        return isinstance(self._engine.optimizer, Stage12Optimizer | Stage3Optimizer)
 
     def _held(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """What this rank holds: whole gradients, or its partition's parts of them."""
         optimizer = self._engine.optimizer
-        if hasattr(optimizer, "fp32_groups_gradients"):  # bf16 with fp32 accumulation keeps them whole
-            for parameters, gradients in zip(optimizer.bf16_groups, optimizer.fp32_groups_gradients, strict=True):
+        if isinstance(optimizer, Bf16Optimizer):  # fp32 accumulation keeps them whole
+            for parameters, gradients in zip(optimizer.groups, optimizer.fp32_groups_gradients, strict=True):
                 yield from zip(parameters, gradients, strict=True)
-        elif self._is_partitioned:
-            parts = optimizer.fp16_groups if hasattr(optimizer, "fp16_groups") else optimizer.params_in_partition
+        elif isinstance(optimizer, Stage12Optimizer | Stage3Optimizer):
+            parts = optimizer.groups if isinstance(optimizer, Stage3Optimizer) else optimizer.params_in_partition
             for index, parameters in enumerate(parts):
-                held = [g for g in optimizer.averaged_gradients[index] if not getattr(g, "_zero_padding", False)]
+                held = [gradient for gradient in optimizer.averaged_gradients[index] if not is_padding(gradient)]
                 yield from zip(parameters, held, strict=False)  # padding may be left at the end
         else:
             yield from ((p, p.grad) for p in self._engine.module.parameters() if p.grad is not None)
 
 
-def look_before_update(engine: Any, look: Callable[[], None]) -> None:
+def look_before_update(engine: Engine, look: Callable[[], None]) -> None:
     """Let DeepSpeed's engine, with a pipeline or without, call `look` once a step where its gradients are whole.
 
-    Both kinds update in `_take_model_step`, which begins with clipping; a step that accumulates does not come by.
+    Both kinds update where a step is taken, which begins with clipping; a step that accumulates does not come by.
     """
-    take_step = engine._take_model_step
+    take_step = engine.take_step
 
     def look_and_take(lr_kwargs: Any) -> Any:
         look()
         return take_step(lr_kwargs)
 
-    engine._take_model_step = look_and_take
+    engine.take_step = look_and_take

@@ -22,6 +22,7 @@ HUNG = ("ds_", "tensor_model_parallel", "partition_dim", "_")
 
 OWN = {
     "compile",
+    "entropies",
     "part",
     "weight",
     "bias",

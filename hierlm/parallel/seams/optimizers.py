@@ -73,6 +73,7 @@ class Stage3Optimizer(PartitionedOptimizer):
     of = "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3"
 
     groups = Field[Any]("each owner of full-precision values holds stretches of a group", name="fp16_groups")  # type: ignore[assignment]
+    averaged_gradients = Field[Any]("layers' gradients are measured before an update")
     owners = Field[Any]("they are what a universal checkpoint is read into", name="fp32_partitioned_groups_flat")
     flat_weights = Field[Any]("weights follow a universal checkpoint", name="fp16_partitioned_groups_flat")
     weights = Field[Any]("weights follow a universal checkpoint", name="fp16_partitioned_groups")
