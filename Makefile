@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # and files with slow tests come first (tests/conftest.py)
 IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo matrix test test-fast lint bench chaos claims clean install
+.PHONY: demo matrix test test-fast lint bench chaos claims clean install versions
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,8 @@ help:
 	@echo "make bench      benchmarks, written to tests/benchmarks/RESULTS.md"
 	@echo "make claims     the papers' claims tried here (hours; started again: only what is missing);"
 	@echo "                one of them: make claim-hourglass, claim-multi-scale, claim-skip-cross-head, claim-lmu"
+	@echo "make versions   distributed tests with the oldest and the newest DeepSpeed and megatron-core that are allowed;"
+	@echo "                writes docs/versions.md"
 	@echo "make chaos      kills, full disks, damaged files, second writers: 56 faults, and nothing may be lost"
 
 install: $(INSTALLED)
@@ -63,6 +65,10 @@ claims: $(INSTALLED)
 claim-%: $(INSTALLED)
 	@echo "runs in runs/claims, records in tests/benchmarks/claims_results, written up in tests/benchmarks/CLAIMS.md"
 	$(BIN)/python -m tests.benchmarks.claims $* $(if $(REHEARSE),--rehearse)
+
+# ONLY=oldest or ONLY=newest; environments in runs/versions
+versions: $(INSTALLED)
+	$(BIN)/python -m tests.versions $(if $(ONLY),--only $(ONLY))
 
 # FAULTS=N and SEED=S choose another campaign
 chaos: $(INSTALLED)

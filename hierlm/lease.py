@@ -100,7 +100,7 @@ class Lease(Fence):
     def successor(self) -> str:
         """Who has taken over, in one line."""
         claim = holder(self.directory)
-        who = claim.told() if claim else "its directory is gone"
+        who = claim.description if claim else "its directory is gone"
         return f"another attempt ({who}) has taken over this run; this one stops"
 
 
@@ -116,7 +116,8 @@ class Claim:
     since: str
     token: str
 
-    def told(self) -> str:
+    @property
+    def description(self) -> str:
         """Host, job and since when."""
         what = f"job {self.job_id}" if self.job_id else f"process {self.pid}"
         return f"{self.host}, {what}, since {self.since}"

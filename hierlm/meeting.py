@@ -24,6 +24,26 @@ def meeting_file(run_dir: RunDir | None) -> Path | None:
     return run_dir.meeting_file(".".join(ids))
 
 
+def rank_environment(rank: int, *, num_ranks: int, meeting: Path) -> dict[str, str]:
+    """A process's place, and where it meets the others: on the loopback, which no other machine reaches.
+
+    Threads are shared out unless the user has decided.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "GLOO_SOCKET_IFNAME": "lo",
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        FILE_VARIABLE: os.path.abspath(meeting),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
 def announce(port: int, file: Path) -> None:
     """Whoever sees the file can read the whole port."""
     draft = file.with_name(f".{file.name}.partial")

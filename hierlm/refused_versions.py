@@ -30,7 +30,7 @@ REFUSED = (
         versions=">=0.19.0,<0.19.3",
         fault="in a pipeline of three stages or more it divides gradients by the number of micro-batches repeatedly",
         reference="DeepSpeed#8152",
-        mend="deepspeed>=0.19.3,<0.20",
+        mend="deepspeed>=0.19.3,<=0.19.8",
     ),
 )
 

@@ -3,19 +3,28 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hierlm import models
+from hierlm.config.raw import read_mapping
+from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
 from hierlm.optim import optimizers
 from hierlm.optim.config import OptimConfig
 from hierlm.phases import schedules
 from hierlm.phases.config import LearningRateConfig
+from launcher.provenance import SOURCE_ROOT
+
+if TYPE_CHECKING:
+    from hierlm.contract.case import Case
+
+TINY_CONFIGS = SOURCE_ROOT / "configs" / "tiny"
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,28 @@ def _choice(key: str, name: str, module: ModuleType, base: type[BaseModel]) -> s
     own = [field for field in config.model_fields if field not in base.model_fields]
     summary = (inspect.getdoc(module) or "").partition("\n")[0]
     return f"{key}={name}: {summary}" + (f" Fields: {', '.join(own)}" if own else "")
+
+
+def small_case(name: str, *, config: Path | None) -> "Case":
+    """What the contract's checks look at: the `model:` of a file, else the SMALL of the architecture's file, else the
+    tiny config that comes with the sources. UserError where there is none or it is wrong."""
+    from hierlm.config.schema import checked
+    from hierlm.contract.case import Case
+
+    if not models.is_known(name):
+        raise UserError(f"{name}: no such architecture, allowed: {', '.join(models.names())}")
+    module, where = models.architecture(name), config or TINY_CONFIGS / f"{name}.yaml"
+    if config is None and hasattr(module, "SMALL"):
+        part, source = dict(module.SMALL), f"{name}.SMALL"
+    elif where.is_file():
+        part, source = dict(read_mapping(where).get("model") or {}), str(where)
+    else:
+        raise UserError(f"{config or name}: no config to build; define SMALL in its file, or give --config FILE")
+    part = {**part, "arch": name}
+    problems = checked(module.Config, part)[1]
+    if problems:
+        raise UserError([f"{source}: {problem.path}: {problem.text}" for problem in problems])
+    return Case(part)
 
 
 def listing(architectures: Sequence[dict[str, Any]], *, with_fields: bool) -> str:

@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
 from hierlm.exit_codes import FAILED, INTERRUPTED, STOPPED, TAKEN_OVER, WRONG_INPUT
-from hierlm.meeting import FILE_VARIABLE
+from hierlm.meeting import rank_environment
 from launcher.job import JobSpec
 
 POLL_SECONDS = 0.05
@@ -47,26 +46,6 @@ def run(job: JobSpec, *, failure_grace_seconds: float = 10, ending_grace_seconds
     for line in processes.failures():
         print(f"hierlm: {line}", file=sys.stderr)
     return processes.exit_code()
-
-
-def rank_environment(rank: int, *, num_ranks: int, meeting: Path) -> dict[str, str]:
-    """A process's place, and where it meets the others: on the loopback, which no other machine reaches.
-
-    Threads are shared out unless the user has decided.
-    """
-    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "GLOO_SOCKET_IFNAME": "lo",
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(num_ranks),
-        "LOCAL_WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        FILE_VARIABLE: os.path.abspath(meeting),
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 def overall_exit_code(codes: Sequence[int], *, killed: Sequence[bool], forwarded: Sequence[int]) -> int:

@@ -12,6 +12,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from hierlm.plugins import installed
+
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
 MAX_DIFF_CHARACTERS = 1_000_000
 
@@ -26,6 +28,7 @@ def collect(command_line: Sequence[str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "git": git_state(SOURCE_ROOT),
+        "plugins": installed(),
         "packages": dict(sorted((d.name, d.version) for d in distributions() if d.name)),
     }
 
@@ -43,7 +46,9 @@ def code_change(first: dict[str, Any], now: dict[str, Any]) -> str | None:
         return f"was started with code {_short(before)}, goes on with {_short(after)}"
     if before.get("diff") != after.get("diff"):
         return f"goes on with other uncommitted changes to code {_short(after)} than it was started with"
-    return None
+    kept, present = first.get("plugins") or {}, now.get("plugins") or {}
+    changed = [name for name in present if name in kept and kept[name]["sha256"] != present[name]["sha256"]]
+    return f"goes on with another version of the installed {', '.join(changed)}" if changed else None
 
 
 def _short(git: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ stages and eight micro-batches, skipped steps)."""
 def test_a_release_of_the_table_is_refused_in_one_line_that_says_why_and_what_to_do(installed: str) -> None:
     (line,) = version_problems(version_of=lambda package: {"deepspeed": installed}[package])
     assert line.startswith(f"deepspeed {installed} is installed")
-    for word in ("micro-batches", "DeepSpeed#8152", "pip install 'deepspeed>=0.19.3,<0.20'"):
+    for word in ("micro-batches", "DeepSpeed#8152", "pip install 'deepspeed>=0.19.3,<=0.19.8'"):
         assert word in line
 
 

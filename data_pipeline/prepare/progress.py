@@ -27,22 +27,6 @@ class Progress(Protocol):
     def close(self) -> None: ...
 
 
-class Silent:
-    """For callers that want no progress."""
-
-    def begin(self, stage: str, *, total_bytes: int | None = None) -> None:
-        pass
-
-    def advance(self, *, source_bytes: int = 0, tokens: int = 0, documents: int = 0) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class Lines:
     """One greppable line at the start and end of a stage and every few seconds between."""
 

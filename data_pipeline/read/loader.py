@@ -53,6 +53,7 @@ class EvaluationBatch(NamedTuple):
     tokens: Tensor  # int64 [n, T]
     targets: Tensor  # int64 [n, T]
     valid: Tensor  # int64 [n]: number of targets that count
+    document_starts: Tensor | None = None  # bool [n, T], on request: the token is the first of a document
 
 
 class TrainRows:
@@ -141,13 +142,14 @@ def _inputs_and_targets(packed: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
 class EvaluationRows:
     """A split as rows in order, the last one partial: every token but the first is a target exactly once."""
 
-    def __init__(self, split: Split, *, sequence_length: int) -> None:
+    def __init__(self, split: Split, *, sequence_length: int, document_starts: bool = False) -> None:
         if split.num_tokens < 2:
             raise DataError(
                 f"{split.directory}: split {split.name} has {split.num_tokens} tokens; evaluation needs two"
             )
         self.split = split
         self.sequence_length = sequence_length
+        self._wants_document_starts = document_starts
 
     def __len__(self) -> int:
         return (self.num_targets + self.sequence_length - 1) // self.sequence_length
@@ -166,7 +168,17 @@ class EvaluationRows:
                 self.split.read_into(out[: count + 1], start=row * length)
         tokens, targets = _inputs_and_targets(packed)
         padding = torch.arange(length)[None, :] >= torch.from_numpy(valid)[:, None]
-        return EvaluationBatch(tokens, targets.masked_fill_(padding, IGNORED_TARGET), torch.from_numpy(valid))
+        documents = self._document_starts(rows, valid.tolist()) if self._wants_document_starts else None
+        scored = targets.masked_fill_(padding, IGNORED_TARGET)
+        return EvaluationBatch(tokens, scored, torch.from_numpy(valid), documents)
+
+    def _document_starts(self, rows: Sequence[int], valid: Sequence[int]) -> Tensor:
+        """None where a row is padding."""
+        masks = np.zeros((len(rows), self.sequence_length), dtype=np.bool_)
+        for mask, row, count in zip(masks, rows, valid, strict=True):
+            first = row * self.sequence_length
+            mask[:count] = self.split.document_starts(first, first + count) if count else False
+        return torch.from_numpy(masks)
 
     def _num_valid(self, row: int) -> int:
         if row < 0:
@@ -177,10 +189,6 @@ class EvaluationRows:
 def evaluation_rows(split: Split, *, sequence_length: int) -> EvaluationRows:
     """The rows of one evaluation of `split`."""
     return EvaluationRows(split, sequence_length=sequence_length)
-
-
-class WaitStopped(Exception):  # noqa: N818 - a request, not an error
-    """The stop function turned true while a batch was awaited; nothing was consumed."""
 
 
 class Prefetcher:
@@ -196,11 +204,10 @@ class Prefetcher:
         requests: Iterator[Request],
         depth: int,
         *,
-        stop: Callable[[], bool] = lambda: False,
         device: torch.device | None = None,
     ) -> None:
         self.wait_seconds = 0.0  # of the last batch
-        self._read, self._requests, self._stop = read, requests, stop
+        self._read, self._requests = read, requests
         self._copies = _CopiesAhead(device) if device is not None and device.type == "cuda" else None
         self._closed = threading.Event()
         self._ready: queue.Queue[Batch | _OnTheWay | BaseException] = queue.Queue(maxsize=max(depth, 1))
@@ -242,8 +249,6 @@ class Prefetcher:
             try:
                 return self._ready.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                if self._stop():
-                    raise WaitStopped from None
                 if self._closed.is_set():
                     raise RuntimeError("the prefetcher is closed") from None
 

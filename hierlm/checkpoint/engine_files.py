@@ -25,6 +25,7 @@ OPTIMIZER_NAMES = "optimizer_parameter_names"
 PARAMETER_SLICES = "parameter_slices"
 VOCAB_SIZE = "original_vocab_size"
 STATE_NAMES = "optimizer_state_names"
+TENSOR_DEGREE = "tensor_parallel_degree"
 
 _MODEL_FILE = re.compile(r"(?:zero_pp_rank_0_)?mp_rank_(\d+)_model_states\.pt")
 _OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
@@ -86,8 +87,7 @@ def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Sl
         )
     info = model.get(INFO) or {}
     names = StateNames.recorded(info.get(STATE_NAMES))
-    tp_degree = int(model["checkpoint_parallel_dimensions"]["tp_degree"])
-    pp_rank, tp_rank = divmod(index, tp_degree)
+    pp_rank, tp_rank = divmod(index, _tensor_degree(model))
     if not optimizers:
         pieces = _whole_pieces(model, names)
     elif "fp32_flat_groups" in optimizers[0]:
@@ -95,6 +95,12 @@ def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Sl
     else:
         pieces = _stage_1_and_2_pieces(model["param_shapes"], optimizers, names)
     return Slice(pp_rank, tp_rank, pieces, info, model, names)
+
+
+def _tensor_degree(model: Mapping[str, Any]) -> int:
+    """As we say it ourselves; in checkpoints of 0.1, which do not, as DeepSpeed does from 0.19.5 on."""
+    info = model.get(INFO) or {}
+    return int(info[TENSOR_DEGREE] if TENSOR_DEGREE in info else model["checkpoint_parallel_dimensions"]["tp_degree"])
 
 
 def _whole_pieces(model: Mapping[str, Any], names: StateNames) -> dict[str, Piece]:

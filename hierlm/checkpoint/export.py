@@ -13,13 +13,14 @@ from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_
 from hierlm.checkpoint.digest import tensor_bytes
 from hierlm.errors import UserError
 from hierlm.models.assembly import canonical_names
+from hierlm.plugins import take_up
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 
 
 def export(engine_dir: Path, *, run_config: Path, output: Path) -> dict[str, int]:
-    """Write the fp32 weights and the `model` and `seed` parts of the run's config; parameter and byte counts.
+    """Write the fp32 weights and the `model`, `seed` and `plugins` parts of the config; parameter and byte counts.
 
     UserError if the checkpoint is not of the run's model, or if `output` holds something else already or cannot be
     written.
@@ -31,7 +32,8 @@ def export(engine_dir: Path, *, run_config: Path, output: Path) -> dict[str, int
     try:
         output.mkdir(parents=True, exist_ok=True)
         num_parameters = _write_safetensors(output / WEIGHTS, state)
-        OmegaConf.save({"seed": config.seed, "model": config.model}, output / CONFIG)
+        parts = {key: config[key] for key in ("seed", "plugins", "model") if key in config}
+        OmegaConf.save(parts, output / CONFIG)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
     return {"parameters": num_parameters, "bytes": (output / WEIGHTS).stat().st_size}
@@ -39,6 +41,8 @@ def export(engine_dir: Path, *, run_config: Path, output: Path) -> dict[str, int
 
 def _names_of(run_config: Any) -> list[str]:
     part: Any = OmegaConf.to_container(run_config.model, resolve=True)
+    recorded: Any = OmegaConf.to_container(run_config.get("plugins") or OmegaConf.create([]))
+    take_up(recorded)
     return canonical_names(models.architecture(part["arch"]).Config.model_validate(part))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from hierlm import models
+from hierlm import models, plugins
 from hierlm.config import rules
 from hierlm.config.problem import Problem, given, nearest, sentence
 from hierlm.config.raw import (
@@ -53,7 +53,7 @@ def check_mapping(
 
     `is_recorded`: its phases are those of a run already accepted, and rules made since are not held against them.
     """
-    raw = with_inherited_phases(written)
+    raw, of_plugins = _with_plugins(with_inherited_phases(written))
     config_class, problems = _config_class(raw.get("model"))
     arch_unknown = bool(problems)
     optim_class, of_optim = _optim_class(raw.get("optim"))
@@ -61,7 +61,7 @@ def check_mapping(
     if of_optim:
         del readable["optim"]
     config, found = checked(typed_run_config(config_class, optim_class), readable)
-    problems += of_optim + found + ([] if arch_unknown else _switch_problems(config_class, raw))
+    problems += of_plugins + of_optim + found + ([] if arch_unknown else _switch_problems(config_class, raw))
     if config is not None and not problems:
         conflicts = rules.conflicts(config)
     else:
@@ -105,15 +105,25 @@ def plain_config(config: RunConfig[ModelConfig]) -> dict[str, Any]:
     return plain
 
 
+def _with_plugins(raw: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Plugins are loaded before anything is checked that they may name; their entries tell what was loaded."""
+    entries = raw.get("plugins", ())
+    try:
+        taken = plugins.take_up(entries if isinstance(entries, list | tuple) else ())
+    except UserError as error:
+        return {**raw, "plugins": ()}, [Problem("plugins", text) for text in error.problems]
+    return ({**raw, "plugins": taken} if taken else raw), []
+
+
 def _config_class(part: object) -> tuple[type[ModelConfig], list[Problem]]:
     """The architecture's own Config, or the base class and the reason."""
-    known = models.names()
     if not isinstance(part, Mapping):
         return ModelConfig, []
     if "arch" not in part:
-        return ModelConfig, [Problem("model.arch", sentence("missing", allowed=", ".join(known)))]
+        return ModelConfig, [Problem("model.arch", sentence("missing", allowed=", ".join(models.names())))]
     arch = part["arch"]
-    if arch not in known:
+    if not models.is_known(arch):
+        known = models.names()
         text = sentence(f"given {given(arch)}", allowed=", ".join(known), near=nearest(arch, known))
         return ModelConfig, [Problem("model.arch", text)]
     config_class: type[ModelConfig] = models.architecture(str(arch)).Config
@@ -181,16 +191,16 @@ def _with_reason(problem: Problem) -> Problem:
 
 def _without_inherited(problems: Sequence[Problem], written: Mapping[str, Any]) -> list[Problem]:
     """A problem that a later phase only inherits is told once, where it was written."""
-    told = {(problem.path, problem.text) for problem in problems}
-    return [problem for problem in problems if not _is_inherited(problem, told, written)]
+    reported = {(problem.path, problem.text) for problem in problems}
+    return [problem for problem in problems if not _is_inherited(problem, reported, written)]
 
 
-def _is_inherited(problem: Problem, told: set[tuple[str, str]], written: Mapping[str, Any]) -> bool:
+def _is_inherited(problem: Problem, reported: set[tuple[str, str]], written: Mapping[str, Any]) -> bool:
     match problem.path.split("."):
         case ["phases", index, *rest] if rest and index.isdecimal() and int(index) > 0:
             earlier = (".".join(["phases", str(int(index) - 1), *rest]), problem.text)
             at = rest[:1] if rest[0] == RATE else rest  # a rate that is written is so as a whole
-            return earlier in told and not _is_written(written["phases"][int(index)], at)
+            return earlier in reported and not _is_written(written["phases"][int(index)], at)
     return False
 
 

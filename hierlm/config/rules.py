@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from hierlm import models
-from hierlm.config.problem import Problem
+from hierlm.config.problem import Problem, given, nearest, sentence
 from hierlm.config.run_config import RunConfig
+from hierlm.discovery import is_named, names_in
 from hierlm.models.config import ModelConfig
 from hierlm.optim.optimizers import zero_stages
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import curve_spans
+from hierlm.plugins import PACKAGES
 
 Config = RunConfig[ModelConfig]
 
@@ -72,13 +74,30 @@ def tensor_parallelism_divides(config: Config) -> Iterator[Problem]:
 
 def pipeline_has_enough_layers(config: Config) -> Iterator[Problem]:
     """Every pipeline stage has at least one layer of the model's list; embedding and head are layers too."""
-    if config.model.arch not in models.names():
+    if not models.is_known(config.model.arch):
         return
     degree = config.parallel.pipeline_parallel_degree
     most = models.architecture(config.model.arch).list_length(config.model)
     if degree > most:
         text = f"given {degree}, allowed: 1 to {most}, the layers of this {config.model.arch} with embedding and head"
         yield Problem("parallel.pipeline_parallel_degree", text, involves=("model",))
+
+
+def gradients_can_be_seen(config: Config) -> Iterator[Problem]:
+    """With ZeRO-Offload they have left for the optimizer's buffers in host memory before an update begins."""
+    if config.train.log_gradient_norms and config.parallel.offload != "none":
+        text = f"given true with parallel.offload {config.parallel.offload}, allowed: false, or parallel.offload none"
+        why = "offloaded gradients are in the optimizer's own buffers before anybody can look at them"
+        yield Problem("train.log_gradient_norms", f"{text}, because {why}", involves=("parallel.offload",))
+
+
+def tracker_is_known(config: Config) -> Iterator[Problem]:
+    """A file of hierlm/tracking/trackers, or a plugin's."""
+    package, given_kind = PACKAGES["tracker"], config.tracking.kind
+    if not is_named(given_kind, package=package):
+        known = names_in(package)
+        text = sentence(f"given {given(given_kind)}", allowed=", ".join(known), near=nearest(given_kind, known))
+        yield Problem("tracking.kind", text)
 
 
 def stage_cut_fits(config: Config) -> Iterator[Problem]:
@@ -129,7 +148,7 @@ def sequence_parallelism_has_ranks(config: Config) -> Iterator[Problem]:
 
 def architecture_allows_layout(config: Config) -> Iterator[Problem]:
     """What an architecture says it cannot do on several ranks (`refusals` in its file)."""
-    if config.model.arch not in models.names():
+    if not models.is_known(config.model.arch):
         return
     refusals: Callable[[ModelConfig], dict[str, str]]
     refusals = getattr(models.architecture(config.model.arch), "refusals", lambda model: {})
@@ -248,6 +267,8 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     batches_divide,
     tensor_parallelism_divides,
     pipeline_has_enough_layers,
+    tracker_is_known,
+    gradients_can_be_seen,
     stage_cut_fits,
     zero_allows_pipeline,
     offload_needs_partitions,

@@ -20,12 +20,21 @@ DEFAULT_OPTIMIZER = "adamw"
 M = TypeVar("M", bound=ModelConfig)
 
 
+class PluginFile(Strict):
+    """A file from outside that the run needs; written by `--plugin FILE`, or as a path alone."""
+
+    name: str = Field(description="KIND.NAME, as its line PLUGIN says")
+    file: str = Field(description="absolute path")
+    sha256: str
+
+
 class RunConfig(Strict, Generic[M]):
     """One training run; the resolved file in the run directory is exactly this."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="run directory <run_root>/<name>")
     seed: int = Field(default=1234, ge=0, lt=2**31)
     run_root: str = "runs"
+    plugins: tuple[PluginFile, ...] = ()
     model: M
     data: DataConfig
     phases: tuple[PhaseConfig, ...] = Field(min_length=1)

@@ -52,11 +52,11 @@ def differences(old: Config, new: Config) -> list[str]:
 def harmless_differences(old: Config, new: Config) -> list[str]:
     """The differences in everything else, in the same form."""
     before, after = _with_data_paths(old), _with_data_paths(new)
-    told_elsewhere = ("seed", "model", "phases", "optim", "train.precision", "run_root")
+    compared_elsewhere = ("seed", "model", "phases", "optim", "train.precision", "run_root")
     return [
         change
         for change in _changes(before, after)
-        if not any(f"{change.partition(':')[0]}.".startswith(f"{path}.") for path in told_elsewhere)
+        if not any(f"{change.partition(':')[0]}.".startswith(f"{path}.") for path in compared_elsewhere)
     ]
 
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from hierlm.models.assembly import layer_specs, shared_weights
+from hierlm.models.assembly import input_specs, layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
 from hierlm.models.weightless import alone
+from hierlm.nn.inputs import InputSpecs, neutral
 from hierlm.nn.kernels import prefix_attention
 from hierlm.nn.kernels.linear import fused_product
 from hierlm.nn.layer import Layer, LayerSpec, Memory
@@ -53,14 +54,16 @@ def layer_costs(config: ModelConfig, *, sequence_length: int, bytes_per_value: i
     `bytes_per_value` is the size of one activation (2 for bf16, 4 for fp32). Layers whose shapes depend on the data
     cannot run without it: such a model is run once on real random tokens instead.
     """
-    specs, shared = layer_specs(config), _shared_sizes(config)
+    specs = layer_specs(config)
+    how: dict[str, Any] = {"shared": _shared_sizes(config), "bytes_per_value": bytes_per_value}
+    how["inputs"] = input_specs(config)
     tokens = torch.randint(config.vocab_size, (1, sequence_length), generator=torch.Generator().manual_seed(0))
     try:
-        return _costs(specs, tokens.to("meta"), shared=shared, bytes_per_value=bytes_per_value)
+        return _costs(specs, tokens.to("meta"), **how)
     except RuntimeError as error:  # torch has two ways to say it: a value is asked for, a shape hangs on values
         if not (isinstance(error, NotImplementedError) or "meta tensor" in str(error).lower()):
             raise
-        return _costs(specs, tokens, shared=shared, bytes_per_value=bytes_per_value)
+        return _costs(specs, tokens, **how)
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int) -> float:
@@ -69,9 +72,14 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> float:
 
 
 def _costs(
-    specs: Sequence[LayerSpec], tokens: Tensor, *, shared: dict[int, set[str]], bytes_per_value: int
+    specs: Sequence[LayerSpec],
+    tokens: Tensor,
+    *,
+    inputs: InputSpecs,
+    shared: dict[int, set[str]],
+    bytes_per_value: int,
 ) -> list[LayerCost]:
-    costs, stream = [], Stream((tokens,))
+    costs, stream = [], Stream.of(neutral(inputs, tokens))
     for index, spec in enumerate(specs):
         layer = alone(spec, index=index, device=tokens.device)
         stream, flops = _counted(layer, stream)

@@ -18,8 +18,10 @@ from hierlm.inference.load_run import LoadedRun, load_run
 from hierlm.inference.remembering import AS_TRAINED, Remembering
 from hierlm.inference.windows import CarriedLanes, Passes, SlidingWindows
 from hierlm.models.assembly import State
+from hierlm.nn.inputs import NO_INPUTS, Inputs, moved
 from hierlm.tracking import names
 from hierlm.train.evaluation import EvaluationSums, Score, perplexity
+from hierlm.train.loaded_inputs import wants_documents
 from hierlm.train.mixture_evaluation import with_headline
 
 ROWS_PER_PASS = 8  # windows at once, or lanes with a memory of their own
@@ -62,7 +64,7 @@ def evaluate(
 
     UserError when the model cannot be evaluated in this way, DataError when no source of the phase has the split.
     """
-    how, records, config = _how(loaded, reading), [], loaded.config
+    reading_record, records, config = _reading_record(loaded, reading), [], loaded.config
     data, weights = config.data, config.source_weights(loaded.phase)
     paths = [source.path for source in data.weighted_sources]
     problems = evaluation_problems(paths, {loaded.phase.name: weights}, split=split)
@@ -70,14 +72,14 @@ def evaluate(
         raise DataError(problems)
     there = [can_be_evaluated(path, split) for path in paths]
     if not all(there):
-        how["left_out"] = [path for path, has in zip(paths, there, strict=True) if not has]
+        reading_record["left_out"] = [path for path, has in zip(paths, there, strict=True) if not has]
     for path, name, weight, has in zip(paths, data.source_names, weights, there, strict=True):
         if not has:
             continue
         opened = open_split(path, split)
         passes = _passes(opened, loaded, reading)
-        told = {"step": loaded.step, "phase": loaded.phase.name, "split": split, "data": path}
-        known = {**told, "name": name, names.WEIGHT: weight, **how}
+        place = {"step": loaded.step, "phase": loaded.phase.name, "split": split, "data": path}
+        known = {**place, "name": name, names.WEIGHT: weight, **reading_record}
         records.append({**known, **_scored(opened, passes, score=Scorer(loaded), progress=progress)})
     return records
 
@@ -96,7 +98,7 @@ def _scored(split: Split, passes: Passes, *, score: Score, progress: Callable[[i
     nats = torch.zeros(passes.sequence_length, dtype=torch.float64)
     counts = torch.zeros(passes.sequence_length, dtype=torch.int64)
     for done, one in enumerate(passes, start=1):
-        nats += score(one.tokens, one.targets, continues=one.continues).double().sum(dim=0).cpu()
+        nats += score(one.tokens, one.targets, continues=one.continues, inputs=one.inputs).double().sum(dim=0).cpu()
         counts += (one.targets != IGNORED_TARGET).sum(dim=0)
         progress(done, len(passes))
     total = float(nats.sum())
@@ -110,25 +112,26 @@ def _scored(split: Split, passes: Passes, *, score: Score, progress: Callable[[i
 
 
 def _passes(split: Split, loaded: LoadedRun, reading: Reading) -> Passes:
-    length = _sequence_length(loaded, reading)
+    length, documents = _sequence_length(loaded, reading), wants_documents(loaded.config.model)
     if loaded.is_recurrent:
         if reading.stride is not None:
             raise UserError(
                 f"--stride: {loaded.config.model.arch} carries its memory from segment to segment, so windows cannot "
                 "overlap; leave --stride out"
             )
-        return CarriedLanes(split, sequence_length=length, num_lanes=ROWS_PER_PASS)
+        return CarriedLanes(split, sequence_length=length, num_lanes=ROWS_PER_PASS, document_starts=documents)
     stride = length if reading.stride is None else reading.stride
     if not 1 <= stride <= length:
         raise UserError(f"--stride: given {stride}, allowed 1 to the sequence length {length}")
-    return SlidingWindows(split, sequence_length=length, stride=stride, windows_per_pass=ROWS_PER_PASS)
+    how = {"stride": stride, "windows_per_pass": ROWS_PER_PASS}
+    return SlidingWindows(split, sequence_length=length, **how, document_starts=documents)
 
 
 def _sequence_length(loaded: LoadedRun, reading: Reading) -> int:
     return loaded.phase.sequence_length if reading.sequence_length is None else reading.sequence_length
 
 
-def _how(loaded: LoadedRun, reading: Reading) -> dict[str, Any]:
+def _reading_record(loaded: LoadedRun, reading: Reading) -> dict[str, Any]:
     """How the split was read: as asked, else as in training."""
     length = _sequence_length(loaded, reading)
     stride = None if loaded.is_recurrent else reading.stride or length
@@ -143,8 +146,9 @@ class Scorer:
         self._state: State | None = None
 
     @torch.no_grad()
-    def __call__(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
-        logits, self._state = self._model(tokens.to(self._device), self._state if continues else None)
+    def __call__(self, tokens: Tensor, targets: Tensor, *, continues: bool, inputs: Inputs = NO_INPUTS) -> Tensor:
+        state = self._state if continues else None
+        logits, self._state = self._model(tokens.to(self._device), state, **moved(inputs, self._device))
         wanted = targets.to(self._device)
         flat = F.cross_entropy(
             logits.float().flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=IGNORED_TARGET

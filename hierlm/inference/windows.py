@@ -12,6 +12,8 @@ from torch import Tensor
 
 from data_pipeline.read.assignment import EvaluationLanes
 from data_pipeline.read.loader import IGNORED_TARGET, EvaluationRows, Split
+from hierlm.nn.inputs import NO_INPUTS, Inputs
+from hierlm.train.loaded_inputs import inputs_of
 
 
 class Pass(NamedTuple):
@@ -20,6 +22,7 @@ class Pass(NamedTuple):
     tokens: Tensor  # int64 [n, T]
     targets: Tensor  # int64 [n, T]; IGNORED_TARGET where the token is context, was scored before, or is padding
     continues: bool  # each row goes on where the same row of the pass before ended
+    inputs: Inputs = NO_INPUTS  # what else the model reads of these rows
 
 
 class Passes(Protocol):
@@ -39,11 +42,20 @@ class SlidingWindows:
     windows do not overlap.
     """
 
-    def __init__(self, split: Split, *, sequence_length: int, stride: int, windows_per_pass: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        sequence_length: int,
+        stride: int,
+        windows_per_pass: int,
+        document_starts: bool = False,
+    ) -> None:
         assert 1 <= stride <= sequence_length
         self._split, self._num_targets = split, EvaluationRows(split, sequence_length=sequence_length).num_targets
         self.sequence_length = min(sequence_length, self._num_targets)
         self._stride, self._windows_per_pass = stride, windows_per_pass
+        self._wants_document_starts = document_starts
 
     @property
     def num_windows(self) -> int:
@@ -61,22 +73,27 @@ class SlidingWindows:
         length = self.sequence_length
         packed = np.zeros((len(windows), length + 1), dtype=np.int64)
         is_scored = np.zeros((len(windows), length), dtype=np.bool_)
+        starts = np.zeros_like(is_scored)
         for row, window in enumerate(windows):
             start = window * self._stride
             size = min(length, self._num_targets - start)
             self._split.read_into(packed[row, : size + 1], start=start)
             is_scored[row, length - self._stride if window else 0 : size] = True
+            if self._wants_document_starts:
+                starts[row, :size] = self._split.document_starts(start, start + size)
         tokens, targets = torch.from_numpy(packed[:, :-1].copy()), torch.from_numpy(packed[:, 1:].copy())
-        return Pass(tokens, targets.masked_fill_(~torch.from_numpy(is_scored), IGNORED_TARGET), continues=False)
+        targets.masked_fill_(~torch.from_numpy(is_scored), IGNORED_TARGET)
+        inputs = inputs_of(torch.from_numpy(starts)) if self._wants_document_starts else NO_INPUTS
+        return Pass(tokens, targets, continues=False, inputs=inputs)
 
 
 class CarriedLanes:
     """Rows of T tokens in so many contiguous lanes, for a model that carries its memory along each of them."""
 
-    def __init__(self, split: Split, *, sequence_length: int, num_lanes: int) -> None:
+    def __init__(self, split: Split, *, sequence_length: int, num_lanes: int, document_starts: bool = False) -> None:
         num_targets = EvaluationRows(split, sequence_length=sequence_length).num_targets
         self.sequence_length = min(sequence_length, num_targets)
-        self._rows = EvaluationRows(split, sequence_length=self.sequence_length)
+        self._rows = EvaluationRows(split, sequence_length=self.sequence_length, document_starts=document_starts)
         self._lanes = EvaluationLanes(len(self._rows), lanes=min(num_lanes, len(self._rows)))
 
     def __len__(self) -> int:
@@ -86,4 +103,4 @@ class CarriedLanes:
         lanes = np.arange(self._lanes.lanes)
         for step in range(self._lanes.num_steps):
             batch = self._rows.read(self._lanes.rows(step, lanes).tolist())
-            yield Pass(batch.tokens, batch.targets, continues=step > 0)
+            yield Pass(batch.tokens, batch.targets, step > 0, inputs_of(batch.document_starts))

@@ -1,15 +1,16 @@
 """Architectures: one file = one architecture = one paper, found by file name. The door for Python users.
 
 A model file exports `Config`, `layers(config)`, `list_length(config)`, `TENSOR_PLAN`, and if needed
-`shared_weights(config)`, and `PARAM_RULES`, a tuple of `hierlm.optim.config.ParameterRule`: learning rates and weight
-decays that some of its parameters need, which `optim.rules` of a run may overrule.
+`shared_weights(config)`; `INPUTS`, name -> `hierlm.nn.input_spec.InputSpec` of what it reads beside the tokens; and
+`PARAM_RULES`, a tuple of `hierlm.optim.config.ParameterRule`: learning rates and weight decays that some of its
+parameters need, which `optim.rules` of a run may overrule.
 It imports torch only inside `layers`, so that its Config is checked where torch is not installed.
 """
 
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hierlm.discovery import module_named, names_in
+from hierlm.discovery import is_named, module_named, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,13 +22,18 @@ _NOT_ARCHITECTURES = frozenset({"assembly", "config", "decoding", "exported", "w
 
 
 def names() -> list[str]:
-    """Every architecture, by file name."""
+    """Every architecture: the files of this package and what plugins add."""
     return names_in(__name__, besides=_NOT_ARCHITECTURES)
+
+
+def is_known(name: object) -> bool:
+    """Whether there is such an architecture; a plugin's too."""
+    return is_named(name, package=__name__, besides=_NOT_ARCHITECTURES)
 
 
 def architecture(name: str) -> ModuleType:
     """The module of one architecture; ValueError names the known ones."""
-    if name not in names():
+    if not is_known(name):
         raise ValueError(f"unknown architecture {name!r}; known: {', '.join(names())}")
     return module_named(name, package=__name__)
 

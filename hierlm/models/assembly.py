@@ -10,16 +10,18 @@ from torch import Tensor, nn
 
 from hierlm import models
 from hierlm.models.config import ModelConfig
+from hierlm.nn.inputs import NO_SPECS, InputSpecs, completed
 from hierlm.nn.layer import LayerSpec, Memory, SharedWeights, build_layer, fold
 from hierlm.nn.parameter_kinds import Kind, parameter_kinds
 from hierlm.nn.stream import Stream
 from hierlm.optim.config import ParameterRule
+from hierlm.plugins import take_up
 
 State = tuple[Memory | None, ...]
 
 
 class LanguageModel(nn.Module):
-    """`logits, state = model(tokens, state=None)`; parameters are named `layers.<index>.<name>` in every layout."""
+    """`logits, state = model(tokens, state=None, **inputs)`; parameters are `layers.<index>.<name>` in every layout."""
 
     def __init__(self, config: ModelConfig, *, seed: int) -> None:
         super().__init__()
@@ -28,15 +30,27 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(build_layer(spec, seed=seed, index=i) for i, spec in enumerate(specs))
         share_weights(self.layers, shared_weights(config))
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+    def forward(self, tokens: Tensor, state: State | None = None, **inputs: Tensor) -> tuple[Tensor, State | None]:
         """tokens int64 [B, T] -> logits [B, T, V]; row i predicts token i+1 and depends on tokens 0..i only.
 
         `state` is None at the start of the streams, else what the call before returned; what is returned is detached
-        and is None for a model without recurrent memory.
+        and is None for a model without recurrent memory. `inputs` are what else the architecture reads (its `INPUTS`),
+        each [B, T] or [B], or wider; those it has a rule for may be left out. UserError names what is missing.
         """
+        stream, new_state = self.run(tokens, state, **inputs)
+        return stream.output, new_state
+
+    def run(self, tokens: Tensor, state: State | None = None, **inputs: Tensor) -> tuple[Stream, State | None]:
+        """As `forward`, with all that is left at the end: the logits on top, and what layers report beside them."""
         memories = self.initial_state(tokens) if state is None else state
-        stream, updated = fold(list(self.layers), Stream((tokens,)), memories)
-        return stream.hidden, detached(updated)
+        stream = Stream.of(completed(self.input_specs, tokens, inputs))
+        stream, updated = fold(list(self.layers), stream, memories)
+        return stream, detached(updated)
+
+    @property
+    def input_specs(self) -> InputSpecs:
+        """What the architecture reads beside the tokens."""
+        return input_specs(self.config)
 
     def initial_state(self, tokens: Tensor) -> State:
         """Memories of streams that have seen nothing, one entry per layer."""
@@ -47,6 +61,12 @@ class LanguageModel(nn.Module):
 def layer_specs(config: ModelConfig) -> list[LayerSpec]:
     """The unbuilt layer list of a config."""
     specs: list[LayerSpec] = models.architecture(config.arch).layers(config)
+    return specs
+
+
+def input_specs(config: ModelConfig) -> InputSpecs:
+    """What the architecture of a config reads beside the tokens, by name: its `INPUTS`."""
+    specs: InputSpecs = getattr(models.architecture(config.arch), "INPUTS", NO_SPECS)
     return specs
 
 
@@ -111,6 +131,7 @@ def model_from_source(source: str | Path | Mapping[str, Any], *, seed: int | Non
     mapping = OmegaConf.to_container(loaded, resolve=True)
     if not isinstance(mapping, dict) or "arch" not in mapping.get("model", {}):
         raise ValueError(f"{source}: expected a mapping with `model: {{arch: ...}}`")
+    take_up(mapping.get("plugins") or ())
     part = mapping["model"]
     config = models.architecture(part["arch"]).Config.model_validate(part)
     return LanguageModel(config, seed=int(mapping.get("seed", 1234)) if seed is None else seed)

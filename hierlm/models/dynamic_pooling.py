@@ -26,6 +26,7 @@ from hierlm.models.config import BlockConfig
 
 if TYPE_CHECKING:
     from hierlm.nn.layer import LayerSpec
+    from hierlm.nn.resampling.unigram import UnigramEnds
 
 PAPER = "2211.09761, Nawrot et al., 2022"
 
@@ -89,6 +90,7 @@ def list_length(config: Config) -> int:
 def layers(config: Config) -> "list[LayerSpec]":
     """Embed, Block x pre, PoolGroups, Block x valley, ReadGroups, Block x post, Head."""
     from hierlm.nn.basic.block import Block
+    from hierlm.nn.basic.embedding import Embed
     from hierlm.nn.basic.head import Head
     from hierlm.nn.resampling.dynamic_pooling import BoundaryLoss, BoundaryRule, PoolGroups, ReadGroups
     from hierlm.nn.shape import BlockShape
@@ -100,10 +102,13 @@ def layers(config: Config) -> "list[LayerSpec]":
         gumbel_rate=config.gumbel_rate,
         gumbel_temperature=config.gumbel_temperature,
         max_groups=config.max_groups,
+        separators=config.separators,
+        unigram_ends=_unigram_ends(config),
     )
     block = partial(Block, shape=shape)
+    width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "dropout": config.dropout}
     return [
-        _embed(config),
+        partial(Embed, **width, sinusoidal=False),
         *[block] * config.pre_layers,
         partial(PoolGroups, shape=shape, rule=rule),
         *[block] * config.valley_layers,
@@ -114,31 +119,19 @@ def layers(config: Config) -> "list[LayerSpec]":
     ]
 
 
-def _embed(config: Config) -> "LayerSpec":
-    """Only `whitespace` and `unigram` need to look at the tokens themselves."""
-    from hierlm.nn.basic.embedding import Embed
-    from hierlm.nn.resampling.dynamic_pooling import MarkingEmbed
+def _unigram_ends(config: Config) -> "UnigramEnds | None":
     from hierlm.nn.resampling.unigram import UnigramEnds
 
-    width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "dropout": config.dropout}
-    if config.boundaries == "whitespace":
-        return partial(MarkingEmbed, **width, separators=config.separators, unigram_ends=None)
-    if config.boundaries == "unigram":
-        assert config.unigram_model is not None
-        ends = UnigramEnds(config.unigram_model, word_end=config.unigram_word_end)
-        return partial(MarkingEmbed, **width, separators=(), unigram_ends=ends)
-    return partial(Embed, **width, sinusoidal=False)
+    if config.boundaries != "unigram" or config.unigram_model is None:
+        return None
+    return UnigramEnds(config.unigram_model, word_end=config.unigram_word_end)
 
 
 def refusals(config: Config) -> dict[str, str]:
     """Parallel fields that must be 1 for this config, each with the reason."""
     refused = {}
-    if config.has_predictor:
-        refused["pipeline_parallel_degree"] = "the loss of predicted boundaries is not sent between stages"
-    elif config.boundaries != "fixed" and config.max_groups is None:
+    if config.boundaries != "fixed" and config.max_groups is None:
         refused["pipeline_parallel_degree"] = "the number of groups varies; state model.max_groups"
-    if config.boundaries == "entropy":
-        refused["tensor_parallel_degree"] = "entropy boundaries need the logits of the whole vocabulary"
     return refused
 
 

@@ -2,7 +2,7 @@
 
 A single level travels as it is. A stack travels as (all levels end to end in one tensor, their shapes): DeepSpeed runs
 the backward pass once per floating-point tensor it has sent, each time through everything the tensors share, so that
-levels sent apart would cost the layers below them one backward pass per level.
+levels sent apart would cost the layers below them one backward pass per level. Inputs and reports do not travel.
 """
 
 import math
@@ -32,14 +32,14 @@ class Unpacker:
     def __init__(self) -> None:
         self._shapes: list[list[int]] = []
 
-    def unpack(self, payload: Payload) -> Stream:
-        """The stream the stage before has packed, or the tokens that enter the first stage."""
+    def unpack(self, payload: Payload) -> tuple[Tensor, ...]:
+        """The levels the stage before has packed, or the tokens that enter the first stage."""
         if isinstance(payload, Tensor):
-            return Stream((payload,))
+            return (payload,)
         packed, shapes = payload
         self._shapes = self._shapes or shapes.tolist()
         parts = packed.split([math.prod(shape) for shape in self._shapes])
-        return Stream(tuple(part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)))
+        return tuple(part.view(shape) for part, shape in zip(parts, self._shapes, strict=True))
 
     def forget(self) -> None:
         """The next payload has other shapes."""

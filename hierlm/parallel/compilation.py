@@ -9,10 +9,10 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.utils._triton import has_triton
 
 from hierlm.errors import UserError
 from hierlm.nn.layer import Layer
+from hierlm.parallel.seams.torch_private import has_cpp_compiler, has_triton
 
 OPTIONS = {"fallback_random": True}
 """Draws stay those of torch's generators, which every layer seeds: the same masks as without compilation."""
@@ -46,11 +46,4 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _missing_compiler(device: torch.device) -> str | None:
     if device.type == "cuda":
         return None if has_triton() else "Triton, which writes its kernels; it comes with torch's CUDA builds"
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return "C++ compiler; install g++ or name one in CXX"
-    return None
+    return None if has_cpp_compiler() else "C++ compiler; install g++ or name one in CXX"

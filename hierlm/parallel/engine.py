@@ -2,11 +2,10 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,25 +13,44 @@ from torch import Tensor
 
 from hierlm.config.run_config import RunConfig
 from hierlm.costs.cut import stage_cut
-from hierlm.models.assembly import canonical_kinds, canonical_names, is_recurrent, layer_specs, param_rules
+from hierlm.models.assembly import (
+    canonical_kinds,
+    canonical_names,
+    input_specs,
+    is_recurrent,
+    layer_specs,
+    param_rules,
+)
+from hierlm.nn.inputs import NO_INPUTS, Inputs, neutral
 from hierlm.nn.layer import StepContext
 from hierlm.optim.build import build_optimizer, reset_optimizer
 from hierlm.optim.rules import own_terms
+from hierlm.parallel.before_update import Gradients, look_before_update
 from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
 from hierlm.parallel.groups import Groups, start_groups
 from hierlm.parallel.host_copies import HostCopies
-from hierlm.parallel.light_imports import deepspeed
 from hierlm.parallel.loss import require_head
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
-from hierlm.parallel.older_deepspeed import make_skip, skips_by_itself
+from hierlm.parallel.micro_batch import MicroBatch, batch_of
+from hierlm.parallel.older_deepspeed import make_skip
 from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
 from hierlm.parallel.phase_switch import Kept, kept_over_switch, probe_rows, require_kept
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.process import ProcessInfo
 from hierlm.parallel.saving import HeldFiles, OpenFile, hold_engine, save_engine
+from hierlm.parallel.seams import engine as seam
+from hierlm.parallel.seams.optimizers import (
+    Bf16Optimizer,
+    PartitionedOptimizer,
+    Stage12Optimizer,
+    show_norm,
+    skips_by_itself,
+)
+from hierlm.parallel.seams.parameters import stored
+from hierlm.parallel.seams.start import refuse_missing
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.skipped_steps import Skipped, are_finite, forget_lost_memories
 from hierlm.parallel.stage_3_linear import add_biases_out_of_place
@@ -47,6 +65,10 @@ TAG = "engine"
 """The folder DeepSpeed writes into, inside a checkpoint."""
 
 
+Look = Callable[[Gradients, Moment], None]
+"""What is called before an update."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """One optimizer step. Tensors, so that a step that is not logged never waits for the device."""
@@ -56,14 +78,23 @@ class StepResult:
     is_skipped: bool = False  # nothing was updated, on any rank, because loss or gradient was not finite
 
 
+class Measured(NamedTuple):
+    """A step as it is recorded; the same on every rank."""
+
+    loss: float  # the objective's, nats per token over the global batch
+    reported: Mapping[str, float]  # `loss/<name>`, `loss/total` and metrics of layers
+
+
 class Engine:
     """A model, its optimizer and its layout on this process."""
 
     def __init__(self, config: RunConfig[Any], *, process: ProcessInfo) -> None:
         self.config = config
         self.process = process
+        refuse_missing()
         self.groups = start_groups(Degrees.of(config.parallel))
         self._phase = config.phases[0]
+        self._input_specs = input_specs(config.model)
         module = _build_module(config, self.groups).to(process.device)
         if config.train.compile:
             compile_layers(module.local_layers.values(), device=process.device)
@@ -71,6 +102,7 @@ class Engine:
         self.module: LossModule | Pipeline = self._engine.module
         passes = PipelinePasses if isinstance(self.module, Pipeline) else WholeModelPasses
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
+        self._looks: Sequence[Look] = ()
         self._copies = HostCopies(pinned=process.device.type == "cuda")
         self._memory_copies = HostCopies(pinned=process.device.type == "cuda")
         self.skipped = Skipped()
@@ -97,25 +129,33 @@ class Engine:
         """Take a phase's batch sizes; `reset` forgets the optimizer's moments."""
         self._phase = phase
         self._engine.set_train_micro_batch_size(self._micro_batch_size)
-        self._engine._config.gradient_accumulation_steps = self._num_micro_batches
+        self._engine.settings.gradient_accumulation_steps = self._num_micro_batches
         self._engine.micro_steps = 0  # DeepSpeed ends a step where this is a multiple of the number of micro-batches
-        if hasattr(self._engine.optimizer, "gradient_accumulation_steps"):  # ZeRO has its own copy
+        if isinstance(self._engine.optimizer, PartitionedOptimizer):  # it has its own copy
             self._engine.optimizer.gradient_accumulation_steps = self._num_micro_batches
         if reset:
             reset_optimizer(self._engine.basic_optimizer)
 
     def train_step(
-        self, tokens: Tensor, targets: Tensor, *, moment: Moment, starts: Tensor | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        moment: Moment,
+        starts: Tensor | None = None,
+        inputs: Inputs = NO_INPUTS,
     ) -> StepResult:
         """One optimizer step on this process's rows: tokens, targets int64 [rows, T].
 
         Left out, and counted in `skipped`, when loss or gradient is not finite anywhere.
         `starts` bool [rows], for recurrent models: the row begins a new stream, its memory is forgotten.
+        `inputs`: what else the batch says of these rows, by name; what the model has a rule for may be missing.
         """
         if starts is not None:  # before the switches: a new memory length must not meet an old one
             self._passes.training_lanes.forget(starts)
         self._begin_step(moment)
-        loss = self._passes.train(self._micro_batches(tokens, targets), step=moment.step)
+        self._moment = moment
+        loss = self._passes.train(self._micro_batches(tokens, targets, inputs), step=moment.step)
         is_skipped = bool(self._engine.optimizer.overflow)  # the same on all ranks
         self.skipped = self.skipped.after(is_skipped)
         if is_skipped and is_recurrent(self.config.model):
@@ -123,6 +163,17 @@ class Engine:
             forget_lost_memories(self._passes.training_lanes, num_rows=num_rows, group=self.groups.model)
         norm = math.inf if is_skipped else self._engine.get_global_grad_norm()
         return StepResult(loss=loss, grad_norm=norm, is_skipped=is_skipped)
+
+    def call_before_update(self, looks: Sequence[Look]) -> None:
+        """From now on, between the backward passes and the update of every step; every rank calls the same."""
+        if looks and not self._looks:
+            look_before_update(self._engine, self._look)
+        self._looks = looks
+
+    def _look(self) -> None:
+        gradients = Gradients(self._engine, self.groups)
+        for look in self._looks:
+            look(gradients, self._moment)
 
     def take_switches(self, moment: Moment) -> None:
         """Evaluate as after the step of `moment`: some switches reach into evaluation."""
@@ -134,13 +185,35 @@ class Engine:
         reset_optimizer(self._engine.basic_optimizer)
         self._passes.training_lanes.clear()
 
-    def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool = False) -> Tensor:
+    def evaluate(
+        self, tokens: Tensor, targets: Tensor, *, continues: bool = False, inputs: Inputs = NO_INPUTS
+    ) -> Tensor:
         """Nats of every token, fp32 [rows, T], 0 where the target is negative; every rank calls it equally often.
 
         With `continues` the rows go on where those of the call before ended: recurrent memory is carried.
         """
-        device = self.process.device
-        return self._passes.evaluate(tokens.to(device), targets.to(device), continues=continues)
+        batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device)
+        return self._passes.evaluate(batch, continues=continues)
+
+    def neutral_inputs(self, tokens: Tensor) -> Inputs:
+        """What the model reads beside the tokens, for rows that are made up."""
+        return neutral(self._input_specs, tokens)
+
+    def measured(self, result: StepResult) -> Measured:
+        """The step's loss over all rows, and what layers reported in it; every rank calls it, and waits for the device.
+
+        Of the newest step only: the next one begins new sums.
+        """
+        gathered = self._passes.training_reports.gather(result.loss)
+        return Measured(gathered.objective, gathered.named(gathered.objective))
+
+    def forget_reports(self) -> None:
+        """An evaluation begins: what layers report is added up from here on."""
+        self._passes.evaluation_reports.clear()
+
+    def evaluation_reports(self, loss: float) -> dict[str, float]:
+        """What layers reported since `forget_reports`, and the total of their losses and `loss`; a collective call."""
+        return self._passes.evaluation_reports.gather().named(loss)
 
     def global_mean(self, value: Tensor) -> float:
         """The mean of a scalar over data-parallel ranks; waits for the device."""
@@ -160,7 +233,7 @@ class Engine:
 
     def has_finite_weights(self) -> bool:
         """Whether every weight of every rank is; every rank calls it, and waits for the device."""
-        working = (getattr(parameter, "ds_tensor", parameter) for parameter in self.module.parameters())
+        working = map(stored, self.module.parameters())
         return self.largest(int(not are_finite([*working, *self._engine.basic_optimizer.state]))) == 0
 
     def recurrent_state(self) -> LaneState | None:
@@ -201,7 +274,7 @@ class Engine:
         Phases added to a run may part them anew, by what they train, and 0.1 decayed others (u and v): the checkpoint
         must then be converted.
         """
-        file = self._engine._get_ckpt_name(str(directory), TAG)
+        file = self._engine.file_of_weights(str(directory), TAG)
         saved = torch.load(file, map_location="cpu", mmap=True, weights_only=False)[INFO]
         names = "optimizer_parameter_names"
         return self.largest(int(saved[names] != self._universal_info[names])) == 0
@@ -252,13 +325,13 @@ class Engine:
     def _kept_over_switch(self, moment: Moment) -> Kept:
         """What a switch must leave alone, seen with the switches of the phase before: some reach into evaluation."""
         self._set_switches(moment, self.config.phases[moment.phase_index - 1])
-        evaluated = self.evaluate(*probe_rows(self.config.model.vocab_size, device=self.process.device))
+        tokens, targets = probe_rows(self.config.model.vocab_size, device=self.process.device)
+        evaluated = self.evaluate(tokens, targets, inputs=self.neutral_inputs(tokens))
         return kept_over_switch(self._engine, self._passes.training_lanes, evaluated=evaluated)
 
-    def _micro_batches(self, tokens: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-        device, size = self.process.device, self._micro_batch_size
-        moved = (tensor.to(device, non_blocking=True).split(size) for tensor in (tokens, targets))
-        return list(zip(*moved, strict=True))
+    def _micro_batches(self, tokens: Tensor, targets: Tensor, inputs: Inputs) -> list[MicroBatch]:
+        batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device)
+        return batch.split(self._micro_batch_size)
 
 
 def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeline:
@@ -266,19 +339,23 @@ def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeli
     chunk_tokens = config.train.loss_chunk_tokens
     if chunk_tokens is not None:
         require_head(layer_specs(config.model)[-1])
-    how: dict[str, Any] = {
-        "recompute": config.parallel.activation_recompute,
-        "shares": shares,
-        "loss_chunk_tokens": chunk_tokens,
-    }
+    recompute = config.parallel.activation_recompute
     module: LossModule | Pipeline
     if groups.degrees["pipeline"] > 1:
         boundaries = stage_cut(config).boundaries
-        module = Pipeline(config.model, seed=config.seed, boundaries=boundaries, groups=groups, **how)
+        module = Pipeline(
+            config.model,
+            seed=config.seed,
+            boundaries=boundaries,
+            groups=groups,
+            recompute=recompute,
+            shares=shares,
+            loss_chunk_tokens=chunk_tokens,
+        )
     else:
         everything = range(len(layer_specs(config.model)))
         built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups)
-        module = LossModule(built.layers, **how)
+        module = LossModule(built.layers, recompute=recompute, shares=shares, loss_chunk_tokens=chunk_tokens)
     if shares is not None:
         shares.require_some(groups.pipeline)
     return module
@@ -286,7 +363,7 @@ def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeli
 
 def _wrap(
     module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseConfig, *, groups: Groups
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[seam.Engine, dict[str, Any]]:
     """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
     names = canonical_names(config.model)
     trained = trained_in(names, config.phases)
@@ -295,7 +372,12 @@ def _wrap(
     optimizer = build_optimizer(config.optim, module, kinds=canonical_kinds(config.model), trained_in=trained, own=own)
     model = config.model
     info = universal_info(
-        module, optimizer, plan=tensor_plan(model), vocab_size=model.vocab_size, pipeline=groups.pipeline
+        module,
+        optimizer,
+        plan=tensor_plan(model),
+        vocab_size=model.vocab_size,
+        pipeline=groups.pipeline,
+        tp_degree=groups.degrees["tensor"],
     )
     require_names(info, names)
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -303,25 +385,23 @@ def _wrap(
     if effective_stage(config) == 3:
         add_biases_out_of_place()
     mpu = None if isinstance(module, Pipeline) else groups  # a pipeline brings its own
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, mpu=mpu, config=settings)
+    engine = seam.start_engine(module, optimizer, mpu=mpu, settings=settings)
 
     def clip_and_keep_norm() -> None:
         # DeepSpeed clips fp32 gradients at stage 0 without keeping the norm or minding what it is; `_take_model_step`
         # looks for both here, where its own optimizers have them
         norm = clip_gradients(engine.module.parameters(), max_norm=clip_norm(config), groups=groups)
-        engine.optimizer._global_grad_norm, engine.optimizer.overflow = norm, ~torch.isfinite(norm)
+        show_norm(engine.optimizer, norm)
         engine.optimizer.skip_if(engine.optimizer.overflow)
 
     engine.clip_fp32_gradients = clip_and_keep_norm
-    if isinstance(module, Pipeline) and engine.zero_optimization() and hasattr(engine.optimizer, "averaged_gradients"):
-        engine.optimizer.scaled_global_norm = partial(partitioned_norm, engine.optimizer, groups)
+    if isinstance(module, Pipeline) and isinstance(engine.optimizer, Stage12Optimizer):
+        partitioned = engine.optimizer
+        partitioned.scaled_global_norm = lambda norm_type=2: partitioned_norm(partitioned, groups)
     if engine.zero_optimization():
         (notice_replicas if skips_by_itself() else make_skip)(engine.optimizer, groups)
-    if groups.degrees["data"] == 1 and not hasattr(engine.optimizer, "get_grads_for_reduction"):
+    if groups.degrees["data"] == 1 and not isinstance(engine.optimizer, Bf16Optimizer):
         # it would copy all gradients into a buffer, reduce them over one rank, and copy them back; what is left is that
         # parameters without gradient get zeros, as they do where there is something to reduce
-        engine.buffered_allreduce_fallback = lambda **_: engine._get_gradients_for_reduction()
-    # PipelineEngine would write and read weights layer by layer, without names: keep to one form of checkpoint
-    engine.module_state_dict = partial(deepspeed.DeepSpeedEngine.module_state_dict, engine)
-    engine.load_module_state_dict = partial(deepspeed.DeepSpeedEngine.load_module_state_dict, engine)
+        engine.buffered_allreduce_fallback = lambda grads=None, elements_per_buffer=0: engine.gradients_for_reduction()
     return engine, info

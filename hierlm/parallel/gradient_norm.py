@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hierlm.parallel.groups import Groups
+from hierlm.parallel.seams.optimizers import Bf16Optimizer, Stage3Optimizer, Stage12Optimizer, ZeroOptimizer
+from hierlm.parallel.seams.parameters import is_copy, is_padding, is_slice
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float, groups: Groups) -> Tensor:
@@ -22,7 +24,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float, group
     """
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
     # what counts elsewhere is still looked at: 0 times what is not finite is NaN
-    squares = [_square(p.grad) * float(_counts_here(p, groups)) for p in with_gradient]
+    squares = [square(p.grad) * float(counts_here(p, groups)) for p in with_gradient]
     total = torch.stack(squares).sum() if squares else torch.zeros((), device=with_gradient[0].device)
     dist.all_reduce(total, group=groups.model)
     norm = total.sqrt()
@@ -32,7 +34,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float, group
     return norm
 
 
-def partitioned_norm(optimizer: Any, groups: Groups) -> Tensor:
+def partitioned_norm(optimizer: Stage12Optimizer, groups: Groups) -> Tensor:
     """The norm of gradients that a ZeRO 1 optimizer holds partitioned; -1 if not finite, as DeepSpeed has it.
 
     DeepSpeed reduces over the whole model once per parameter group, and hangs when a stage has fewer groups than
@@ -40,50 +42,52 @@ def partitioned_norm(optimizer: Any, groups: Groups) -> Tensor:
     """
     total = torch.zeros((), device=optimizer.device)
     for index, parameters in enumerate(optimizer.params_in_partition):
-        gradients = (g for g in optimizer.averaged_gradients[index] if not getattr(g, "_zero_padding", False))
+        gradients = (g for g in optimizer.averaged_gradients[index] if not is_padding(g))
         for gradient, parameter in zip(gradients, parameters, strict=False):  # padding may be left at the end
-            if _counts_here(parameter, groups):
-                total += _square(gradient)
+            if counts_here(parameter, groups):
+                total += square(gradient)
     for group in (groups.data, groups.model):
         dist.all_reduce(total, group=group)
     return torch.where(torch.isfinite(total), total.sqrt(), -1.0)
 
 
-def notice_replicas(optimizer: Any, groups: Groups) -> None:
+def notice_replicas(optimizer: ZeroOptimizer, groups: Groups) -> None:
     """Let a ZeRO optimizer see what is not finite in gradients that its norm counts on tp_rank 0 alone.
 
     A replica gone astray on another rank would else be followed there. Where nothing is sliced nothing is replicated.
     """
     if groups.degrees["tensor"] == 1:
         return
-    if hasattr(optimizer, "fp32_groups_gradients"):  # bf16 with fp32 accumulation
+    if isinstance(optimizer, Bf16Optimizer):
         optimizer.get_grads_for_norm = partial(_with_replicas, optimizer, optimizer.get_grads_for_norm, groups)
-    elif hasattr(optimizer, "_get_norm_groups"):  # stage 3 looks at every value in fp16 only
-        optimizer._get_norm_groups = partial(_with_overflow, optimizer, optimizer._get_norm_groups)
-    else:
+    elif isinstance(optimizer, Stage3Optimizer):  # it looks at every value in fp16 only
+        optimizer.norm_groups = partial(_with_overflow, optimizer, optimizer.norm_groups)
+    elif isinstance(optimizer, Stage12Optimizer):
         optimizer.check_grad_overflow = True
 
 
-def _with_replicas(optimizer: Any, counted: Callable[..., Any], groups: Groups, for_clipping: bool = False) -> Any:
+def _with_replicas(
+    optimizer: Bf16Optimizer, counted: Callable[..., Any], groups: Groups, for_clipping: bool = False
+) -> Any:
     if for_clipping:
         return counted(for_clipping=True)
     gradients, of_experts = counted()
-    for parameters, held in zip(optimizer.bf16_groups, optimizer.fp32_groups_gradients, strict=True):
-        replicas = (g for g, p in zip(held, parameters, strict=True) if not _counts_here(p, groups))
-        gradients += [_square(gradient) * 0.0 for gradient in replicas]
+    for parameters, held in zip(optimizer.groups, optimizer.fp32_groups_gradients, strict=True):
+        replicas = (g for g, p in zip(held, parameters, strict=True) if not counts_here(p, groups))
+        gradients += [square(gradient) * 0.0 for gradient in replicas]
     return gradients, of_experts
 
 
-def _with_overflow(optimizer: Any, norms: Callable[[], list[Tensor]]) -> list[Tensor]:
+def _with_overflow(optimizer: Stage3Optimizer, norms: Callable[[], list[Tensor]]) -> list[Tensor]:
     found = norms()
     return [*found, torch.full_like(found[0], torch.inf)] if optimizer.has_overflow() else found
 
 
-def _square(gradient: Tensor) -> Tensor:
+def square(gradient: Tensor) -> Tensor:
     """The squared norm, fp32, in one pass without a copy."""
     return torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32).square()
 
 
-def _counts_here(parameter: nn.Parameter, groups: Groups) -> bool:
-    is_slice = getattr(parameter, "tensor_model_parallel", False)
-    return (is_slice or groups.tp_rank == 0) and not getattr(parameter, "ds_pipe_replicated", False)
+def counts_here(parameter: nn.Parameter, groups: Groups) -> bool:
+    """Whether this rank's gradient of a weight enters the norm of the whole model: of copies, one does."""
+    return (is_slice(parameter) or groups.tp_rank == 0) and not is_copy(parameter)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch.distributed as dist
-from megatron.core import parallel_state
 
 from hierlm.errors import UserError
 from hierlm.parallel.degrees import Coordinates, Degrees
+from hierlm.parallel.seams import megatron_names as megatron
 
 Group = dist.ProcessGroup
 
@@ -101,8 +101,8 @@ def start_groups(degrees: Degrees) -> Groups:
             f"parallel: {product} needs {degrees.world_size} processes, "
             f"{dist.get_world_size()} were started; start as many or change a degree"
         )
-    if not parallel_state.model_parallel_is_initialized():
-        parallel_state.initialize_model_parallel(
+    if not megatron.model_parallel_is_initialized():
+        megatron.initialize_model_parallel(
             tensor_model_parallel_size=degrees["tensor"],
             pipeline_model_parallel_size=degrees["pipeline"],
             create_gloo_process_groups=False,
@@ -110,14 +110,14 @@ def start_groups(degrees: Degrees) -> Groups:
     return Groups(
         degrees=degrees,
         place=degrees.coordinates(dist.get_rank()),
-        tensor=parallel_state.get_tensor_model_parallel_group(),
-        data=parallel_state.get_data_parallel_group(),
-        pipeline=parallel_state.get_pipeline_model_parallel_group(),
-        model=parallel_state.get_model_parallel_group(),
+        tensor=megatron.get_tensor_model_parallel_group(),
+        data=megatron.get_data_parallel_group(),
+        pipeline=megatron.get_pipeline_model_parallel_group(),
+        model=megatron.get_model_parallel_group(),
     )
 
 
 def stop_groups() -> None:
     """Forget the groups, so that another layout can be started in this process."""
-    if parallel_state.model_parallel_is_initialized():
-        parallel_state.destroy_model_parallel()
+    if megatron.model_parallel_is_initialized():
+        megatron.destroy_model_parallel()

@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +16,7 @@ from hierlm.nn.basic.head import Head
 from hierlm.nn.layer import Layer, LayerSpec, build_layer
 from hierlm.nn.stream import Stream
 from hierlm.parallel.compilation import fused_on_gpu
+from hierlm.parallel.seams.megatron_names import vocab_parallel_cross_entropy
 from hierlm.parallel.tensor import logits_are_sliced
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from hierlm.nn.draws import DrawKey
+from hierlm.nn.inputs import Inputs
 from hierlm.nn.layer import Layer, StepContext
+from hierlm.nn.report import Report
 from hierlm.nn.stream import Stream
 from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.recompute import Memories, Recompute, run_layers
@@ -38,15 +39,13 @@ class LossModule(nn.Module):
             layer.begin_step(context)
 
     def forward(
-        self, tokens: Tensor, targets: Tensor, memories: Memories, draw_key: DrawKey | None
-    ) -> tuple[Tensor, Memories]:
-        """tokens, targets int64 [B, T] -> (nats fp32 [B, T], 0 where the target is negative; updated memories).
-
-        In training the nats include what the model asks to be added to them (the loss of predicted boundaries).
-        """
+        self, inputs: Inputs, targets: Tensor, memories: Memories, draw_key: DrawKey | None
+    ) -> tuple[Tensor, Memories, tuple[Report, ...]]:
+        """Tokens and what else the batch says, targets int64 [B, T] -> (nats fp32 [B, T], 0 where the target is
+        negative; updated memories; what layers report)."""
         stream, updated = run_layers(
             self._end.layers,
-            Stream((tokens,)),
+            Stream.of(inputs),
             memories[: len(self._end.layers)],
             draw_key=draw_key,
             recompute=self.recompute,
@@ -54,6 +53,4 @@ class LossModule(nn.Module):
         )
         detached = tuple(None if m is None else tuple(t.detach() for t in m) for m in updated)
         detached += memories[len(detached) :]
-        nats = self._end.losses(stream.hidden, targets)
-        penalty = stream.penalty
-        return (nats if penalty is None else nats + torch.where(targets >= 0, penalty, 0.0)), detached
+        return self._end.losses(stream.output, targets), detached, stream.reports

@@ -8,34 +8,29 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime import utils
 
 from hierlm.parallel.groups import Groups
+from hierlm.parallel.seams.optimizers import Bf16Optimizer, Stage3Optimizer, Stage12Optimizer, ZeroOptimizer
 
 
-def skips_by_itself() -> bool:
-    """Whether the installed DeepSpeed leaves out a step whose gradient norm is not finite."""
-    return hasattr(utils, "is_invalid_grad_norm")
-
-
-def make_skip(optimizer: Any, groups: Groups) -> None:
+def make_skip(optimizer: ZeroOptimizer, groups: Groups) -> None:
     """Let a ZeRO optimizer set `overflow`, the same on all ranks, and update nothing where it is true."""
-    if hasattr(optimizer, "fp32_groups_gradients"):  # bf16 with fp32 accumulation
+    if isinstance(optimizer, Bf16Optimizer):
         optimizer.step = _looking_first(optimizer, optimizer.step, groups)
-    elif hasattr(optimizer, "_get_norm_groups"):  # stage 3 looks in fp16 only
-        updated = optimizer._overflow_check_and_loss_scale_update
+    elif isinstance(optimizer, Stage3Optimizer):  # it looks in fp16 only
+        updated = optimizer.overflow_check
 
         def checked() -> Any:
             optimizer.check_overflow()
             return updated()
 
-        optimizer._overflow_check_and_loss_scale_update = checked
-    else:
+        optimizer.overflow_check = checked
+    elif isinstance(optimizer, Stage12Optimizer):
         optimizer.check_grad_overflow = True
 
 
-def _looking_first(optimizer: Any, step: Callable[[], None], groups: Groups) -> Callable[[], None]:
-    def step_if_finite() -> None:
+def _looking_first(optimizer: Bf16Optimizer, step: Callable[[], None], groups: Groups) -> Callable[..., None]:
+    def step_if_finite(closure: None = None) -> None:
         gradients = [gradient for group in optimizer.fp32_groups_gradients for gradient in group]
         is_lost = ~torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
         told = is_lost.to(torch.uint8)

@@ -1,6 +1,6 @@
 """The forward and backward passes of one optimizer step, and of an evaluation, with and without a pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -8,24 +8,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hierlm.parallel.groups import Groups
+from hierlm.parallel.layer_losses import beside, weighted_loss
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import MemoryLanes
+from hierlm.parallel.micro_batch import MicroBatch
 from hierlm.parallel.pipeline import Pipeline
+from hierlm.parallel.report_totals import ReportTotals
 from hierlm.parallel.skipped_steps import spoiling_if_not_finite
-
-MicroBatch = tuple[Tensor, Tensor]
-"""tokens, targets int64 [rows, T]."""
 
 
 class Passes(Protocol):
     """What the engine needs of either kind; every rank calls each method equally often with equal shapes."""
 
     training_lanes: MemoryLanes
+    training_reports: ReportTotals  # of the step before
+    evaluation_reports: ReportTotals  # since they were cleared
 
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
         """One optimizer step; the mean loss of this data-parallel rank's rows, nats per token."""
 
-    def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
+    def evaluate(self, batch: MicroBatch, *, continues: bool) -> Tensor:
         """Nats of every token, fp32 [rows, T], on every rank; `continues` carries the memory of the call before."""
 
 
@@ -35,30 +37,35 @@ class WholeModelPasses:
     def __init__(self, engine: Any, *, groups: Groups, seed: int) -> None:
         self._engine, self._groups, self._seed = engine, groups, seed
         self._module: LossModule = engine.module
-        self.training_lanes = _lanes(engine)
-        self._evaluation_lanes = _lanes(engine)
+        self.training_lanes, self._evaluation_lanes = _lanes(engine), _lanes(engine)
+        self.training_reports, self.evaluation_reports = _report_totals(engine, groups), _report_totals(engine, groups)
 
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
         losses, row = [], first_row(micro_batches, dp_rank=self._groups.dp_rank)
-        for index, (tokens, targets) in enumerate(micro_batches):
-            memories = self.training_lanes.get(index, num_rows=tokens.shape[0])
-            nats, updated = self._engine(tokens, targets, memories, (self._seed, step, row))
-            row += tokens.shape[0]
+        self.training_reports.clear()
+        for index, batch in enumerate(micro_batches):
+            memories = self.training_lanes.get(index, num_rows=batch.num_rows)
+            nats, updated, reports = self._engine(batch.inputs, batch.targets, memories, (self._seed, step, row))
+            row += batch.num_rows
             self.training_lanes.put(index, updated)
+            self.training_reports.add_rows(batch.num_rows)
+            self.training_reports.add(reports, rows=None)
             loss = nats.mean()
-            self._engine.backward(spoiling_if_not_finite(loss))
+            self._engine.backward(spoiling_if_not_finite(beside(loss, weighted_loss(reports))))
             self._engine.step()
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
+    def evaluate(self, batch: MicroBatch, *, continues: bool) -> Tensor:
         if not continues:
             self._evaluation_lanes.clear()
-        memories = self._evaluation_lanes.get(0, num_rows=tokens.shape[0])
+        memories = self._evaluation_lanes.get(0, num_rows=batch.num_rows)
         self._engine.eval()
         with torch.no_grad():
-            nats, updated = self._engine(tokens, targets, memories, None)
+            nats, updated, reports = self._engine(batch.inputs, batch.targets, memories, None)
         self._evaluation_lanes.put(0, updated)
+        self.evaluation_reports.add_rows(batch.real_rows.sum())
+        self.evaluation_reports.add(reports, rows=batch.real_rows)
         self._engine.train()
         result: Tensor = nats
         return result
@@ -70,38 +77,42 @@ class PipelinePasses:
     def __init__(self, engine: Any, *, groups: Groups, seed: int) -> None:
         self._engine, self._groups, self._seed = engine, groups, seed
         self._module: Pipeline = engine.module
-        self.training_lanes = _lanes(engine)
-        self._evaluation_lanes = _lanes(engine)
+        self.training_lanes, self._evaluation_lanes = _lanes(engine), _lanes(engine)
+        self.training_reports, self.evaluation_reports = _report_totals(engine, groups), _report_totals(engine, groups)
         self._shapes: object = None
 
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
         self._expect(micro_batches, training=True)
         draws = (self._seed, step, first_row(micro_batches, dp_rank=self._groups.dp_rank))
-        self._module.begin_pass(draws=draws, lanes=self.training_lanes)
+        self.training_reports.clear()
+        self.training_reports.add_rows(sum(batch.num_rows for batch in micro_batches))
+        self._module.begin_pass(micro_batches, draws=draws, lanes=self.training_lanes, reports=self.training_reports)
         self._engine.micro_batches = len(micro_batches)
-        self._engine.train_batch(iter(micro_batches))
+        self._engine.train_batch(_for_the_ends(micro_batches))
         loss: Tensor = self._engine.dp_group_loss
         return loss
 
-    def evaluate(self, tokens: Tensor, targets: Tensor, *, continues: bool) -> Tensor:
+    def evaluate(self, batch: MicroBatch, *, continues: bool) -> Tensor:
         # equal micro-batches keep all stages busy; shapes may not change within a pass
         num_stages = self._groups.degrees["pipeline"]
-        num_parts = num_stages if tokens.shape[0] % num_stages == 0 else 1
-        micro_batches = list(zip(tokens.chunk(num_parts), targets.chunk(num_parts), strict=True))
+        num_parts = num_stages if batch.num_rows % num_stages == 0 else 1
+        micro_batches = batch.split(batch.num_rows // num_parts)
         self._expect(micro_batches, training=False)
         if not continues:
             self._evaluation_lanes.clear()
-        self._module.begin_pass(draws=None, lanes=self._evaluation_lanes)
+        self.evaluation_reports.add_rows(batch.real_rows.sum())
+        lanes, reports = self._evaluation_lanes, self.evaluation_reports
+        self._module.begin_pass(micro_batches, draws=None, lanes=lanes, reports=reports)
         self._engine.total_loss = None  # it would add token losses to the mean left by the step before
         parts = self._engine.eval_batch(
-            iter(micro_batches), reduce_output=None, bcast_loss=False, num_micro_batches=num_parts
+            _for_the_ends(micro_batches), reduce_output=None, bcast_loss=False, num_micro_batches=num_parts
         )
         self._module.train()
-        return self._known_to_all_stages(parts, like=targets)
+        return self._known_to_all_stages(parts, like=batch.targets)
 
     def _expect(self, micro_batches: Sequence[MicroBatch], *, training: bool) -> None:
         """Stages agree on shapes once, and anew when tokens, kind of pass or the draw of a layer change them."""
-        shapes = (micro_batches[0][0].shape, training, self._module.drawn_shapes(training=training))
+        shapes = (micro_batches[0].tokens.shape, training, self._module.drawn_shapes(training=training))
         if shapes != self._shapes:
             self._engine.reset_activation_shape()
             self._module.forget_shapes()
@@ -116,7 +127,16 @@ class PipelinePasses:
 
 def first_row(micro_batches: Sequence[MicroBatch], *, dp_rank: int) -> int:
     """Where in the global batch the rows of a data-parallel rank begin, of which every rank has equally many."""
-    return dp_rank * sum(tokens.shape[0] for tokens, _ in micro_batches)
+    return dp_rank * sum(batch.num_rows for batch in micro_batches)
+
+
+def _for_the_ends(micro_batches: Sequence[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """What DeepSpeed hands to the first stage and to the loss; the stages between have the micro-batches themselves."""
+    return iter([(batch.tokens, batch.targets) for batch in micro_batches])
+
+
+def _report_totals(engine: Any, groups: Groups) -> ReportTotals:
+    return ReportTotals(groups, device=engine.device)
 
 
 def _lanes(engine: Any) -> MemoryLanes:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hierlm.parallel.memory_lanes import MemoryLanes
+from hierlm.parallel.seams.parameters import stored
 
 OPTIMIZER_STATE = "optimizer state"
 PROBE_TOKENS = 16
@@ -28,7 +29,7 @@ class SwitchError(RuntimeError):
 def kept_over_switch(engine: Any, lanes: MemoryLanes, *, evaluated: Tensor) -> Kept:
     """What this rank holds at a switch; `evaluated` are the nats of fixed rows. The same before and after."""
     optimizer = engine.basic_optimizer
-    parameters = [getattr(parameter, "ds_tensor", parameter) for parameter in engine.module.parameters()]
+    parameters = [stored(parameter) for parameter in engine.module.parameters()]
     states = (value for state in optimizer.state.values() for value in state.values())
     memories = {} if lanes.is_empty else lanes.state_by_global_row(first_row=0).memories
     return {

@@ -4,15 +4,11 @@ Parameters keep their canonical names `layers.<index>.<name>`; a stage that borr
 owner's name, so that a checkpoint looks the same with and without a pipeline.
 """
 
-import contextlib
-import io
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from deepspeed.pipe import PipelineModule
-from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import Tensor, nn
 
 from hierlm.models.assembly import layer_specs, shared_weights
@@ -20,18 +16,24 @@ from hierlm.models.config import ModelConfig
 from hierlm.models.weightless import alone
 from hierlm.nn.draws import DrawKey
 from hierlm.nn.layer import Layer, SharedWeights, StepContext
+from hierlm.nn.stream import Stream
 from hierlm.parallel.boundary import Payload, Unpacker, pack
 from hierlm.parallel.degrees import AXES
 from hierlm.parallel.groups import Groups
+from hierlm.parallel.layer_losses import beside, joined, weighted_loss
 from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.memory_lanes import MemoryLanes
+from hierlm.parallel.micro_batch import MicroBatch
 from hierlm.parallel.recompute import Recompute, run_layers
+from hierlm.parallel.report_totals import ReportTotals
+from hierlm.parallel.seams.parameters import mark_copy
+from hierlm.parallel.seams.stages import StagedModule, Tied
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.skipped_steps import spoiling_if_not_finite
 from hierlm.parallel.stage_model import build_stage, set_parameter
 
 
-class Pipeline(PipelineModule):
+class Pipeline(StagedModule):
     """The layers of this rank's stage; the last stage ends in the loss."""
 
     def __init__(
@@ -50,14 +52,12 @@ class Pipeline(PipelineModule):
         self._draws: DrawKey | None = None
         self._lanes: MemoryLanes | None = None
         self._micro_index = 0
+        self._batches: Sequence[MicroBatch] = ()
+        self._reports: ReportTotals | None = None
+        self._added: Tensor | None = None  # to the loss of the micro-batch that is on its way through the last stage
         self._unpacker = Unpacker()
         self._shapers = _layers_that_draw_shapes(config)
-        degrees = groups.degrees
-        topology = PipeModelDataParallelTopology(
-            num_pp=degrees["pipeline"], num_mp=degrees["tensor"], num_dp=degrees["data"]
-        )
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints the cut, which we do ourselves
-            super().__init__(layers=range(boundaries[-1]), topology=topology, loss_fn=self._loss)
+        super().__init__(boundaries=boundaries, stage=groups.pp_rank, degrees=groups.degrees, loss=self._loss)
         self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens if groups.is_last_stage else None)
 
     def begin_step(self, context: StepContext) -> None:
@@ -69,9 +69,15 @@ class Pipeline(PipelineModule):
         """What the present step's draws, on whatever stage, say of the shapes that travel in such a pass."""
         return tuple(layer.train(training).drawn_shape for layer in self._shapers)
 
-    def begin_pass(self, *, draws: DrawKey | None, lanes: MemoryLanes) -> None:
-        """Before the micro-batches of one step or evaluation: `draws` is the first one's, None for no random draws."""
+    def begin_pass(
+        self, micro_batches: Sequence[MicroBatch], *, draws: DrawKey | None, lanes: MemoryLanes, reports: ReportTotals
+    ) -> None:
+        """Before the micro-batches of one step or evaluation: `draws` is the first one's, None for no random draws.
+
+        Every stage has them all, so that what they say of their rows is at hand wherever a layer stands.
+        """
         self._draws, self._lanes, self._micro_index = draws, lanes, 0
+        self._batches, self._reports = micro_batches, reports
 
     def forget_shapes(self) -> None:
         """What travels in the next pass has other shapes than before."""
@@ -82,9 +88,10 @@ class Pipeline(PipelineModule):
 
         Every stage meets the micro-batches in the same order, so counting them is enough to know which one this is.
         """
-        assert self._lanes is not None, "begin_pass comes first"
+        assert self._lanes is not None and self._reports is not None, "begin_pass comes first"
         micro_index, self._micro_index = self._micro_index, self._micro_index + 1
-        stream = self._unpacker.unpack(payload)
+        batch = self._batches[micro_index]
+        stream = Stream(self._unpacker.unpack(payload), batch.inputs)
         memories = self._lanes.get(micro_index, num_rows=stream.hidden.shape[0])
         draw_key = self._draws_of(micro_index, num_rows=stream.hidden.shape[0])
         num_layers = len(self._end.layers)
@@ -97,7 +104,12 @@ class Pipeline(PipelineModule):
             shares=self._shares,
         )
         self._lanes.put(micro_index, updated + memories[num_layers:])
-        return stream.hidden if self.groups.is_last_stage else pack(stream)
+        self._reports.add(stream.reports, rows=None if self.training else batch.real_rows)
+        added = weighted_loss(stream.reports) if self.training else None
+        if self.groups.is_last_stage:
+            self._added = added
+            return stream.output
+        return joined(pack(stream), added, share=1 / len(self._batches))
 
     def _draws_of(self, micro_index: int, *, num_rows: int) -> DrawKey | None:
         if self._draws is None:
@@ -105,44 +117,36 @@ class Pipeline(PipelineModule):
         seed, step, first_row = self._draws
         return seed, step, first_row + micro_index * num_rows
 
-    def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, dist.ProcessGroup]]:
-        """DeepSpeed sums the gradients of these over their groups before it reduces and steps."""
-        return self._tied
-
-    def _partition_layers(self, method: str) -> None:
-        self.parts = list(self.boundaries)
-        stage = self.groups.pp_rank
-        self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
-
-    def _build(self) -> None:
+    def build(self, stage: range) -> list[nn.Module]:
         built = build_stage(
             self._config,
             seed=self._seed,
-            stage=range(self._local_start, self._local_stop),
+            stage=stage,
             groups=self.groups,
         )
         if self._shares is not None:
             self._shares.take(built.layers)
         self.local_layers = built.layers
-        self.forward_funcs = list(built.layers.values())  # DeepSpeed saves and loads these, a file each
         self.layers = nn.ModuleDict()
-        for parameter in (p for layer in self.forward_funcs for p in layer.parameters()):
-            parameter.ds_pipe_replicated = False
+        for parameter in (p for layer in built.layers.values() for p in layer.parameters()):
+            mark_copy(parameter, False)
         for weight in built.borrowed:  # first, for the first name of a parameter is the one that counts
             set_parameter(self, weight.canonical_name, weight.weight)
-            weight.weight.ds_pipe_replicated = True  # counted once in the gradient norm: where its owner lives
+            mark_copy(weight.weight, True)  # counted once in the gradient norm: where its owner lives
         for index, layer in built.layers.items():
             self.layers.add_module(str(index), layer)
+        return list(built.layers.values())
 
-    def _index_tied_modules(self) -> dict[str, object]:
-        """DeepSpeed ties whole modules; we tie weights, so this only makes our groups."""
-        self._tied = _tied_over_stages(self.local_layers, shared_weights(self._config), self.boundaries, self.groups)
-        return {}
+    def tied_over_stages(self) -> Tied:
+        return _tied_over_stages(self.local_layers, shared_weights(self._config), self.boundaries, self.groups)
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Training: the mean, nats per token. Evaluation: every token's nats [B, T], 0 where the target is negative."""
+        """Training: the mean, nats per token, beside it the gradient of what this stage's layers report.
+
+        Evaluation: every token's nats [B, T], 0 where the target is negative.
+        """
         nats = self._end.losses(hidden, targets)
-        return spoiling_if_not_finite(nats.mean()) if self.training else nats
+        return spoiling_if_not_finite(beside(nats.mean(), self._added)) if self.training else nats
 
 
 def _layers_that_draw_shapes(config: ModelConfig) -> tuple[Layer, ...]:
@@ -156,7 +160,7 @@ def _layers_that_draw_shapes(config: ModelConfig) -> tuple[Layer, ...]:
 
 def _tied_over_stages(
     layers: Mapping[int, Layer], shares: Sequence[SharedWeights], boundaries: Sequence[int], groups: Groups
-) -> list[tuple[nn.Parameter, dist.ProcessGroup]]:
+) -> Tied:
     """This rank's weights that other stages hold too, with the ranks that hold the same slice of them.
 
     Every rank makes every group, in the same order: making a group is a collective call.

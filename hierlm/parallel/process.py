@@ -7,8 +7,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from hierlm.parallel.light_imports import deepspeed
 from hierlm.parallel.rendezvous import init_method
+from hierlm.parallel.seams.deepspeed_names import init_distributed, leave_out_ops
 from hierlm.run_dir import RunDir
 
 GROUP_TIMEOUT = timedelta(minutes=30)
@@ -56,7 +56,7 @@ def start_processes(run_dir: RunDir | None = None) -> ProcessInfo:
         _without_shared_memory_op()
     if not dist.is_initialized():
         backend = "nccl" if info.device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(
+        init_distributed(
             dist_backend=backend,
             auto_mpi_discovery=False,
             timeout=GROUP_TIMEOUT,
@@ -80,7 +80,4 @@ def _device(local_rank: int) -> torch.device:
 
 def _without_shared_memory_op() -> None:
     """DeepSpeed would compile a C++ all-reduce that only its inference uses, for tens of seconds: leave it out."""
-    compatible = deepspeed.ops.__compatible_ops__
-    for name in compatible:
-        if "shm" in name:
-            compatible[name] = False
+    leave_out_ops("shm")

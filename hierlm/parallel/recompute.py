@@ -1,5 +1,6 @@
 """Running a stretch of the layer list: seeded draws per layer, and activation recompute around each of them."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,19 +10,30 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 from torch.profiler import record_function
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint
 
 from hierlm.nn.draws import DrawKey, Draws, drawing, keyed_seed
+from hierlm.nn.inputs import Inputs
 from hierlm.nn.kernels import prefix_attention
 from hierlm.nn.kernels.linear import fused_product
 from hierlm.nn.layer import Layer, Memory
+from hierlm.nn.report import Report
 from hierlm.nn.stream import Stream
+from hierlm.parallel.seams.torch_private import (
+    ATTENTION_OPERATORS,
+    FirstComputation,
+    SecondComputation,
+    profiler_is_running,
+)
 
 if TYPE_CHECKING:
     from hierlm.parallel.sequence import TokenShares, Whole
 
 Recompute = Literal["none", "selective", "full"]
 Memories = tuple[Memory | None, ...]
+
+Ran = tuple[tuple[Tensor, ...], Memory | None, tuple[Report, ...]]
+"""What a layer leaves: levels, its new memory, its reports. Computed a second time, it reports to nobody."""
 
 LAYER_SPAN = "layers."
 """How the spans of layers begin in a profiler's trace."""
@@ -31,10 +43,7 @@ _KEPT = frozenset(
     {
         aten.mm.default,
         aten.addmm.default,
-        aten._scaled_dot_product_flash_attention.default,
-        aten._scaled_dot_product_flash_attention_for_cpu.default,
-        aten._scaled_dot_product_efficient_attention.default,
-        aten._scaled_dot_product_cudnn_attention.default,
+        *ATTENTION_OPERATORS,
         prefix_attention.operator.default,
         *([] if fused_product is None else [fused_product.default]),
     }
@@ -56,30 +65,35 @@ def run_layers(
 ) -> tuple[Stream, Memories]:
     """Fold the layers, keyed by their index in the whole list, over the stream; one memory per layer in and out.
 
+    The stream comes back with what the layers report.
+
     With a `draw_key` every layer draws row by row, keyed by its index and the row of the global batch: the same for
     every micro-batch size and layout, and when it is computed a second time. What a layer draws in another way than
     by `hierlm.nn.draws` comes from torch's generator, seeded for the layer and the first row. Without a key that
     generator is left alone.
     """
     updated: list[Memory | None] = []
+    reports = list(stream.reports)
     whole = None  # while tensor-parallel ranks hold shares of the top level's tokens: what of
     for (index, layer), memory in zip(layers.items(), memories, strict=True):
-        run: Callable[..., Any] = partial(_run, layer)
+        run: Callable[..., Any] = partial(_run, layer, stream.inputs)
         if draw_key is not None:
             run = partial(_drawing, run, draw_key, index)
-        if torch.autograd._profiler_enabled():
+        if profiler_is_running():
             run = partial(_in_span, f"{LAYER_SPAN}{index} {type(layer).__name__}", run)
         if shares is not None:
             stream, whole = shares.before(layer, stream, whole)
             run = run if whole is None else partial(_run_on_shares, run, shares, whole, recompute == "none")
         if recompute != "none" and torch.is_grad_enabled():
             run = partial(_recomputed, run, recompute)
-        levels, new_memory = run(stream.levels, memory)
-        stream = Stream(levels)
+        levels, new_memory, reported = run(stream.levels, memory)
+        assert not (reported and whole is not None), "a layer that reports sees whole rows"
+        stream = Stream(levels, stream.inputs)
+        reports.extend(reported)
         updated.append(new_memory)
     if shares is not None and whole is not None:
         stream = shares.joined(stream, whole)
-    return stream, tuple(updated)
+    return Stream(stream.levels, stream.inputs, tuple(reports)), tuple(updated)
 
 
 def _in_span(name: str, run: Callable[..., Any], *of: Any) -> Any:
@@ -92,9 +106,9 @@ def _run_on_shares(run: Callable[..., Any], shares: "TokenShares", whole: "Whole
         return run(*of)
 
 
-def _run(layer: Layer, levels: tuple[Tensor, ...], memory: Memory | None) -> tuple[tuple[Tensor, ...], Memory | None]:
-    stream, new_memory = layer(Stream(levels), memory)
-    return stream.levels, new_memory
+def _run(layer: Layer, inputs: Inputs, levels: tuple[Tensor, ...], memory: Memory | None) -> Ran:
+    stream, new_memory = layer(Stream(levels, inputs), memory)
+    return stream.levels, new_memory, stream.reports
 
 
 def _drawing(run: Callable[..., Any], key: DrawKey, index: int, *of: Any) -> Any:
@@ -112,12 +126,12 @@ def _seed_torch(seed: int) -> None:
 
 def _recomputed(
     run: Callable[..., Any], recompute: Recompute, levels: tuple[Tensor, ...], memory: Memory | None
-) -> tuple[tuple[Tensor, ...], Memory | None]:
+) -> Ran:
     # the layer seeds itself, so the generator's state need not be kept
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if recompute == "selective":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    result: tuple[tuple[Tensor, ...], Memory | None] = checkpoint(run, levels, memory, **options)
+        options["context_fn"] = _keep_and_reuse
+    result: Ran = checkpoint(run, levels, memory, **options)
     return result
 
 
@@ -129,6 +143,31 @@ def unkept_products() -> Iterator[None]:
         yield
     finally:
         _keeps_products.reset(token)
+
+
+def _keep_and_reuse() -> "tuple[_Keep, _Reuse]":
+    """Contexts of a layer's first and second computation, in which every kept product is known by its number."""
+    kept: dict[Any, Any] = defaultdict(dict)
+    return _Keep(_policy, kept), _Reuse(_policy, kept)
+
+
+# torch's own `create_selective_checkpoint_contexts` numbers all operators, kept or not, and refuses a second
+# computation that runs one oftener than the first did. ZeRO 3 gathers weights inside layers, and where it fetched them
+# ahead the first time, it does not the second: what is not kept is therefore not counted.
+class _Keep(FirstComputation):  # type: ignore[misc]
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        run = super().__torch_dispatch__ if operator in _KEPT else _pass
+        return run(operator, types, args, kwargs)
+
+
+class _Reuse(SecondComputation):  # type: ignore[misc]
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        run = super().__torch_dispatch__ if operator in _KEPT else _pass
+        return run(operator, types, args, kwargs)
+
+
+def _pass(operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    return operator(*args, **(kwargs or {}))
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

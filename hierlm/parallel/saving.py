@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from torch.serialization import set_crc32_options
 
 from hierlm.parallel.host_copies import HostCopies
+from hierlm.parallel.seams.deepspeed_names import TorchCheckpointEngine
+from hierlm.parallel.seams.engine import CheckpointFiles
+from hierlm.parallel.seams.handle import overrides
 
 OpenFile = Callable[[Path], AbstractContextManager[Any]]
 """Opens a new file for `torch.save`; raises at the end of the block what went wrong inside."""
@@ -69,13 +71,13 @@ def exchange_objects(value: Any, *, group: dist.ProcessGroup | None = None) -> l
 
 def _save_through(engine: Any, directory: Path, *, write: WriteFile, tag: str, client_state: dict[str, Any]) -> None:
     files = _CallersFiles(write)
-    own_files, own_scripts = engine.checkpoint_engine, engine._copy_recovery_script
+    own_files, own_scripts = engine.checkpoint_engine, engine.copy_recovery_script
     engine.checkpoint_engine = files
-    engine._copy_recovery_script = _no_scripts
+    engine.copy_recovery_script = _no_scripts
     try:
         engine.save_checkpoint(str(directory), tag=tag, client_state=client_state, save_latest=False)
     finally:
-        engine.checkpoint_engine, engine._copy_recovery_script = own_files, own_scripts
+        engine.checkpoint_engine, engine.copy_recovery_script = own_files, own_scripts
     if files.error is not None:
         raise files.error
 
@@ -86,6 +88,7 @@ def _write(content: Any, path: Path, *, open_file: OpenFile) -> None:
         torch.save(content, file)
 
 
+@overrides(CheckpointFiles)
 class _CallersFiles(TorchCheckpointEngine):
     """Where DeepSpeed asks for its files to be written."""
 
@@ -106,5 +109,5 @@ class _CallersFiles(TorchCheckpointEngine):
             self.error = error
 
 
-def _no_scripts(directory: str) -> None:
+def _no_scripts(save_path: str) -> None:
     """DeepSpeed copies two of its scripts beside every checkpoint; ours is read by `hierlm checkpoint`."""

@@ -25,6 +25,8 @@ from hierlm.nn.basic.dropout import Dropout
 from hierlm.nn.layer import Layer
 from hierlm.nn.shape import Rate
 from hierlm.nn.stream import Stream
+from hierlm.parallel.seams.parameters import is_slice
+from hierlm.parallel.seams.torch_private import storage_key
 
 if TYPE_CHECKING:
     from hierlm.parallel.groups import Groups
@@ -150,9 +152,9 @@ class TokenShares:
 
     def _kept(self, tensor: Tensor) -> Any:
         """What is kept for the backward pass: of a gathered tensor the share it came from."""
-        storage = tensor.untyped_storage()._cdata  # an address would not tell those of the meta device apart
+        storage = storage_key(tensor)
         for gathered, share in self._gathered:
-            if gathered.untyped_storage()._cdata == storage:
+            if storage_key(gathered) == storage:
                 return share, self._whole, tensor.shape
         return tensor
 
@@ -181,7 +183,7 @@ def _only_slices_see_tokens(block: Block) -> bool:
     inside = [module for name, module in block.named_children() if not name.endswith("norm")]
     after_sum = {id(m.bias) for m in block.modules() if hasattr(m, "sum_over_ranks")}
     weights = [p for module in inside for p in module.parameters() if id(p) not in after_sum]
-    return all(getattr(weight, "tensor_model_parallel", False) for weight in weights)
+    return all(is_slice(weight) for weight in weights)
 
 
 class _Split(torch.autograd.Function):

@@ -5,24 +5,19 @@ kept one then had the bias in it already, and got it once more when the layer wa
 as soon as biases were not zero.
 """
 
-import inspect
+from typing import Any
 
 import torch
-from deepspeed.runtime.zero.linear import LinearFunctionForZeroStage3
 from torch import Tensor
 
-PARAMETERS = ("input", "weight", "bias")
-"""Of the function that is replaced: another DeepSpeed may have another."""
+from hierlm.parallel.seams import deepspeed_names
+from hierlm.parallel.seams.engine import LinearFunction
 
 
 def add_biases_out_of_place() -> None:
-    """Replace the forward pass of DeepSpeed's linear function in this process; RuntimeError if it is another one."""
-    found = tuple(inspect.signature(LinearFunctionForZeroStage3.forward).parameters)
-    if found != PARAMETERS:
-        raise RuntimeError(
-            f"DeepSpeed's linear function of stage 3 takes {found}, not {PARAMETERS}: not known to be right"
-        )
-    LinearFunctionForZeroStage3.forward = staticmethod(_linear)
+    """Replace the forward pass of DeepSpeed's linear function in this process; UserError if it takes something else."""
+    replaced: Any = staticmethod(_linear)
+    LinearFunction(deepspeed_names.LinearFunctionForZeroStage3).forward = replaced
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -5,48 +5,49 @@ The rules of a plan: `hierlm.parallel.tensor_plan`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from megatron.core import ModelParallelConfig
-from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    VocabParallelEmbedding,
-    set_tensor_model_parallel_attributes,
-)
 from torch import Tensor, nn
 
 from hierlm.nn.basic.dropout import sites
 from hierlm.nn.layer import Layer
+from hierlm.nn.resampling.boundaries import entropies
+from hierlm.nn.resampling.dynamic_pooling import BoundaryLoss
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.recompute import unkept_products
+from hierlm.parallel.seams.megatron_names import (
+    ColumnParallelLinear,
+    ModelParallelConfig,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
+from hierlm.parallel.seams.slices import ColumnSlice, without_extra_state
+from hierlm.parallel.seams.torch_private import forget_load_hooks
+from hierlm.parallel.sliced_entropy import SlicedEntropies
 from hierlm.parallel.tensor_plan import Rule, TensorPlan, rule_for
 
 Sliced = TypeVar("Sliced", bound=nn.Module)
 
 
-class _WithoutExtraState:
-    """Keeps megatron-core's `_extra_state` out of state dicts; weights have the names of `nn.Linear`."""
-
-    get_extra_state = nn.Module.get_extra_state
-    set_extra_state = nn.Module.set_extra_state
-
-
-class SlicedColumn(_WithoutExtraState, ColumnParallelLinear):
+@without_extra_state
+class SlicedColumn(ColumnParallelLinear):
     """Whole input [..., D] -> this rank's part of the output, [..., width / degree]."""
 
     def leave_input_gradient_in_parts(self) -> None:
         """For a caller who sums over ranks what every rank's slice contributes."""
-        self.disable_grad_reduce, self.allreduce_dgrad = True, False
+        theirs = ColumnSlice(self)
+        theirs.disable_grad_reduce, theirs.allreduce_dgrad = True, False
 
     def forward(self, x: Tensor) -> Tensor:
         return _on_rows(super().forward, x)
 
 
-class SlicedRow(_WithoutExtraState, RowParallelLinear):
+@without_extra_state
+class SlicedRow(RowParallelLinear):
     """This rank's part of the input [..., width / degree] -> whole output [..., D], the same on every rank.
 
     `sum_over_ranks` may do the sum in another way; the bias comes after it.
@@ -84,6 +85,8 @@ def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -
         return
     cutter = _Cutter(groups)
     for index, layer in layers.items():
+        if isinstance(layer, BoundaryLoss):
+            layer.entropies = SlicedEntropies(groups.tensor)
         for site in sites(layer):
             site.part = (groups.tp_rank, groups.degrees["tensor"])
         for path, module in list(layer.named_modules()):
@@ -99,7 +102,11 @@ def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -
 
 def logits_are_sliced(layers: Mapping[int, Layer]) -> bool:
     """Whether the last of these layers leaves a slice of the vocabulary on each rank."""
-    return any(isinstance(module, SlicedHead) for layer in layers.values() for module in layer.modules())
+    return any(
+        isinstance(module, SlicedHead) or (isinstance(module, BoundaryLoss) and module.entropies is not entropies)
+        for layer in layers.values()
+        for module in layer.modules()
+    )
 
 
 class _Cutter:
@@ -128,7 +135,7 @@ class _Cutter:
             dim = parameter.dim() - 1 if rule == "row" else 0
             module.register_parameter(name, self._slice(parameter, dim=dim, pads=rule == "vocabulary", where=where))
 
-    def _embedding(self, module: nn.Embedding) -> VocabParallelEmbedding:
+    def _embedding(self, module: nn.Embedding) -> nn.Module:
         rows, width = module.weight.shape
         padded = self._padded(rows)
         sliced = VocabParallelEmbedding(
@@ -149,6 +156,7 @@ class _Cutter:
             config=self._config(module.weight),
             tp_group=self.groups.tensor,
         )
+        ColumnSlice(sliced).require()
         sliced.weight = self._slice(module.weight, dim=0, pads=pads, where=where)
         if module.bias is not None:
             sliced.bias = self._slice(module.bias, dim=0, pads=pads, where=where)
@@ -198,7 +206,7 @@ class _Cutter:
                 f"choose a degree that does"
             )
 
-    def _config(self, weight: Tensor) -> ModelParallelConfig:
+    def _config(self, weight: Tensor) -> Any:
         return ModelParallelConfig(
             tensor_model_parallel_size=self.degree,
             use_cpu_initialization=True,
@@ -225,5 +233,5 @@ def _no_init(weight: Tensor) -> None:
 
 def _without_hooks(module: Sliced) -> Sliced:
     """megatron-core adds an `_extra_state` to every state dict it loads, which a strict load then refuses."""
-    module._load_state_dict_pre_hooks.clear()
+    forget_load_hooks(module)
     return module

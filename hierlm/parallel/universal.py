@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from deepspeed.checkpoint.constants import (
+from torch import Tensor, nn
+
+from hierlm.checkpoint.canonical import different_names, require_known_names
+from hierlm.checkpoint.engine_files import OPTIMIZER_NAMES, PARAMETER_SLICES, STATE_NAMES, TENSOR_DEGREE, WEIGHTS
+from hierlm.errors import UserError
+from hierlm.optim.phased import Phased
+from hierlm.optim.state_names import StateNames
+from hierlm.parallel.seams.deepspeed_names import (
     CAT_DIM,
     ORIGINAL_VOCAB_SIZE,
     PARAM,
@@ -22,13 +29,8 @@ from deepspeed.checkpoint.constants import (
     VOCAB_TENSOR,
     VOCABULARY_PARAMETER_PATTERNS,
 )
-from torch import Tensor, nn
-
-from hierlm.checkpoint.canonical import different_names, require_known_names
-from hierlm.checkpoint.engine_files import OPTIMIZER_NAMES, PARAMETER_SLICES, STATE_NAMES, WEIGHTS
-from hierlm.errors import UserError
-from hierlm.optim.phased import Phased
-from hierlm.optim.state_names import StateNames
+from hierlm.parallel.seams.optimizers import Stage3Optimizer
+from hierlm.parallel.seams.parameters import own_share, own_stretch, whole_shape
 from hierlm.parallel.tensor import SlicedRow
 from hierlm.parallel.tensor_plan import TensorPlan, rule_for
 
@@ -56,6 +58,7 @@ def universal_info(
     plan: TensorPlan,
     vocab_size: int,
     pipeline: dist.ProcessGroup,
+    tp_degree: int,
 ) -> dict[str, Any]:
     """What goes into a checkpoint's client state under `INFO`. Every rank calls it.
 
@@ -73,6 +76,7 @@ def universal_info(
         OPTIMIZER_NAMES: names,
         STATE_NAMES: optimizer.state_names.model_dump(),
         SLICES: rules,
+        TENSOR_DEGREE: tp_degree,
     }
 
 
@@ -162,21 +166,19 @@ def _homes(engine: Any) -> Iterator[_Home]:
         for parameter in parameters:
             name = name_of[id(parameter)]
             if engine.zero_optimization_partition_weights():
-                share = parameter.partition_numel()
-                start = dist.get_rank(parameter.ds_process_group) * share
-                yield _Home(name, parameter, owner, start, offset, min(share, max(parameter.ds_numel - start, 0)))
+                start, numel, share = own_share(parameter)
+                yield _Home(name, parameter, owner, start, offset, numel)
                 offset += share
             elif not engine.zero_optimization():
                 yield _Home(name, parameter, owner, 0, 0, parameter.numel())
-            elif (mapping := parameter._hp_mapping) is not None:
-                here, there = mapping.lp_fragment_address, mapping.get_hp_fragment_address()
-                yield _Home(name, parameter, owner, here.start, there.start, here.numel)
+            elif (stretch := own_stretch(parameter)) is not None:
+                yield _Home(name, parameter, owner, *stretch)
 
 
 def _owners(engine: Any) -> list[Tensor]:
     """The tensors the optimizer updates on this rank."""
     if engine.zero_optimization_partition_weights():
-        return list(engine.optimizer.fp32_partitioned_groups_flat)
+        return list(engine.optimizer.owners)
     return [tensor for group in engine.basic_optimizer.param_groups for tensor in group["params"]]
 
 
@@ -184,20 +186,18 @@ def _grouped_parameters(engine: Any) -> list[list[Any]]:
     """The parameters each owner holds a stretch of."""
     if not engine.zero_optimization():
         return [[parameter] for parameter in _owners(engine)]
-    zero = engine.optimizer
-    names = ("fp16_groups", "bf16_groups", "bit16_groups")  # of ZeRO 3, of bf16 with fp32 accumulation, of ZeRO 1 and 2
-    return list(next(getattr(zero, name) for name in names if hasattr(zero, name)))
+    return list(engine.optimizer.groups)
 
 
 def _update_working_weights(engine: Any) -> None:
     """What the forward pass uses follows the full-precision state."""
     zero = engine.optimizer
-    if not engine.zero_optimization_partition_weights():
+    if not isinstance(zero, Stage3Optimizer):
         if engine.zero_optimization():
             zero.update_lp_params()
         return
-    flats = zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True)
-    for (working, owner), parts in zip(flats, zero.fp16_partitioned_groups, strict=True):
+    flats = zip(zero.flat_weights, zero.owners, strict=True)
+    for (working, owner), parts in zip(flats, zero.weights, strict=True):
         working.data.copy_(owner.data)
         for part, values in zip(parts, zero.unflatten(working, parts), strict=True):
             part.data = values.data
@@ -213,7 +213,7 @@ def _own_slice(engine: Any, file: Path, parameter: Any) -> Tensor:
     """What this tensor-parallel rank holds of a full tensor."""
     saved = torch.load(str(file), map_location="cpu", weights_only=True, mmap=True)
     full: Tensor = saved[PARAM]
-    shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves nothing in a parameter between passes
+    shape = whole_shape(parameter)
     if full.shape == shape:
         return full
     tp_degree, tp_rank = engine.mpu.get_tensor_model_parallel_world_size(), engine.mpu.get_tensor_model_parallel_rank()

@@ -14,7 +14,7 @@ from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.zero import effective_stage
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.communication import Traffic, traffic
-from hierlm.plan.devices import USABLE_MEMORY, Device
+from hierlm.plan.device import USABLE_MEMORY, Device
 from hierlm.plan.footprint import Profile
 from hierlm.plan.layer_memory import Setting, profile
 from hierlm.plan.memory import StageMemory, stage_memories

@@ -7,17 +7,19 @@ Shapes: B rows of a micro-batch, T tokens.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hierlm import models
-from hierlm.models.assembly import layer_specs, shared_weights
+from hierlm.models.assembly import input_specs, layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
 from hierlm.models.weightless import alone
+from hierlm.nn.inputs import Inputs, neutral
 from hierlm.nn.layer import Layer, Memory, SharedWeights, StepContext
 from hierlm.nn.stream import Stream
 from hierlm.parallel.recompute import Recompute, run_layers
@@ -91,7 +93,8 @@ def _run(setting: Setting, *, device: torch.device, rows: int) -> Profile:
         layer.train()
         layer.begin_step(_context(setting))
     shares = _shares(setting, layers)
-    trace = _Trace(layers, device=device, on_gpu=setting.on_gpu, shares=shares)
+    inputs = partial(neutral, input_specs(setting.model))
+    trace = _Trace(layers, device=device, on_gpu=setting.on_gpu, shares=shares, inputs=inputs)
     tokens = torch.zeros(rows, setting.phase.sequence_length, dtype=torch.int64, device=device)
     if device.type != "meta":
         tokens.random_(setting.model.vocab_size, generator=torch.Generator().manual_seed(0))
@@ -164,9 +167,16 @@ class _Trace:
     """Marks on the way through the layers and back."""
 
     def __init__(
-        self, layers: dict[int, Layer], *, device: torch.device, on_gpu: bool, shares: LoneShares | None
+        self,
+        layers: dict[int, Layer],
+        *,
+        device: torch.device,
+        on_gpu: bool,
+        shares: LoneShares | None,
+        inputs: Callable[[Tensor], Inputs],
     ) -> None:
         self._layers, self._device, self._on_gpu, self._shares = layers, device, on_gpu, shares
+        self._inputs = inputs
         self._live = LiveBytes()
         self._forward: dict[int, tuple[int, int, int]] = {}  # live before, most, live after
         self._backward: dict[int, tuple[int, int]] = {}  # most without and with the gradients of weights
@@ -210,7 +220,7 @@ class _Trace:
     def _forward_pass(
         self, tokens: Tensor, memories: dict[int, Memory | None], recompute: Recompute, chunk_tokens: int | None
     ) -> Tensor:
-        stream, new_memories = Stream((tokens,)), []
+        stream, new_memories = Stream.of(self._inputs(tokens)), []
         head = max(self._layers)
         for index, layer in self._layers.items():
             before = self._mark()
@@ -282,7 +292,7 @@ class _Trace:
         self._memory = dict.fromkeys(self._layers, 0)
         if all(self._fresh_memory(layer, len(tokens)) is None for layer in self._layers.values()):
             return settled
-        stream = Stream((tokens,))
+        stream = Stream.of(self._inputs(tokens))
         for index, layer in self._layers.items():
             memory = self._fresh_memory(layer, len(tokens))
             for _ in range(MOST_SEGMENTS):

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hierlm.nn.layer import Layer
 from hierlm.nn.stream import Stream
+from hierlm.parallel.layer_losses import beside, weighted_loss
 from hierlm.plan.slices import HeadSlice, SlicedCrossEntropy
 
 NatsOf = Callable[[Tensor, Tensor], Tensor]
@@ -27,8 +28,7 @@ def loss_of(stream: Stream, *, head: Layer, chunk_tokens: int | None, on_gpu: bo
         nats = nats_of(hidden, targets)
     else:
         nats = _in_chunks(hidden, targets, partial(_behind, head, nats_of), chunk_tokens=chunk_tokens)
-    penalty = stream.penalty
-    return (nats if penalty is None else nats + penalty).mean()
+    return beside(nats.mean(), weighted_loss(stream.reports))
 
 
 def _in_chunks(hidden: Tensor, targets: Tensor, nats_of: NatsOf, *, chunk_tokens: int) -> Tensor:

@@ -8,6 +8,7 @@ from hierlm.config.run_config import RunConfig
 from hierlm.costs.stage_cut import StageCut
 from hierlm.parallel.config import ParallelConfig
 from hierlm.plan import devices
+from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE
 from hierlm.plan.estimate import Estimate, Estimator, PhaseEstimate
 from hierlm.plan.layouts import changes, fastest, nearest_that_fit
 
@@ -95,10 +96,10 @@ def make_plan(config: RunConfig[Any], *, device_name: str, search: int | None = 
 
 def _device(estimate: Estimate) -> dict[str, Any]:
     constants = {
-        "product_share": devices.PRODUCT_SHARE,
-        "moves_of_made_bytes": devices.MOVES,
+        "product_share": PRODUCT_SHARE,
+        "moves_of_made_bytes": MOVES,
         "usable_memory_bytes": estimate.usable_bytes,
-        "link_share": devices.LINK_SHARE,
+        "link_share": LINK_SHARE,
     }
     return {**asdict(estimate.device), **constants}
 

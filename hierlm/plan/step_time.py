@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from hierlm.parallel.degrees import Degrees
 from hierlm.plan.communication import Traffic
-from hierlm.plan.devices import LINK_SHARE, MOVES, PRODUCT_SHARE, Device
+from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE, Device
 from hierlm.plan.zero_memory import ADAMW_STATES, FULL
 
 

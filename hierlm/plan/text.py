@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from hierlm.plan.devices import GIB
+from hierlm.plan.device import GIB
 from hierlm.plan.estimate import Estimate, PhaseEstimate
 from hierlm.plan.layouts import MOST_DEVICES, changes
 from hierlm.plan.memory import StageMemory

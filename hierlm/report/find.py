@@ -7,7 +7,7 @@ from hierlm.errors import UserError
 from hierlm.report.run_record import RunRecord, find_runs, load_run
 from hierlm.report.summary import RunSummary
 from hierlm.tracking.backend import TrackedRun
-from hierlm.tracking.open import absolute_uri
+from hierlm.tracking.trackers.mlflow import absolute_uri
 
 
 def runs_of(experiment: str, *, run_root: Path, uri: str | None = None) -> list[RunRecord]:

@@ -48,6 +48,11 @@ def bits(record: Mapping[str, Any]) -> str:
     return f"bits/byte {record[names.BITS_PER_BYTE]:.4f}"
 
 
+def reported(record: Mapping[str, Any]) -> list[str]:
+    """What layers report beside the loss: `loss/boundary 0.4312`, `boundary_rate 0.1875`."""
+    return [f"{name} {value:.4g}" for name, value in names.reported(record).items()]
+
+
 def sources(record: Mapping[str, Any]) -> str:
     """What the numbers of an evaluation are the weighted mean of: `mean of 0.7 wiki 3.1024, 0.3 code 2.2310`."""
     key = next((key for key in (names.BITS_PER_DIMENSION, names.BITS_PER_BYTE) if key in record), names.LOSS)

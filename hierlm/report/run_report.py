@@ -1,15 +1,16 @@
 """The report of one run: what it reached, how fast, where the time went; as text, as a document, as a page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hierlm.report import formats
 from hierlm.report.columns import BY_KEY, COLUMNS, QUALITIES, measures, numbers, quality_of
 from hierlm.report.figures import Figure, color, curves, layout
+from hierlm.report.layer_norms import layer_norm_fields, layer_norms
 from hierlm.report.page import Panel, Section, page, table
-from hierlm.report.run_record import RunRecord
-from hierlm.report.series import phase_starts, thinned, training_curve
+from hierlm.report.run_record import Record, RunRecord
+from hierlm.report.series import Curve, evaluation_curve, phase_starts, thinned, training_curve
 from hierlm.report.sources import NOTE, last_sources, source_rows, source_table
 from hierlm.report.stage_balance import StageBalance
 from hierlm.report.stages import stage_document, stage_note, stage_panel, stage_rows, stage_table
@@ -36,6 +37,7 @@ def document(run: RunRecord, *, balance: StageBalance | None) -> dict[str, Any]:
     return {
         "run": run.name,
         "measures": measures(run),
+        "reported": _last_reported(run),
         "sources": {name: dict(measured) for name, measured in last_sources(run).items()},
         "goodput": None if split is None else split.goodput,
         "time_seconds": {} if split is None else {"total": split.total_seconds, **split.seconds},
@@ -53,6 +55,8 @@ def text(run: RunRecord, *, balance: StageBalance | None) -> str:
     if sources := last_sources(run):
         lines += ["", f"valid: {NOTE}", *(f"  {line}" for line in aligned(source_rows(sources)))]
     lines += ["", f"training loss {_first_and_last(numbers(run.train, names.LOSS))}"]
+    lines += [f"training {name} {_first_and_last(numbers(run.train, name))}" for name in _reported(run.train)]
+    lines += [f"valid {name} {value:.4f}" for name, value in _last_reported(run)["valid"].items()]
     split = time_split(run)
     if split is not None:
         lines += ["", f"time {formats.duration(split.total_seconds)}, goodput {formats.share(split.goodput or 0.0)}"]
@@ -85,6 +89,7 @@ def run_page(run: RunRecord, *, balance: StageBalance | None) -> str:
             panels=[] if balance is None else [stage_panel(balance)],
         ),
         Section("Step by step", panels=_step_panels(run)),
+        Section("Reported by layers", panels=_reported_panels(run)),
         Section("Attempts", body=_attempts(run.attempts)),
         Section("Config", body=table([("key", "text"), ("value", "text")], [[k, v] for k, v in run.config.items()])),
     ]
@@ -183,9 +188,31 @@ def _step_panels(run: RunRecord) -> list[Panel]:
         names.LEARNING_RATE: ("learning rate", ""),
         names.GRAD_NORM: ("gradient norm before clipping", ""),
     }
-    return [
+    panels = [
         Panel(caption, _line(run, field, unit=unit)) for field, (caption, unit) in asked.items() if _has(run, field)
     ]
+    return panels + ([Panel("gradient norm of each layer", layer_norms(run))] if layer_norm_fields(run) else [])
+
+
+def _reported(records: Sequence[Record]) -> list[str]:
+    """What layers reported in any of these records, by name."""
+    return list(dict.fromkeys(name for record in records for name in names.reported(record)))
+
+
+def _last_reported(run: RunRecord) -> dict[str, dict[str, float]]:
+    """By the newest logged step and the newest evaluation of the valid split."""
+    newest = {"train": run.train[-1:], "valid": run.evaluations("valid")[-1:]}
+    return {where: names.reported(records[0]) if records else {} for where, records in newest.items()}
+
+
+def _reported_panels(run: RunRecord) -> list[Panel]:
+    """One small plot a name, of the logged steps, and of the evaluations where there are any."""
+    panels = []
+    for name in dict.fromkeys([*_reported(run.train), *_reported(run.evaluations("valid"))]):
+        drawn = {"train": training_curve(run, name), "valid": evaluation_curve(run, name)}
+        finite = {where: curve for where, curve in drawn.items() if curve.y}
+        panels += [Panel(name, _lines(finite, run=run))] if finite else []
+    return panels
 
 
 def _has(run: RunRecord, field: str) -> bool:
@@ -193,19 +220,31 @@ def _has(run: RunRecord, field: str) -> bool:
 
 
 def _line(run: RunRecord, field: str, *, unit: str) -> Figure:
-    curve = thinned(training_curve(run, field), most_points=600)
+    curve = training_curve(run, field)
     if unit == "bytes":
         scale, unit = (2.0**30, "GiB") if max(curve.y) > 2**30 else (2.0**20, "MiB")
     else:
         scale = 1.0
-    trace = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": list(curve.x["steps"]),
-        "y": [value / scale for value in curve.y],
-        "line": {"color": color(0), "width": 1.6},
-        "hovertemplate": "step %{x}: %{y:.4~g}<extra></extra>",
-    }
+    figure = _lines({"": Curve(curve.x, [value / scale for value in curve.y])}, run=run, unit=unit)
+    figure["layout"]["yaxis"]["rangemode"] = "tozero"
+    return figure
+
+
+def _lines(curves: Mapping[str, Curve], *, run: RunRecord, unit: str = "") -> Figure:
+    """Curves over the steps, by name, with a mark where a phase begins; every curve has a point."""
+    few = {name: thinned(curve, most_points=600) for name, curve in curves.items()}
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers" if len(curve.y) < 3 else "lines",
+            "name": name,
+            "x": list(curve.x["steps"]),
+            "y": list(curve.y),
+            "line": {"color": color(place), "width": 1.6},
+            "hovertemplate": f"{name} step %{{x}}: %{{y:.4~g}}<extra></extra>",
+        }
+        for place, (name, curve) in enumerate(few.items())
+    ]
     starts = [start.x["steps"] for start in phase_starts(run)]
     shapes = [
         {
@@ -219,10 +258,10 @@ def _line(run: RunRecord, field: str, *, unit: str) -> Figure:
         }
         for x in starts
     ]
-    figure_layout = layout(x="steps", y=unit, shapes=shapes)
-    figure_layout["yaxis"]["rangemode"] = "tozero"
-    figure_layout["yaxis"]["tickformat"] = "~s" if max(curve.y) / scale >= 1000 else ""
-    return {"data": [trace], "layout": figure_layout}
+    figure_layout = layout(x="steps", y=unit, shapes=shapes, showlegend=len(few) > 1)
+    largest = max(value for curve in few.values() for value in curve.y)
+    figure_layout["yaxis"]["tickformat"] = "~s" if largest >= 1000 else ""
+    return {"data": traces, "layout": figure_layout}
 
 
 def _attempts(attempts: Sequence[Any]) -> str:

@@ -1,16 +1,18 @@
 """What a user writes about tracking."""
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from hierlm.strict import Strict
 
 NO_TRACKER = "none"
+MLFLOW = "mlflow"
 _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 
 
 class TrackingConfig(Strict):
-    """MLflow server or database, and the experiment the run belongs to."""
+    """MLflow server or database, or another tracker, and the experiment the run belongs to."""
 
+    kind: str = Field(default=MLFLOW, description="file of hierlm/tracking/trackers, or a plugin's")
     uri: str = Field(
         default="sqlite:///runs/mlflow.db",
         description="sqlite:///FILE, http(s)://SERVER, postgresql://... or `none`; metrics.jsonl is written always",
@@ -24,8 +26,16 @@ class TrackingConfig(Strict):
 
     @field_validator("uri")
     @classmethod
-    def a_scheme_we_can_follow(cls, uri: str) -> str:
+    def a_scheme_we_can_follow(cls, uri: str, info: ValidationInfo) -> str:
+        """Of MLflow's; another tracker reads its address as it likes."""
+        if info.data.get("kind") != MLFLOW:
+            return uri
         scheme = uri.partition("://")[0].partition("+")[0]
         if uri != NO_TRACKER and ("://" not in uri or scheme not in _SCHEMES):
             raise ValueError(f"{uri!r} is neither `none` nor SCHEME://..., SCHEME one of {', '.join(_SCHEMES)}")
         return uri
+
+    @property
+    def chosen_kind(self) -> str:
+        """`none` where the address says so, as `uri: none` turns every tracker off."""
+        return NO_TRACKER if self.uri == NO_TRACKER else self.kind

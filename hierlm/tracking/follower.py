@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from hierlm.tracking.backend import Status
@@ -35,12 +34,6 @@ class FollowingTracker:
 
     def metrics(self, values: Mapping[str, Any], *, step: int) -> None:
         """Nothing to do: the thread looks at the file every few seconds."""
-
-    def artifact(self, path: Path) -> None:
-        self._replay.want_artifact(path)
-
-    def tag(self, values: Mapping[str, str]) -> None:
-        self._quietly(lambda: self._replay.want_tags(values))
 
     def finish(self, state: FinalState | None) -> None:
         """Waits two minutes at the end of a run, and only seconds when the process was told to stop; what could not be

@@ -140,7 +140,7 @@ class MlflowBackend:
         )
 
     def last_steps(self, run_id: str) -> dict[str, int]:
-        one_of_each = {name.rpartition("/")[0]: name for name in self.client.get_run(run_id).data.metrics}
+        one_of_each = {names.stream_and_field(name)[0]: name for name in self.client.get_run(run_id).data.metrics}
         histories = {stream: self.client.get_metric_history(run_id, name) for stream, name in one_of_each.items()}
         return {stream: max(point.step for point in history) for stream, history in histories.items() if history}
 
@@ -266,7 +266,7 @@ def _records(client: MlflowClient, run: Run, *, phase_of_step: Mapping[int, str]
     """The histories of all metrics, put together again as the records they came from."""
     records: dict[tuple[int, str], dict[str, Any]] = {}
     for name in run.data.metrics:
-        prefix, _, field = name.rpartition("/")
+        prefix, field = names.stream_and_field(name)
         for point in client.get_metric_history(run.info.run_id, name):
             start = {**names.of_stream(prefix), names.STEP: point.step, names.TIME: point.timestamp / 1000}
             record = records.setdefault((point.step, prefix), start)

@@ -18,6 +18,7 @@ BITS_PER_BYTE = "bits_per_byte"
 BITS_PER_DIMENSION = "bits_per_dimension"  # of images: a byte is a dimension
 LEARNING_RATE = "learning_rate"
 GRAD_NORM = "grad_norm"
+GRAD_NORM_OF_LAYERS = "grad_norm.layers."  # with the index of a layer of the list behind it
 TOKENS_PER_SECOND = "tokens_per_second"
 STEP_SECONDS = "step_seconds"
 DATA_WAIT_FRACTION = "data_wait_fraction"
@@ -29,7 +30,22 @@ EVAL_SECONDS = "eval_seconds"  # of an evaluation
 SAVE_SECONDS = "save_seconds"  # of a checkpoint
 SAVE_BLOCKING_SECONDS = "save_blocking_seconds"  # of it, how long training was held up
 
+LAYER_LOSS = LOSS + "/"
+"""How the fields begin that hold losses layers report; `loss/total` is those, weighted, and the loss."""
+
+FIELDS = frozenset(
+    {KIND, STEP, TIME, PHASE, SPLIT, TOKENS, TOKENS_SEEN, LOSS, PERPLEXITY, BITS_PER_BYTE, BITS_PER_DIMENSION}
+    | {LEARNING_RATE, GRAD_NORM, TOKENS_PER_SECOND, STEP_SECONDS, DATA_WAIT_FRACTION, DEVICE_MEMORY_BYTES}
+    | {SHARE_OF_PEAK, SOURCES, WEIGHT, EVAL_SECONDS, "skipped_steps", "peak_kind"}
+)
+"""What logged steps and evaluations hold of their own; whatever else they hold is reported by layers."""
+
 _NOT_METRICS = frozenset({STEP, TIME})
+
+
+def grad_norm_of_layer(index: int) -> str:
+    """The field that holds the gradient norm of one layer; names sort as layers do."""
+    return f"{GRAD_NORM_OF_LAYERS}{index:03d}"
 
 
 def stream(record: Record) -> str:
@@ -62,9 +78,27 @@ def metric_values(record: Record) -> dict[str, float]:
     return found
 
 
+def reported(record: Record) -> dict[str, float]:
+    """What layers reported in a logged step or an evaluation: losses first, then metrics, by name."""
+    found = [name for name, value in record.items() if name not in FIELDS and _is_number(value)]
+    return {name: float(record[name]) for name in sorted(found, key=lambda name: (LAYER_LOSS not in name, name))}
+
+
+def stream_and_field(metric: str) -> tuple[str, str]:
+    """The inverse of `metric_values`, of one name: the loss of a layer has a slash in its own."""
+    prefix, _, field = metric.rpartition("/")
+    if prefix.endswith("/" + LOSS) and field not in FIELDS:
+        return prefix.removesuffix("/" + LOSS), LAYER_LOSS + field
+    return prefix, field
+
+
 def _numbers(prefix: str, fields: Mapping[str, Any]) -> dict[str, float]:
     return {
         f"{prefix}/{field}": float(value)
         for field, value in fields.items()
-        if field not in _NOT_METRICS and isinstance(value, int | float) and not isinstance(value, bool)
+        if field not in _NOT_METRICS and _is_number(value)
     }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,26 +1,13 @@
 """The tracker a config asks for."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from pathlib import Path
-from typing import Any
 
+from hierlm.discovery import module_named
 from hierlm.lease import UNFENCED, Fence
+from hierlm.plugins import PACKAGES
 from hierlm.run_dir import RunDir
-from hierlm.tracking.backend import Backend, Dataset
-from hierlm.tracking.config import NO_TRACKER, TrackingConfig
-from hierlm.tracking.follower import FollowingTracker
-from hierlm.tracking.identity import RunIdentity
-from hierlm.tracking.jsonl import read_records
-from hierlm.tracking.params import flatten
-from hierlm.tracking.replay import Replay
-from hierlm.tracking.state import run_uuid
-from hierlm.tracking.tracker import NoTracker, Tracker
-
-_SQLITE = "sqlite:///"
-ARTIFACTS = "mlflow-artifacts"
+from hierlm.tracking.config import TrackingConfig
+from hierlm.tracking.tracker import FollowedRun, Tracker
 
 
 def open_tracker(
@@ -32,78 +19,11 @@ def open_tracker(
     report: Callable[[str], None],
     lease: Fence = UNFENCED,
 ) -> Tracker:
-    """Start following `run_dir.metrics` in the background; open it after records to be made again were removed.
+    """Open it after records to be made again were removed from `run_dir.metrics`.
 
-    `run_config_flat` may be nested: it is flattened. `report` gets one line when the tracker goes away or comes back.
-    Nothing is sent any more when another attempt has taken the run over.
+    `run_config_flat` may be nested. `report` gets one line when the tracker goes away or comes back. Nothing is sent
+    any more when another attempt has taken the run over.
     """
-    if config.uri == NO_TRACKER:
-        return NoTracker()
-    return FollowingTracker(
-        replay_of(config, run_dir, run_config=run_config_flat, attempt=attempt, lease=lease),
-        report=report,
-    )
-
-
-def replay_of(
-    config: TrackingConfig,
-    run_dir: RunDir,
-    *,
-    run_config: Mapping[str, Any],
-    attempt: int | None,
-    lease: Fence = UNFENCED,
-) -> Replay:
-    """What is pending for a run directory; nothing is contacted yet."""
-    uri = absolute_uri(config.uri)
-    params = flatten(run_config)
-    identity = RunIdentity(
-        name=run_dir.name,
-        uuid=run_uuid(run_dir.identity),
-        uri=uri,
-        params=params,
-        started_ms=_started_ms(run_dir),
-        attempt=attempt,
-        sweep=config.sweep,
-        sweep_size=config.sweep_size,
-        datasets=_datasets(params),
-        files=(run_dir.config, run_dir.provenance, run_dir.job_script),
-    )
-    return Replay(run_dir, identity=identity, connect=lambda: connect(config, run_dir, uri=uri), lease=lease)
-
-
-def _started_ms(run_dir: RunDir) -> int | None:
-    """When the first attempt began: a tracker that hears of the run later shows its true duration all the same."""
-    times = [record["time"] for record in read_records(run_dir.attempts)[:1] if "time" in record]
-    return int(datetime.fromisoformat(times[0]).timestamp() * 1000) if times else None
-
-
-def connect(config: TrackingConfig, run_dir: RunDir, *, uri: str) -> Backend:
-    """Slow: imports MLflow. Raises what MLflow raises."""
-    from hierlm.tracking.mlflow import MlflowBackend
-
-    beside = Path(uri.removeprefix(_SQLITE)).parent if uri.startswith(_SQLITE) else run_dir.path.parent
-    return MlflowBackend(uri, experiment=config.experiment, artifact_root=beside / ARTIFACTS)
-
-
-def absolute_uri(uri: str) -> str:
-    """A relative sqlite file is relative to the current directory."""
-    return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute()) if uri.startswith(_SQLITE) else uri
-
-
-def _datasets(params: Mapping[str, str]) -> tuple[Dataset, ...]:
-    """The prepared datasets a config names, as far as they are here: directory name and digest of dataset.json."""
-    names = [key for key in params if key == "data.path" or (key.startswith("data.sources.") and key.endswith(".path"))]
-    found = [(params[key], Path(params[key]) / "dataset.json") for key in names]
-    return tuple(_dataset(source, index) for source, index in found if index.is_file())
-
-
-def _dataset(source: str, index: Path) -> Dataset:
-    content = index.read_bytes()
-    described = json.loads(content)
-    counts = {key: value for key, value in described.items() if isinstance(value, int | str)}
-    return Dataset(
-        name=Path(source).name,
-        digest=hashlib.sha256(content).hexdigest()[:32],
-        source=json.dumps({"uri": source}),
-        profile=json.dumps(counts),
-    )
+    run = FollowedRun(config, run_dir, run_config=run_config_flat, attempt=attempt, report=report, lease=lease)
+    tracker: Tracker = module_named(config.chosen_kind, package=PACKAGES["tracker"]).open_tracker(run)
+    return tracker

@@ -5,7 +5,7 @@ a batch was on its way as the process died, the tracker itself is asked what arr
 and is simply called again later; the time of a point is its record's, so a repeated batch adds nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,13 +64,6 @@ class Replay:
         with self._file.change() as state:
             state.wanted_status = status
 
-    def want_tags(self, tags: Mapping[str, str]) -> None:
-        with self._file.change() as state:
-            state.tags.update(tags)
-
-    def want_artifact(self, path: Path) -> None:
-        self._artifacts.append(path)
-
     def push(self) -> int:
         """Send everything pending; the number of records sent.
 
@@ -85,7 +78,6 @@ class Replay:
                 attach(self._backend, self._file, self._identity)
                 self._attached = True
             sent = self._send_new_records(self._backend)
-            self._send_tags(self._backend)
             self._send_artifacts(self._backend)
             self._send_status(self._backend)
         except Exception:
@@ -146,13 +138,6 @@ class Replay:
             highest = state.sent.setdefault(run_id, {})
             for record in new:
                 highest[stream(record)] = record[STEP]
-
-    def _send_tags(self, backend: Backend) -> None:
-        tags = dict(self._file.state.tags)
-        if tags:
-            backend.set_tags(self.run_id, tags)
-            with self._file.change() as state:
-                state.tags = {key: value for key, value in state.tags.items() if tags.get(key) != value}
 
     def _send_artifacts(self, backend: Backend) -> None:
         """An artifact store may be out of reach where the server is not: that must not hold up the numbers."""

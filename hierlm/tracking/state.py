@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,7 +21,6 @@ class TrackerState:
     sending: bool = False  # a batch was on its way when this was written: ask the tracker what arrived
     status: str = ""  # what the tracker was last told
     wanted_status: str = ""  # what it is to be told after the last record
-    tags: dict[str, str] = field(default_factory=dict)  # not yet told
 
     def forget_runs(self) -> None:
         """The tracker does not know our runs (another server, or it was emptied): everything is to be sent again."""
@@ -54,10 +53,14 @@ def run_uuid(path: Path) -> str:
 
 
 def _loaded(path: Path) -> TrackerState:
-    """A missing or unreadable file is a fresh state: the tags find the run again, and the tracker says what it has."""
+    """A missing or unreadable file is a fresh state: the tags find the run again, and the tracker says what it has.
+
+    What an older version kept besides is left out.
+    """
+    known = {each.name for each in fields(TrackerState)}
     try:
-        return TrackerState(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return TrackerState(**{key: value for key, value in json.loads(path.read_text()).items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
         return TrackerState()
 
 

@@ -8,9 +8,9 @@ import yaml
 from hierlm.errors import UserError
 from hierlm.run_dir import RunDir
 from hierlm.tracking.backend import Status
-from hierlm.tracking.config import NO_TRACKER, TrackingConfig
+from hierlm.tracking.config import MLFLOW, NO_TRACKER, TrackingConfig
 from hierlm.tracking.jsonl import read_records
-from hierlm.tracking.open import replay_of
+from hierlm.tracking.trackers.mlflow import replay_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,11 @@ def sync(run_dir: RunDir, *, uri: str | None = None) -> Synced:
     tracker raises.
     """
     config = _config(run_dir)
-    tracking = TrackingConfig.model_validate({**config.get("tracking", {}), **({"uri": uri} if uri else {})})
+    tracking = TrackingConfig.model_validate(
+        {**config.get("tracking", {}), **({"uri": uri, "kind": MLFLOW} if uri else {})}
+    )
+    if tracking.kind != MLFLOW:
+        raise UserError(f"{run_dir.path}: tracking.kind is `{tracking.kind}`; name an MLflow server with --uri")
     if tracking.uri == NO_TRACKER:
         raise UserError(f"{run_dir.path}: tracking.uri is `none`; name a server with --uri")
     replay = replay_of(tracking, run_dir, run_config=config, attempt=None)

@@ -1,8 +1,12 @@
-"""What the training loop needs of a tracker: four methods. Only the writer rank opens one."""
+"""What the training loop needs of a tracker: two methods. Only the writer rank opens one."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+from hierlm.lease import UNFENCED, Fence
+from hierlm.run_dir import RunDir
+from hierlm.tracking.config import TrackingConfig
 
 FinalState = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -13,20 +17,17 @@ class Tracker(Protocol):
     def metrics(self, values: Mapping[str, Any], *, step: int) -> None:
         """A record has just been written to metrics.jsonl; a tracker that follows the file only wakes up."""
 
-    def artifact(self, path: Path) -> None:
-        """Keep a file with the run; config, provenance, job script and summary are kept without asking."""
-
-    def tag(self, values: Mapping[str, str]) -> None:
-        """Set tags of the run."""
-
     def finish(self, state: FinalState | None) -> None:
         """Send what can be sent soon; set the final state, or leave the run waiting for the next attempt (None)."""
 
 
-class NoTracker:
-    """Tracking is off: metrics.jsonl alone keeps the numbers."""
+@dataclass(frozen=True)
+class FollowedRun:
+    """What a tracker is opened with."""
 
-    def metrics(self, values: Mapping[str, Any], *, step: int) -> None: ...
-    def artifact(self, path: Path) -> None: ...
-    def tag(self, values: Mapping[str, str]) -> None: ...
-    def finish(self, state: FinalState | None) -> None: ...
+    config: TrackingConfig
+    run_dir: RunDir
+    run_config: Mapping[str, Any]  # the whole config, plain; possibly flat
+    attempt: int  # counts the starts of the run from 1
+    report: Callable[[str], None]  # says one line on the run's console
+    lease: Fence = UNFENCED  # refuses when another attempt has taken the run over

@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import perf_counter, time
-from typing import Any
 
 from data_pipeline.read.cursor import Cursor
 from data_pipeline.read.loader import TrainRows
@@ -23,7 +22,6 @@ from hierlm.checkpoint.retention import EMERGENCIES
 from hierlm.checkpoint.team import Team, TeamError
 from hierlm.checkpoint.universal import universal_of
 from hierlm.config.load import plain_config
-from hierlm.config.run_config import RunConfig
 from hierlm.config.same_run import changes_since
 from hierlm.config.structure import fingerprint
 from hierlm.durable import FileRecord, FileWriter
@@ -34,12 +32,10 @@ from hierlm.parallel.engine import Engine
 from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.saving import exchange_objects, writers_group
 from hierlm.parallel.skipped_steps import Skipped
-from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.train.background_save import SECONDS_AFTER_A_FAILURE, BackgroundSave
+from hierlm.train.course import Course
 from hierlm.train.proof import Proof, difference, proof_of
-from hierlm.train.record.console import Console
-from hierlm.train.record.recorder import Recorder
 
 PROGRESS_SECONDS = 10.0
 
@@ -50,21 +46,18 @@ class Checkpointer:
     def __init__(
         self,
         run_dir: RunDir,
+        course: Course,
         *,
-        config: RunConfig[Any],
-        timeline: Timeline,
         rows: TrainRows,
         engine: Engine,
         lease: Lease,
-        recorder: Recorder,
-        console: Console,
     ) -> None:
-        self._run_dir, self._config, self._timeline = run_dir, config, timeline
+        self._run_dir, self._config, self._timeline = run_dir, course.config, course.timeline
         self._rows, self._splits = rows, rows.splits
-        self._engine, self._lease, self._recorder, self._console = engine, lease, recorder, console
+        self._engine, self._lease, self._recorder, self._console = engine, lease, course.recorder, course.console
         self._team = Team(engine.process.rank, engine.process.world_size, exchange_objects)
         self._writers = self._team  # who commits a save beside training
-        if config.checkpoint.asynchronous:
+        if course.config.checkpoint.asynchronous:
             beside = partial(exchange_objects, group=writers_group())
             self._writers = Team(self._team.rank, self._team.size, beside)
         self._in_flight: BackgroundSave | None = None
@@ -110,8 +103,8 @@ class Checkpointer:
             mend = f"{config_file}: was edited since {found.path} was made: undo it, or start another name=NAME"
             raise UserError([*(f"{config_file}: {change}" for change in changes), mend])
         if cursor is not None:
-            now = self._cursor(found.step)
-            cursor.require_same_data(now.fingerprints, paths=[str(split.directory) for split in self._splits])
+            here = self._cursor(found.step)
+            cursor.require_same_data(here.fingerprints, paths=[str(split.directory) for split in self._splits])
 
     def save(self, step: int, *, why: Why) -> None:
         """Commit the state after `step` steps, unless it is saved already.
@@ -223,8 +216,9 @@ class Checkpointer:
             regrouped = ": its parameters were grouped otherwise (by what phases train, what decays, or rules)"
             why = regrouped if is_of_layout else f" from {found.manifest.layout} to {wanted}"
             self._console.say(f"converting step {found.step}{why}")
-            told: dict[str, Any] = {"progress": self._progress(), "report": self._console.say}
-            self._engine.load_converted(universal_of(found, **told, team=self._team))
+            report = self._console.say
+            converted = universal_of(found, progress=self._progress(), report=report, team=self._team)
+            self._engine.load_converted(converted)
         states = [LaneState(*state) for state in read_recurrent_states(found.path)]
         last = self._timeline.at(found.step - 1)
         if states:
@@ -313,12 +307,12 @@ class Checkpointer:
 
     def _progress(self) -> Callable[[int, int], None]:
         """A line every few seconds, for conversions of large models."""
-        told = perf_counter()
+        last_line = perf_counter()
 
         def progress(done: int, total: int) -> None:
-            nonlocal told
-            if perf_counter() - told >= PROGRESS_SECONDS:
-                told = perf_counter()
+            nonlocal last_line
+            if perf_counter() - last_line >= PROGRESS_SECONDS:
+                last_line = perf_counter()
                 self._console.say(f"converting: {done} of {total} parameters of this process")
 
         return progress

@@ -49,6 +49,9 @@ class TrainConfig(Strict):
         description="tokens whose logits are made at once, twice each, so that those of a large vocabulary never "
         "exist whole; null: all of a micro-batch",
     )
+    log_gradient_norms: bool = Field(
+        default=False, description="also log the gradient norm of every layer: one small message a logged step"
+    )
     compile: bool = Field(
         default=False, description="torch.compile every layer: takes minutes at the start, wins on no CPU measured"
     )

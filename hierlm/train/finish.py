@@ -28,12 +28,12 @@ def write_run_summary(attempt: Attempt, *, status: RunStatus) -> None:
 
 def require_finite_end(attempt: Attempt) -> None:
     """LostRunError on every rank when the last evaluation gave no finite loss: such a run is not finished."""
-    told: list[bool] = [True]
+    is_finite: list[bool] = [True]
     if attempt.is_writer:
         last = last_evaluation(read_records(attempt.run_dir.metrics), "valid")
-        told = [last is None or last["loss"] is not None]
-    dist.broadcast_object_list(told, src=0)
-    if not told[0]:
+        is_finite = [last is None or last["loss"] is not None]
+    dist.broadcast_object_list(is_finite, src=0)
+    if not is_finite[0]:
         raise LostRunError(
             f"step {attempt.step}: the loss on the valid split is not finite: the run is not finished; "
             "train it again under another name, with a lower learning rate or in fp32"

@@ -11,8 +11,10 @@ from hierlm.parallel.engine import Engine
 from hierlm.parallel.process import ProcessInfo
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
+from hierlm.train.course import Course
 from hierlm.train.determinism import set_determinism
 from hierlm.train.environment import check_environment
+from hierlm.train.loaded_inputs import require_inputs, wants_documents
 from hierlm.train.record.console import Console
 from hierlm.train.record.device_memory import DeviceMemory
 from hierlm.train.record.recorder import Recorder
@@ -40,14 +42,9 @@ class Foundation:
         return self.engine.process
 
     @property
-    def said(self) -> dict[str, Any]:
-        """Where parts report to."""
-        return {"recorder": self.recorder, "console": self.console}
-
-    @property
-    def common(self) -> dict[str, Any]:
+    def course(self) -> Course:
         """What every part that follows the steps is given."""
-        return {"config": self.config, "timeline": self.timeline, **self.said}
+        return Course(self.config, self.timeline, self.recorder, self.console)
 
 
 def lay_foundation(
@@ -62,7 +59,9 @@ def lay_foundation(
     """Data, checks of the machine, model and engine, and a rehearsal of every phase's shapes."""
     set_determinism(config.train.deterministic)
     timeline = Timeline(config.phases, contiguous_lanes=is_recurrent(config.model))
-    rows = TrainRows(config.data.weighted_sources, seed=config.seed)
+    require_inputs(config.model)
+    documents = wants_documents(config.model)
+    rows = TrainRows(config.data.weighted_sources, seed=config.seed, document_starts=documents)
     memory = DeviceMemory(process.device)
     console.say(_opening(config, timeline, rows.splits))
     for warning in check_environment(process):

@@ -1,21 +1,26 @@
 """What happens around steps: logging, evaluation, checkpoints. A new concern is a new hook."""
 
-import math
 from collections.abc import Callable
 from time import perf_counter, time
 from typing import Any
 
 from hierlm.config.run_config import RunConfig
-from hierlm.parallel.engine import Engine
+from hierlm.parallel.engine import Engine, Measured
 from hierlm.phases.timeline import Moment, Timeline
 from hierlm.train.cadence import is_due
 from hierlm.train.checkpointing import Checkpointer
+from hierlm.train.course import Course
 from hierlm.train.loop import Completed
 from hierlm.train.mixture_evaluation import MixtureEvaluation
-from hierlm.train.record.console import Console, evaluation_line, step_line
+from hierlm.train.record.console import evaluation_line, step_line
 from hierlm.train.record.device_memory import DeviceMemory
-from hierlm.train.record.recorder import Recorder
 from hierlm.train.record.throughput import IntervalTimer, Peak
+
+
+def is_logged(completed: int, *, config: RunConfig[Any], timeline: Timeline) -> bool:
+    """Whether the step that makes `completed` steps is, whatever comes of it."""
+    is_end = completed in (1, timeline.num_steps)
+    return is_end or is_due(config.train.log_every, completed=completed, timeline=timeline)
 
 
 class LogHook:
@@ -23,21 +28,21 @@ class LogHook:
 
     def __init__(
         self,
+        course: Course,
         *,
-        config: RunConfig[Any],
-        timeline: Timeline,
         engine: Engine,
-        recorder: Recorder,
-        console: Console,
         memory: DeviceMemory,
         peak: Peak,
         flops_per_token: Callable[[int], float],
         bits_of: Callable[[float, Moment], dict[str, float]],
         wait_seconds: Callable[[], float],
+        seen_before_update: Callable[[], dict[str, Any]],
     ) -> None:
-        self._config, self._timeline, self._engine = config, timeline, engine
-        self._recorder, self._console, self._memory, self._peak = recorder, console, memory, peak
+        """`seen_before_update`: more fields of the record of a step, by what was seen of its gradients."""
+        self._config, self._timeline, self._engine = course.config, course.timeline, engine
+        self._recorder, self._console, self._memory, self._peak = course.recorder, course.console, memory, peak
         self._flops_per_token, self._bits_of, self._wait_seconds = flops_per_token, bits_of, wait_seconds
+        self._seen_before_update = seen_before_update
         self._timer = IntervalTimer()
 
     def before_step(self) -> None:
@@ -45,12 +50,11 @@ class LogHook:
 
     def after_step(self, completed: Completed) -> None:
         phase = completed.moment.phase
-        due = completed.step == 1 or completed.is_last or completed.result.is_skipped
-        due = due or is_due(self._config.train.log_every, completed=completed.step, timeline=self._timeline)
-        loss = self._engine.global_mean(completed.result.loss) if due else math.nan  # waits for the device
+        due = completed.result.is_skipped or is_logged(completed.step, config=self._config, timeline=self._timeline)
+        measured = self._engine.measured(completed.result) if due else None  # waits for the device
         self._timer.end_step(tokens=phase.tokens_per_step, wait_seconds=self._wait_seconds())
-        if due:
-            record = self._record(completed, loss)
+        if measured is not None:
+            record = self._record(completed, measured)
             self._recorder.record(record)
             self._console.say(step_line(record, num_steps=self._timeline.num_steps, eta_seconds=self._eta(record)))
         self._console.advance_bar(completed=completed.step, description=phase.name)
@@ -58,7 +62,7 @@ class LogHook:
     def on_stop(self, *, step: int) -> None:
         """Nothing is pending: a logged step is written when it is made."""
 
-    def _record(self, completed: Completed, loss: float) -> dict[str, Any]:
+    def _record(self, completed: Completed, measured: Measured) -> dict[str, Any]:
         moment, interval = completed.moment, self._timer.take()
         rate = interval.tokens_per_second
         flops = self._flops_per_token(moment.phase.sequence_length) * rate  # without recompute, as MFU has it
@@ -67,10 +71,12 @@ class LogHook:
             "step": completed.step,
             "phase": moment.phase.name,
             "tokens_seen": moment.tokens_seen + moment.phase.tokens_per_step,
-            "loss": loss,
-            **self._bits_of(loss, moment),
+            "loss": measured.loss,
+            **self._bits_of(measured.loss, moment),
+            **measured.reported,
             "learning_rate": moment.learning_rate,
             "grad_norm": float(completed.result.grad_norm),
+            **self._seen_before_update(),
             "skipped_steps": self._engine.skipped.total,
             "tokens_per_second": rate,
             "step_seconds": interval.step_seconds,
@@ -89,17 +95,9 @@ class LogHook:
 class EvaluationHook:
     """The valid splits every `eval_every` and after the last step; one cut short by a stop is made up on resume."""
 
-    def __init__(
-        self,
-        *,
-        config: RunConfig[Any],
-        timeline: Timeline,
-        evaluation: MixtureEvaluation,
-        recorder: Recorder,
-        console: Console,
-    ) -> None:
-        self._config, self._timeline = config, timeline
-        self._evaluation, self._recorder, self._console = evaluation, recorder, console
+    def __init__(self, course: Course, *, evaluation: MixtureEvaluation) -> None:
+        self._config, self._timeline = course.config, course.timeline
+        self._evaluation, self._recorder, self._console = evaluation, course.recorder, course.console
 
     def before_step(self) -> None:
         """Nothing to do."""

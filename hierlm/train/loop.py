@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from data_pipeline.read.loader import Batch
+from hierlm.parallel.before_update import Gradients
 from hierlm.parallel.engine import Engine, StepResult
 from hierlm.phases.timeline import Moment, Timeline
+from hierlm.train.loaded_inputs import inputs_of
 from hierlm.train.watch.signals import StopRequest
 
 Outcome = Literal["finished", "paused", "stopped"]
@@ -35,6 +37,14 @@ class Hook(Protocol):
         """All ranks have agreed to stop after `step` completed steps."""
 
 
+@runtime_checkable
+class BeforeUpdate(Protocol):
+    """A hook that also looks at gradients: between the last backward pass of a step and its update."""
+
+    def before_update(self, gradients: Gradients, moment: Moment) -> None:
+        """The gradients are whole, not yet clipped, and stay as they are."""
+
+
 def train(
     *,
     engine: Engine,
@@ -46,6 +56,9 @@ def train(
     stop: StopRequest,
 ) -> Outcome:
     """Steps first_step..until_step-1, unless every rank agrees to stop before; paused when later steps remain."""
+    looks = [hook.before_update for hook in hooks if isinstance(hook, BeforeUpdate)]
+    if looks:
+        engine.call_before_update(looks)
     for step in range(first_step, until_step):
         if stop.agreed(engine.process.device):
             for hook in hooks:
@@ -55,7 +68,8 @@ def train(
             hook.before_step()
         batch = next(batches)
         moment = timeline.at(step)
-        result = engine.train_step(batch.tokens, batch.targets, moment=moment, starts=batch.starts)
+        inputs = inputs_of(batch.document_starts)
+        result = engine.train_step(batch.tokens, batch.targets, moment=moment, starts=batch.starts, inputs=inputs)
         completed = Completed(step + 1, moment, result, is_last=step + 1 == timeline.num_steps)
         for hook in hooks:
             hook.after_step(completed)

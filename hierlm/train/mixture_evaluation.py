@@ -28,6 +28,7 @@ class MixtureEvaluation:
         `weights` of all sources, in their order; `max_rows` of each.
         """
         measured: dict[str, Metrics] = {}
+        reported: set[str] = set()
         for name, evaluation in self._evaluations.items():
             if evaluation is None:
                 continue
@@ -35,21 +36,24 @@ class MixtureEvaluation:
             if sums is None:
                 return None
             measured[name] = sums.metrics()
+            reported |= sums.reported.keys()
         if len(self._evaluations) == 1:
             return next(iter(measured.values()))
         given = dict(zip(self._evaluations, weights, strict=True))
-        return with_headline(measured, weights={name: given[name] for name in measured})
+        return with_headline(measured, weights={name: given[name] for name in measured}, reported=sorted(reported))
 
 
-def with_headline(measured: Mapping[str, Mapping[str, Any]], *, weights: Mapping[str, float]) -> Metrics:
+def with_headline(
+    measured: Mapping[str, Mapping[str, Any]], *, weights: Mapping[str, float], reported: Sequence[str] = ()
+) -> Metrics:
     """The weighted mean of the sources' losses and bits, its perplexity, all tokens; under `sources` each, with its
-    share of the weights.
+    share of the weights. Of what layers report, `reported` by name, the mean is taken too, of their sums as well.
 
     The same to the last digit in whatever order the sources come: sums are rounded once, at their end.
     """
     total = math.fsum(weights.values())
     shares = {name: weights[name] / total for name in measured}
-    fields = [field for field in _MEANS if all(field in metrics for metrics in measured.values())]
+    fields = [field for field in (*_MEANS, *reported) if all(field in metrics for metrics in measured.values())]
     means = {field: _mean([(shares[name], metrics[field]) for name, metrics in measured.items()]) for field in fields}
     loss = means.pop(names.LOSS)
     return {

@@ -28,7 +28,8 @@ def proof_of(engine: Engine, *, last: Moment) -> Proof | None:
     None for a model that has diverged: nothing equals a NaN.
     """
     engine.take_switches(last)
-    nats = engine.evaluate(*probe_rows(engine.config.model.vocab_size, device=engine.process.device))
+    tokens, targets = probe_rows(engine.config.model.vocab_size, device=engine.process.device)
+    nats = engine.evaluate(tokens, targets, inputs=engine.neutral_inputs(tokens))
     found = tuple(round(value, 6) for value in nats.flatten().double().tolist())
     return found if all(map(math.isfinite, found)) else None
 

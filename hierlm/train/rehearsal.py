@@ -26,7 +26,8 @@ def rehearse(engine: Engine, timeline: Timeline, *, console: Console) -> None:
             (len(engine.local_rows(phase.global_batch_size)), phase.sequence_length + 1),
             generator=torch.Generator().manual_seed(engine.dp_rank),
         )
-        engine.train_step(rows[:, :-1], rows[:, 1:], moment=replace(moment, learning_rate=0.0))
+        tokens, at_rest = rows[:, :-1], replace(moment, learning_rate=0.0)
+        engine.train_step(tokens, rows[:, 1:], moment=at_rest, inputs=engine.neutral_inputs(tokens))
         engine.forget_steps()
 
 

@@ -11,6 +11,7 @@ from data_pipeline.checks import evaluation_problems
 from data_pipeline.errors import DataError
 from data_pipeline.read.loader import MixtureChange, Prefetcher, Request, open_split
 from data_pipeline.read.split import can_be_evaluated
+from hierlm import plugins
 from hierlm.config.load import load_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
@@ -25,11 +26,13 @@ from hierlm.tracking.tracker import FinalState
 from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.evaluation import Evaluation, Share, bits
 from hierlm.train.foundation import Foundation, lay_foundation
-from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook
+from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook, is_logged
+from hierlm.train.loaded_inputs import wants_documents
 from hierlm.train.loop import Hook
 from hierlm.train.mixture_evaluation import MixtureEvaluation
 from hierlm.train.record.attempts import record_start
 from hierlm.train.record.console import Console
+from hierlm.train.record.gradient_norms import GradientNormsHook
 from hierlm.train.record.profile import ProfileHook
 from hierlm.train.record.start_up import StartUp, StartUpHook
 from hierlm.train.record.throughput import device_peak
@@ -84,9 +87,11 @@ def set_up(
 ) -> Attempt:
     """Build the model, load the newest checkpoint, open data, metrics and tracker."""
     config = load_config(run_dir.config, overrides)
+    for change in plugins.changes():
+        console.say(change)
     base = lay_foundation(run_dir, config, process=process, console=console, stop=stop, start_up=start_up)
     lease = _take_lease(base)  # late: an attempt that cannot even begin disturbs none
-    checkpointer = Checkpointer(run_dir, **base.common, rows=base.rows, engine=base.engine, lease=lease)
+    checkpointer = Checkpointer(run_dir, base.course, rows=base.rows, engine=base.engine, lease=lease)
     first_step = checkpointer.resume()
     start_up.done("checkpoint")
     if ENDS_AT in os.environ:
@@ -96,12 +101,14 @@ def set_up(
     start_up.done("tracker")
     batches = _batches(base, first_step=first_step)
     heartbeat = _start_heartbeat(base, lease=lease, checkpointer=checkpointer)
-    evaluation = EvaluationHook(**base.common, evaluation=_evaluation(base, heartbeat))
+    evaluation = EvaluationHook(base.course, evaluation=_evaluation(base, heartbeat))
+    gradient_norms = _gradient_norms(base)
     hooks: Sequence[Hook] = (
         HeartbeatHook(heartbeat, process=process, console=console),
-        _log_hook(base, batches),
+        _log_hook(base, batches, gradient_norms=gradient_norms),
+        *gradient_norms,
         SkippedStepsHook(config=config, engine=base.engine, console=console),
-        StartUpHook(start_up, **base.said),
+        StartUpHook(start_up, recorder=base.recorder, console=console),
         *_profile(base, first_step=first_step),
         evaluation,
         CheckpointHook(config=config, timeline=base.timeline, checkpointer=checkpointer),
@@ -128,19 +135,30 @@ def _start_heartbeat(base: Foundation, *, lease: Lease, checkpointer: Checkpoint
         lease=lease,
         hang_after_seconds=base.config.train.hang_after_seconds,
         last_step=lambda: checkpointer.last_saved_step,
-        **base.said,
+        recorder=base.recorder,
+        console=base.console,
     )
 
 
-def _log_hook(base: Foundation, batches: Prefetcher) -> LogHook:
+def _gradient_norms(base: Foundation) -> list[GradientNormsHook]:
+    """None where they are not asked for: then nothing looks at gradients."""
+    if not base.config.train.log_gradient_norms:
+        return []
+    return [
+        GradientNormsHook(base.config.model, is_logged=partial(is_logged, config=base.config, timeline=base.timeline))
+    ]
+
+
+def _log_hook(base: Foundation, batches: Prefetcher, *, gradient_norms: Sequence[GradientNormsHook]) -> LogHook:
     return LogHook(
-        **base.common,
+        base.course,
         engine=base.engine,
         memory=base.memory,
         peak=device_peak(base.process.device, precision=base.config.train.precision),
         flops_per_token=cache(partial(flops_per_token, base.config.model)),
         bits_of=partial(_bits_of_step, base),
         wait_seconds=lambda: batches.wait_seconds,
+        seen_before_update=lambda: {name: norm for hook in gradient_norms for name, norm in hook.take().items()},
     )
 
 
@@ -219,6 +237,8 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
         dp_degree=engine.dp_degree,
         add_up=engine.global_sum,
         stopped=stopped,
+        forget_reports=engine.forget_reports,
+        reports=engine.evaluation_reports,
     )
     lanes = config.phases[0].global_batch_size  # the result may not depend on the layout: memory starts anew per lane
     recurrent = is_recurrent(config.model)
@@ -233,6 +253,7 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
             score=engine.evaluate,
             rows_per_pass=rows_per_pass,
             is_recurrent=recurrent,
+            document_starts=wants_documents(config.model),
             share=share,
         )
 

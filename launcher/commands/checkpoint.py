@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hierlm.exit_codes import FAILED
-from launcher.options import JsonOption
+from launcher.options import JsonOption, PluginOption
 from launcher.verb import json_on_stdout
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def export(
     *,
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="new or empty directory")],
     step: StepOption = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """One model.safetensors (fp32) and a config.yaml, for `hierlm.models.load`."""
@@ -123,6 +124,7 @@ def reshape(
     pipeline_parallel_degree: DegreeOption = None,
     zero_stage: StageOption = None,
     step: StepOption = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a checkpoint for another layout now, on this machine and without a GPU, so that the job need not.

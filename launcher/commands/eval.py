@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from launcher.options import JsonOption
+from launcher.options import JsonOption, PluginOption
 from launcher.verb import json_on_stdout
 
 EXAMPLE = "hierlm eval runs/demo-hourglass --split test --stride 64 --per-position"
@@ -30,6 +30,7 @@ def command(
         bool, typer.Option("--same-length", help="every token sees as many keys (Transformer-XL)")
     ] = False,
     per_position: Annotated[bool, typer.Option("--per-position", help="the mean loss by position in the row")] = False,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score every token of a split once. Recurrent models carry their memory along it.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.options import JsonOption
+from launcher.options import JsonOption, PluginOption
 from launcher.verb import json_on_stdout
 
 EXAMPLE = 'hierlm generate runs/demo-hourglass --prompt "def main(" --temperature 0.8 --top-p 0.95'
@@ -25,6 +25,7 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="of the draws: the same seed gives the same text")] = 0,
     checkpoint: Annotated[int | None, typer.Option(metavar="STEP", help="default: the newest good one")] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the prompt and its continuation, as it is made."""

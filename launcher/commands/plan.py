@@ -1,15 +1,15 @@
 """memory, FLOPs, communication and speed of a run before it starts; does it fit"""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from launcher.options import ConfigArgument, JsonOption, OverridesArgument
+from launcher.options import ConfigArgument, JsonOption, OverridesArgument, PluginOption
 from launcher.verb import json_on_stdout
 
 EXAMPLE = "hierlm plan configs/papers/hourglass/enwik8-main.yaml parallel.data_parallel_degree=4 --device h100"
 
-DeviceOption = Annotated[Literal["h100", "h200", "a100", "cpu"], typer.Option(help="cpu: a share of this machine")]
+DeviceOption = Annotated[str, typer.Option(help="h100, h200, a100, a plugin's, or cpu: a share of this machine")]
 SearchOption = Annotated[
     int | None, typer.Option(metavar="N", min=1, max=4096, help="also find the fastest layouts of N devices that fit")
 ]
@@ -20,6 +20,7 @@ def command(
     overrides: OverridesArgument = None,
     device: DeviceOption = "h100",
     search: SearchOption = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict what a run needs and how fast it should be; nothing is started, no dataset is read.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.options import JsonOption
+from launcher.options import JsonOption, PluginOption
 from launcher.verb import json_on_stdout
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ EXAMPLE = "hierlm report runs/demo-hourglass --html hourglass.html"
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="default: report.html in the run directory")] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print a run's numbers and write one self-contained page with its curves; works while it is running."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.options import ConfigArgument, JsonOption, OverridesArgument
+from launcher.options import ConfigArgument, JsonOption, OverridesArgument, PluginOption
 
 if TYPE_CHECKING:
     from hierlm.config.run_config import RunConfig
@@ -35,6 +35,7 @@ def command(
     at_once: AtOnceOption = None,
     chain: ChainOption = False,
     slices: SlicesOption = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the run directory with its job script and hand it to sbatch.

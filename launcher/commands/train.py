@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hierlm.exit_codes import STOPPED, TAKEN_OVER, WRONG_INPUT
-from launcher.options import ConfigArgument, JsonOption, OverridesArgument
+from launcher.options import ConfigArgument, JsonOption, OverridesArgument, PluginOption
 
 if TYPE_CHECKING:
     from hierlm.run_dir import RunDir
@@ -15,7 +15,12 @@ EXAMPLE = "hierlm train configs/tiny/hourglass.yaml data.path=data/demo phases.0
 STATES = {0: "finished", STOPPED: "stopped", TAKEN_OVER: "taken over", WRONG_INPUT: "refused"}
 
 
-def command(config: ConfigArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> int:
+def command(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+) -> int:
     """Train a model on this machine, on as many processes as the layout needs.
 
     Inside a Slurm allocation of several nodes (salloc), on all of them.

@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 ORDER = (
     ("launcher",),
     ("hierlm.__main__",),
+    ("hierlm.contract",),
     ("hierlm.inference",),
     ("hierlm.train",),
     ("hierlm.plan",),
@@ -21,7 +22,9 @@ ORDER = (
     ("hierlm.optim",),
     ("hierlm.lease", "hierlm.models", "hierlm.phases"),
     ("hierlm.nn", "hierlm.durable", "hierlm.meeting", "hierlm.refused_versions"),
-    ("hierlm.run_dir", "hierlm.errors", "hierlm.exit_codes", "hierlm.discovery", "hierlm.strict", "hierlm.strict_json"),
+    ("hierlm.discovery",),
+    ("hierlm.plugins",),
+    ("hierlm.run_dir", "hierlm.errors", "hierlm.exit_codes", "hierlm.strict", "hierlm.strict_json"),
     ("data_pipeline",),
 )
 """From the top floor down; rooms of one line do not know each other. A new room is a new name here."""

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 
 from data_pipeline.config import SourceConfig
 from data_pipeline.prepare.dataset import prepare
-from data_pipeline.prepare.progress import Silent
 from data_pipeline.prepare.request import Request
 from data_pipeline.prepare.sources import find_files
 from data_pipeline.read.loader import TrainRows
 from data_pipeline.read.split import open_split
 from tests.benchmarks.ratio import Claim
 from tests.conftest import CORPORA
+from tests.data_pipeline.making import Silent
 
 SEQUENCE_LENGTH, BATCH = 1024, 16
 NUM_ROWS = 20_000

@@ -109,10 +109,10 @@ def measure(case: Case, device_name: str) -> dict[str, Any]:
 
 def _planned(config: Any, device_name: str) -> dict[str, float]:
     """Of this rank, nothing where the device has no data sheet here."""
-    from hierlm.plan.devices import NAMES
+    from hierlm.plan import devices
     from hierlm.plan.plan import make_plan
 
-    known = [name for name in NAMES if name in device_name.lower()]
+    known = [name for name in devices.names() if name in device_name.lower()]
     if not known:
         return {}
     [phase] = (estimate := make_plan(config, device_name=known[0]).estimate).phases

@@ -91,7 +91,8 @@ def _universal_info(engine: Any) -> dict[str, Any]:
     model, module = engine.config.model, engine._engine.module
     optimizer = build_optimizer(engine.config.optim, module, kinds=canonical_kinds(model))
     plan, pipeline = tensor_plan(model), engine.groups.pipeline
-    return {INFO: universal_info(module, optimizer, plan=plan, vocab_size=model.vocab_size, pipeline=pipeline)}
+    how = {"plan": plan, "vocab_size": model.vocab_size, "pipeline": pipeline}
+    return {INFO: universal_info(module, optimizer, **how, tp_degree=engine.groups.degrees["tensor"])}
 
 
 def steps_made(engine: Any, steps: range) -> list[float]:

@@ -5,13 +5,28 @@ from typing import Any
 
 from data_pipeline.prepare.dataset import prepare
 from data_pipeline.prepare.documents import DocumentOptions
-from data_pipeline.prepare.progress import Silent
 from data_pipeline.prepare.request import Request
 from data_pipeline.prepare.sources import find_files
 from data_pipeline.prepare.splits import parse_splits
 from data_pipeline.shard_index import DatasetIndex
 
 EVERY_PLANE = "".join(chr(plane * 0x10000 + offset) for plane in range(17) for offset in (0x41, 0x3042, 0xFFFD - 1))
+
+
+class Silent:
+    """For callers that want no progress."""
+
+    def begin(self, stage: str, *, total_bytes: int | None = None) -> None:
+        pass
+
+    def advance(self, *, source_bytes: int = 0, tokens: int = 0, documents: int = 0) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def prepared(folder: Path, content: bytes | list[Path], *, splits: str = "none", **options: Any) -> DatasetIndex:

@@ -4,9 +4,8 @@ import random
 
 import pytest
 
-from data_pipeline.prepare.progress import Silent
 from data_pipeline.verify import verify
-from tests.data_pipeline.making import prepared
+from tests.data_pipeline.making import Silent, prepared
 
 TEXT = b"some text to keep safe\n" * 2000
 

@@ -8,7 +8,7 @@ from random import Random
 
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
-from hierlm.models import names
+from hierlm.models import architecture, names
 from hierlm.models.assembly import is_recurrent, layer_specs
 from tests.distributed.runs import Layout, Run
 
@@ -139,21 +139,28 @@ def _drawn(random: Random, arch: str) -> Run:
         *("model.vocab_size=97", "model.hidden_dim=16"),
         *heads,
         *model,
+        *_dropouts(random, arch),
         _phases(random, switches, sizes=sizes, steps=steps),
         f"optim.gradient_clip={random.choice([0, 0.3])}",
         "optim.eps=0.01",  # why: tests/distributed/test_deep_layouts.py
         "train.precision=fp32",
     )
     degrees = random.choice(DEGREES)
-    layout = Layout(*degrees, zero=random.randint(0, 1 if degrees[2] > 1 else 3))
+    layout = Layout(*degrees, zero=random.choice([0, 1] if degrees[2] > 1 else [0, 1, 2, 3, 3]))
     how = (
         f"parallel.micro_batch_size={random.choice([1, 2, 4])}",
-        f"parallel.activation_recompute={random.choice(['none', 'none', 'selective', 'full'])}",
+        f"parallel.activation_recompute={random.choice(['none', 'selective', 'full'])}",
         f"parallel.stage_cut={_cut(random, Run(arch, words, layout))}",
         *random.choice([[], [], ["train.loss_chunk_tokens=11"]]),
         *(["parallel.sequence_parallel=true"] if arch in SHARES_TOKENS and layout.tp > 1 else []),
     )
     return Run(arch, words, layout, how=how, restarts=_restarts(random, sizes, steps))
+
+
+def _dropouts(random: Random, arch: str) -> Words:
+    """Rates of every site that the architecture names, in half of the cases."""
+    sites = sorted(name for name in architecture(arch).Config.model_fields if name.endswith("dropout"))
+    return of(random, **{site: [0, 0.1, 0.3] for site in sites}) if random.random() < 0.5 else []
 
 
 def _phases(random: Random, switches: list[Switches], *, sizes: list[int], steps: list[int]) -> str:

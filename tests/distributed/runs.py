@@ -6,6 +6,7 @@ A process of a group that has started makes several runs one after the other, ea
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +89,7 @@ class Outcome(NamedTuple):
     steps: list[tuple[float, float]]  # loss and gradient norm
     nats: list[float]  # of an evaluation after each phase
     moments: dict[str, Tensor]  # the first moment of every parameter, by canonical name
+    reported: Sequence[Mapping[str, float]] = ()  # by layers, in every step and then in every evaluation
 
 
 class Together:
@@ -153,7 +155,7 @@ def _train(run: Run, process: Any, folder: Path) -> dict[str, Any]:
 
     config = load_config(f"configs/tiny/{run.arch}.yaml", run.words)
     engine, timeline = Engine(config, process=process), Timeline(config.phases)
-    recurrent, steps, nats = is_recurrent(config.model), [], []
+    recurrent, steps, nats, reported, evaluated = is_recurrent(config.model), [], [], [], []
     for step in range(timeline.num_steps):
         moment = timeline.at(step)
         size, length = moment.phase.global_batch_size, moment.phase.sequence_length
@@ -162,12 +164,17 @@ def _train(run: Run, process: Any, folder: Path) -> dict[str, Any]:
         anew = torch.tensor([step == 0 or row in run.restarts.get(step, ()) for row in mine])
         starts = {"starts": anew} if recurrent else {}
         result = engine.train_step(tokens[mine], targets[mine], moment=moment, **starts)
-        steps.append((engine.global_mean(result.loss), float(result.grad_norm)))
+        measured = engine.measured(result)
+        steps.append((measured.loss, float(result.grad_norm)))
+        reported.append(measured.reported)
         if step + 1 in (*timeline.boundaries, timeline.num_steps):
             shown = _text(4, 13, vocab_size=config.model.vocab_size, seed=1000 + step)
+            engine.forget_reports()
             nats.append(float(engine.evaluate(*shown).double().mean()))
+            # all data-parallel ranks are shown the same rows
+            evaluated.append(engine.evaluation_reports(nats[-1]))
     engine.save(folder, client_state={}, open_file=FileWriter(folder).open)
-    return {"steps": steps, "nats": nats}
+    return {"steps": steps, "nats": nats, "reported": [*reported, *evaluated]}
 
 
 def _text(count: int, length: int, *, vocab_size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -189,7 +196,7 @@ def _outcome(folder: Path, parts: Sequence[dict[str, Any]]) -> Outcome | str:
         moments = {name: state.tensor(name, "exp_avg") for name in state.names}
     except ValueError as error:
         return f"the checkpoint is not whole: {error}"
-    return Outcome(parts[0]["steps"], parts[0]["nats"], moments)
+    return Outcome(parts[0]["steps"], parts[0]["nats"], moments, parts[0]["reported"])
 
 
 def differences(found: Outcome | str, expected: Outcome | str, *, moments_within: float = RELATIVE) -> list[str]:
@@ -202,7 +209,18 @@ def differences(found: Outcome | str, expected: Outcome | str, *, moments_within
         for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             if not torch.allclose(torch.tensor(a), torch.tensor(b), rtol=RELATIVE, atol=0):
                 wrong.append(f"{what} {place}: {a}, alone {b}")
+    wrong += _different_reports(found.reported, expected.reported)
     return wrong + _different_moments(found.moments, expected.moments, within=moments_within)
+
+
+def _different_reports(found: Sequence[Mapping[str, float]], expected: Sequence[Mapping[str, float]]) -> list[str]:
+    wrong = []
+    for place, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        both = ours.keys() & theirs.keys()
+        apart = [name for name in both if not isclose(ours[name], theirs[name], rel_tol=RELATIVE)]
+        if apart or ours.keys() != theirs.keys():
+            wrong.append(f"reports {place}: {dict(ours)}, alone {dict(theirs)}")
+    return wrong
 
 
 def _different_moments(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, within: float) -> list[str]:

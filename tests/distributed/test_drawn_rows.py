@@ -60,7 +60,7 @@ MODELS = {
 }
 LAYOUTS = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
 NOT_CUT = {"dynamic_pooling", "dynamic_pooling-gumbel"}
-"""Models that are refused a pipeline: a loss of boundaries, or groups whose number varies."""
+"""Models that are refused a pipeline: the number of their groups varies."""
 
 
 def trained(runs: list[tuple[str, list[str]]]) -> list[Any]:

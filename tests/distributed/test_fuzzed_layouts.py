@@ -5,11 +5,15 @@ from typing import Any
 import pytest
 
 from tests.distributed.fuzzing import case, restarts_alone
-from tests.distributed.runs import Run, Together, compared, differences
+from tests.distributed.runs import RELATIVE, Run, Together, compared, differences
 
-QUICK = (6, 8, 25)
-"""Tied weights over stages; lanes whose segments end in other places; shapes between stages that are drawn."""
+QUICK = (6, 8, 19, 37)
+"""Tied weights over stages; lanes whose segments end in other places; ZeRO 3 with selective recompute and dropout;
+shapes between stages that are drawn."""
 NUM_CASES = 60
+ROUNDED = {"lmu": 1e-4, "hm_lstm": 1e-4}
+"""Of a first moment. Gradients that are what little is left of terms that cancel: on one process, micro-batches of 1, 2
+and 4 rows move the pool of the seven LMU layers of case 33 by 2e-5."""
 
 
 def numbers() -> list[Any]:
@@ -31,7 +35,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("number", numbers())
 def test_a_drawn_case_equals_one_process(number: int, made: Together) -> None:
     alone, found = made[number, "alone"], made[number]
-    wrong = differences(found, alone)
+    wrong = differences(found, alone, moments_within=ROUNDED.get(case(number).arch, RELATIVE))
     assert not wrong, "\n".join([f"case {number}: {case(number)}", *wrong])
 
 
@@ -42,6 +46,8 @@ def test_the_cases_draw_what_they_are_to_draw() -> None:
     assert sum(run.layout.pp > 1 for run in runs) >= NUM_CASES // 3
     assert sum(run.layout.tp > 1 for run in runs) >= NUM_CASES // 6
     assert sum(restarts_alone(run) for run in runs) >= NUM_CASES // 4
+    assert sum("dropout=0." in str(run) for run in runs) >= NUM_CASES // 4
+    assert sum(run.layout.zero == 3 and "recompute=selective" in str(run) for run in runs) >= 3
     assert {run.layout.zero for run in runs} == {0, 1, 2, 3}
     for word in (
         "optimizer_state: reset",

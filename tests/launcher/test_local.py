@@ -11,7 +11,8 @@ from time import monotonic, sleep
 
 import pytest
 
-from launcher.local import overall_exit_code, rank_environment, run
+from hierlm.meeting import rank_environment
+from launcher.local import overall_exit_code, run
 from tests.conftest import ROOT
 from tests.launcher.making import job
 

@@ -1,13 +1,22 @@
 """Groups of varying length: their means, who reads them, and the boundary losses."""
 
+import copy
+
 import pytest
 import sentencepiece
 import torch
 
 from hierlm import models
-from hierlm.nn.layer import StepContext, fold
-from hierlm.nn.resampling.boundaries import binomial_penalty, entropy_spikes, fixed_boundaries, sampled_boundaries
-from hierlm.nn.resampling.dynamic_pooling import BoundaryRule, PoolGroups, ReadGroups, group_means
+from hierlm.nn.inputs import with_tokens
+from hierlm.nn.layer import StepContext
+from hierlm.nn.resampling.boundaries import (
+    binomial_penalty,
+    entropies,
+    entropy_spikes,
+    fixed_boundaries,
+    sampled_boundaries,
+)
+from hierlm.nn.resampling.dynamic_pooling import BOUNDARY_LOSS, BoundaryRule, PoolGroups, ReadGroups, group_means
 from hierlm.nn.resampling.unigram import UnigramEnds
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.stream import Stream
@@ -27,8 +36,20 @@ def marks(*rows):
     return torch.tensor([[int(c) for c in row] for row in rows], dtype=torch.float64)[..., None]
 
 
+def marked(x, *rows):
+    """Vectors whose tokens are 1 where a group is to end."""
+    return Stream((x,), with_tokens(marks(*rows)[..., 0].long()))
+
+
 def pooling(kind="whitespace", **fields):
-    rule = {"fixed_factor": 3, "gumbel_rate": 0.2, "gumbel_temperature": 0.5, "max_groups": None, **fields}
+    rule = {
+        "fixed_factor": 3,
+        "gumbel_rate": 0.2,
+        "gumbel_temperature": 0.5,
+        "max_groups": None,
+        "separators": (1,),
+        **fields,
+    }
     return PoolGroups(shape=SHAPE, rule=BoundaryRule(kind=kind, **rule)).double().eval()
 
 
@@ -48,7 +69,7 @@ def test_a_boundary_everywhere_pools_nothing():
 def test_no_boundary_means_that_every_token_reads_the_null_group():
     x = vectors(5)
     pool = pooling()
-    stream, _ = pool(Stream((torch.zeros(2, 5, 1).double(), x)))
+    stream, _ = pool(marked(x, "00000", "00000"))
     read, _ = ReadGroups()(stream)
     torch.testing.assert_close(read.hidden - x, pool.norm(pool.null).expand_as(x))
 
@@ -73,7 +94,7 @@ def test_reading_one_group_early_sees_the_future(monkeypatch):
     def early(self, stream, memory=None):
         *below, x, boundaries, coarse = stream.levels
         index = (boundaries.cumsum(dim=1)[..., 0].long() + 1).clamp(max=coarse.shape[1] - 1)
-        return Stream((*below, x + torch.stack([c[i] for c, i in zip(coarse, index, strict=True)]))), memory
+        return stream.with_levels(*below, x + torch.stack([c[i] for c, i in zip(coarse, index, strict=True)])), memory
 
     model, text = built("dynamic_pooling", 3), tokens(12)
     monkeypatch.setattr(ReadGroups, "forward", early)
@@ -84,7 +105,7 @@ def test_reading_one_group_early_sees_the_future(monkeypatch):
 
 def test_a_stated_maximum_makes_the_shapes_equal_and_stays_causal():
     x = vectors(9)
-    stream, _ = pooling(max_groups=2)(Stream((marks("101010101", "000000001"), x)))
+    stream, _ = pooling(max_groups=2)(marked(x, "101010101", "000000001"))
     assert stream.hidden.shape == (2, 3, D)
     assert stream.levels[-2][..., 0].sum(dim=1).tolist() == [2, 1]
 
@@ -110,7 +131,7 @@ def test_the_penalty_is_scipys_binomial():
 
     b = marks("0100100000", "1111100000")
     expected = -binom.logpmf([2, 5], 10, 0.2) / 10
-    torch.testing.assert_close(binomial_penalty(b, rate=0.2)[:, 0, 0], torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(binomial_penalty(b, rate=0.2), torch.tensor(expected).float(), rtol=1e-5, atol=1e-6)
 
 
 def test_draws_follow_the_probability_and_pass_a_gradient():
@@ -127,28 +148,37 @@ def test_a_spike_is_less_certain_than_both_positions_before():
     sharpness = torch.tensor([5.0, 4.0, 3.0, 4.0, 3.5, 2.0])
     logits = torch.zeros(1, 6, 8)
     logits[0, :, 0] = sharpness
-    assert entropy_spikes(logits).flatten().tolist() == [1, 1, 1, 0, 0, 1]
+    assert entropy_spikes(entropies(logits)).flatten().tolist() == [1, 1, 1, 0, 0, 1]
 
 
 def test_a_position_before_the_row_hinders_no_spike():
     logits = torch.zeros(3, 2, 8)
     logits[:, :, 0] = torch.tensor([[5.0, 4.0], [4.0, 5.0], [4.0, 4.0]])
-    assert entropy_spikes(logits)[..., 0].tolist() == [[1, 1], [1, 0], [1, 0]]
+    assert entropy_spikes(entropies(logits))[..., 0].tolist() == [[1, 1], [1, 0], [1, 0]]
+
+
+def test_the_entropy_is_that_of_the_distribution_and_does_not_round_neighbours_to_one():
+    logits = torch.randn(2, 5, 97, generator=torch.Generator().manual_seed(0))
+    expected = torch.distributions.Categorical(logits=logits.double()).entropy()
+    torch.testing.assert_close(entropies(logits), expected, rtol=1e-7, atol=0)
+    near = torch.stack([torch.zeros(97), torch.zeros(97)])
+    near[0, 0] = 1e-3  # 5e-9 nats less than uniform
+    assert entropies(near)[0] < entropies(near)[1]
+
+
+def loss_of(stream):
+    return next(report.per_row for report in stream.reports if report.name == BOUNDARY_LOSS)
 
 
 @pytest.mark.parametrize(("index", "kind"), [(4, "gumbel"), (5, "entropy")])
-def test_predicted_boundaries_leave_their_loss_below_the_logits(index, kind):
-    model = built("dynamic_pooling", index)
-    text = tokens(12)
-    memories = [None] * len(model.layers)
-    stream, _ = fold(list(model.layers), Stream((text,)), memories)
-    assert stream.penalty is None
-    try:
-        stream, _ = fold(list(model.train().layers), Stream((text,)), memories)
-    finally:
-        model.eval()
-    assert stream.penalty.shape == (2, 12)
-    assert (stream.penalty >= 0).all()
+@pytest.mark.parametrize("training", [False, True])
+def test_predicted_boundaries_report_a_loss_of_each_row_and_leave_the_logits_alone(index, kind, training):
+    model, text = copy.deepcopy(built("dynamic_pooling", index)).train(training), tokens(12)
+    whole, (first, second) = model.run(text)[0], (model.run(row)[0] for row in text.split(1))
+    assert whole.output.shape == (2, 12, 256)
+    assert loss_of(whole).shape == (2,) and (loss_of(whole) >= 0).all()
+    if not (training and kind == "gumbel"):  # where rows draw
+        torch.testing.assert_close(loss_of(whole), torch.cat((loss_of(first), loss_of(second))))
 
 
 @pytest.fixture(scope="module")
@@ -247,10 +277,25 @@ def test_the_unigram_predictor_learns_the_ends_of_pieces(unigram_file):
     for step in range(40):
         for layer in model.layers:
             layer.begin_step(StepContext(step, 0, {}))
-        stream, _ = fold(list(model.layers), Stream((text,)), [None] * len(model.layers))
-        loss = stream.penalty.mean()
+        stream, _ = model.run(text)
+        loss = loss_of(stream).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 4
+
+
+def test_a_trained_unigram_model_runs_where_its_file_is_not(unigram_file, tmp_path):
+    part = {"arch": "dynamic_pooling", "hidden_dim": 16, "num_heads": 2, "ffn_dim": 32, "valley_layers": 1}
+    part |= {"pre_layers": 1, "post_layers": 1, "boundaries": "unigram"}
+    here, elsewhere = (
+        models.from_config({"model": part | {"unigram_model": str(file)}}, seed=2).eval()
+        for file in (unigram_file, tmp_path / "none")
+    )
+    text = torch.tensor([list(b"hello world there")])
+    with torch.no_grad():
+        (with_file, _), (without, _) = here.run(text), elsewhere.run(text)
+    assert torch.equal(with_file.output, without.output)
+    assert [r.name for r in with_file.reports] == ["boundary_rate", BOUNDARY_LOSS]
+    assert [r.name for r in without.reports] == ["boundary_rate"]

@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from hierlm import models
+from hierlm.contract.case import Case
 from hierlm.models.assembly import LanguageModel
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny"
@@ -59,15 +60,14 @@ def tiny_part(name: str, index: int = 0) -> dict[str, object]:
 
 
 @cache
+def case(name: str, index: int = 0) -> Case:
+    """What the contract looks at."""
+    return Case(tiny_part(name, index), rounds_by_suffix=(name, index) in VARYING_SHAPES)
+
+
 def built(name: str, index: int = 0) -> LanguageModel:
-    """A case in float64, evaluation mode, with weights far from their initial scale: every path must carry a signal."""
-    model = models.from_config({"model": tiny_part(name, index)}, seed=7).double().eval()
-    generator = torch.Generator().manual_seed(11)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.add_(noise * (2.0 / max(parameter.shape[-1], 4)) ** 0.5)
-    return model
+    """A case in float64, evaluation mode, with weights far from their initial scale."""
+    return case(name, index).model
 
 
 def tokens(length: int, *, batch: int = 2, seed: int = 3) -> torch.Tensor:

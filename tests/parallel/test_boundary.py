@@ -16,8 +16,8 @@ def levels(*lengths: int, width: int = 3) -> tuple[torch.Tensor, ...]:
 def test_a_stack_arrives_as_it_left(lengths):
     sent = levels(*lengths)
     received = Unpacker().unpack(pack(Stream(sent)))
-    assert len(received.levels) == len(sent)
-    assert all(torch.equal(a, b) for a, b in zip(sent, received.levels, strict=True))
+    assert len(received) == len(sent)
+    assert all(torch.equal(a, b) for a, b in zip(sent, received, strict=True))
 
 
 def test_only_one_sent_tensor_has_a_gradient():
@@ -27,7 +27,7 @@ def test_only_one_sent_tensor_has_a_gradient():
 
 def test_gradients_of_all_levels_come_back():
     sent = levels(7, 3)
-    fine, coarse = Unpacker().unpack(pack(Stream(sent))).levels
+    fine, coarse = Unpacker().unpack(pack(Stream(sent)))
     (fine.sum() + 2 * coarse.sum()).backward()
     assert torch.equal(sent[0].grad, torch.ones_like(sent[0]))
     assert torch.equal(sent[1].grad, 2 * torch.ones_like(sent[1]))
@@ -38,7 +38,7 @@ def test_shapes_hold_until_forgotten():
     unpacker.unpack(pack(Stream(levels(6, 2))))
     other = pack(Stream(levels(4, 4)))  # as many numbers, other shapes
     unpacker.forget()
-    assert [level.shape[1] for level in unpacker.unpack(other).levels] == [4, 4]
+    assert [level.shape[1] for level in unpacker.unpack(other)] == [4, 4]
 
 
 def test_levels_of_different_types_are_refused():

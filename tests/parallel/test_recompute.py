@@ -67,6 +67,26 @@ def test_layers_run_twice_but_memory_is_updated_once(recompute):
     assert [float(memory[0]) for memory in memories] == [1.0, 1.0]
 
 
+class FetchesOftener(Block):
+    """As ZeRO 3 does where it has fetched weights ahead the first time."""
+
+    def forward(self, stream, memory=None):
+        with torch.no_grad():
+            weights = list(self.parameters())
+            for _ in range(self.num_calls):
+                torch.cat([weight.flatten() for weight in weights], out=torch.empty(0))
+        return super().forward(stream, memory)
+
+
+@pytest.mark.parametrize("recompute", ["full", "selective"])
+def test_what_is_fetched_inside_a_layer_may_differ_between_its_computations(recompute):
+    torch.manual_seed(0)
+    layer, x = FetchesOftener(), torch.randn(4, 6, 8)
+    stream, _ = run_layers({2: layer}, Stream((x,)), [(torch.zeros(1),)], draw_key=(7, 0, 0), recompute=recompute)
+    stream.hidden.sum().backward()
+    assert layer.num_calls == 2 and all(weight.grad is not None for weight in layer.parameters())
+
+
 def test_full_recompute_keeps_less():
     assert run("full")[3] < run("none")[3] / 2
 

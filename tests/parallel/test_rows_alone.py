@@ -52,7 +52,7 @@ def steps_of(model: LanguageModel, rows: list[int]) -> Iterator[tuple[Tensor, li
         for layer in model.layers:
             layer.begin_step(StepContext(step, 5, {n: getattr(model.config, n) for n in model.config.train_switches()}))
         memories = lanes.get(0, num_rows=len(rows))
-        stream, updated = fold(list(model.layers), Stream((text[:, :-1],)), memories)
+        stream, updated = fold(list(model.layers), Stream.of(text[:, :-1]), memories)
         lanes.put(0, updated)
         nats = cross_entropy(stream.hidden.transpose(1, 2), text[:, 1:], reduction="none").sum(1)
         gradients = torch.autograd.grad(nats.sum(), list(model.parameters()), allow_unused=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hierlm.config.load import load_config
-from hierlm.plan.devices import Device
+from hierlm.plan.device import Device
 from hierlm.plan.estimate import Estimator
 from tests.distributed.spawn import run_ranks
 

@@ -4,7 +4,7 @@ import pytest
 
 from hierlm.config import rules
 from hierlm.errors import UserError
-from hierlm.plan.devices import USABLE_MEMORY
+from hierlm.plan.device import USABLE_MEMORY
 from hierlm.plan.layouts import candidates, changes, fastest, nearest_that_fit
 from tests.plan.making import config, estimator
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hierlm.config.load import load_config
-from hierlm.plan.devices import PRODUCT_SHARE
+from hierlm.plan.device import PRODUCT_SHARE
 from hierlm.plan.layer_memory import profile
 from hierlm.plan.plan import make_plan
 from hierlm.plan.text import WIDTH, show

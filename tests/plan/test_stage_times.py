@@ -27,7 +27,7 @@ def stage_seconds(cuts: dict[str, StageCut]) -> dict[str, list[float]]:
     best = {name: [float("inf")] * (len(cut.boundaries) - 1) for name, cut in cuts.items()}
     for _ in range(ROUNDS):
         for name, cut in cuts.items():
-            stream = Stream((torch.randint(CONFIG.vocab_size, (ROWS, LENGTH)),))
+            stream = Stream.of(torch.randint(CONFIG.vocab_size, (ROWS, LENGTH)))
             for stage, (start, stop) in enumerate(pairwise(cut.boundaries)):
                 stream, seconds = there_and_back(layers[start:stop], stream)
                 best[name][stage] = min(best[name][stage], seconds)
@@ -36,7 +36,8 @@ def stage_seconds(cuts: dict[str, StageCut]) -> dict[str, list[float]]:
 
 def there_and_back(stage: list[Layer], stream: Stream) -> tuple[Stream, float]:
     """What leaves the stage, and the CPU seconds it took forward and backward."""
-    entering = Stream(tuple(t.detach().requires_grad_() if t.is_floating_point() else t for t in stream.levels))
+    levels = (t.detach().requires_grad_() if t.is_floating_point() else t for t in stream.levels)
+    entering = stream.with_levels(*levels)
     began = time.process_time()
     leaving, _ = fold(stage, entering, [None] * len(stage))
     torch.autograd.backward(leaving.levels, [torch.ones_like(t) for t in leaving.levels])

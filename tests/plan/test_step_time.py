@@ -6,7 +6,8 @@ import pytest
 
 from hierlm.parallel.degrees import Degrees
 from hierlm.plan.communication import Traffic
-from hierlm.plan.devices import H100, LINK_SHARE, MOVES, PRODUCT_SHARE, device, measured_matmul_flops
+from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE, measured_matmul_flops
+from hierlm.plan.devices import H100, device
 from hierlm.plan.step_time import StageWork, step_time
 from tests.plan.making import estimator
 

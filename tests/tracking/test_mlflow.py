@@ -12,7 +12,7 @@ from hierlm.run_dir import RunDir
 from hierlm.tracking.config import TrackingConfig
 from hierlm.tracking.follower import FollowingTracker
 from hierlm.tracking.jsonl import MetricsFile
-from hierlm.tracking.open import replay_of
+from hierlm.tracking.trackers.mlflow import replay_of
 from tests.conftest import ROOT, hierlm
 from tests.tracking.conftest import CONFIG, write_steps
 from tests.tracking.servers import MlflowServer, Postgres, until, why_no_postgres

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hierlm.tracking.names import metric_values, of_stream, stream
+from hierlm.tracking.names import metric_values, of_stream, reported, stream, stream_and_field
 
 RECORDS = [
     {"kind": "train", "step": 3, "loss": 1.5},
@@ -38,3 +38,22 @@ def test_each_source_of_a_mixture_has_metrics_of_its_own() -> None:
         "valid/code/loss": 2.0,
         "valid/code/weight": 0.75,
     }
+
+
+def test_what_layers_report_is_told_from_the_records_own_fields() -> None:
+    own = {"kind": "train", "step": 3, "loss": 2.0, "grad_norm": 1.0, "skipped_steps": 0, "peak_kind": "measured"}
+    layers = {"boundary_rate": 0.2, "loss/total": 2.5, "loss/boundary": 0.5}
+    found = reported({**own, **layers, "unknown": None, "is_odd": True})
+    assert found == layers and list(found) == ["loss/boundary", "loss/total", "boundary_rate"]
+
+
+def test_a_metric_leads_back_to_its_stream_and_field_through_every_slash() -> None:
+    layers = {"loss": 1.0, "loss/boundary": 0.5, "boundary_rate": 0.2}
+    record = {"kind": "eval", "split": "valid", "step": 3, **layers, "sources": {"web/wiki": {**layers, "weight": 1.0}}}
+    found: dict[str, set[str]] = {}
+    for metric in metric_values(record):
+        where, field = stream_and_field(metric)
+        found.setdefault(where, set()).add(field)
+    assert found == {"valid": set(layers), "valid/web/wiki": {*layers, "weight"}}
+    assert stream_and_field("system/node2/cpu") == ("system/node2", "cpu")
+    assert stream_and_field("valid/loss/perplexity") == ("valid/loss", "perplexity")  # of a source of that name

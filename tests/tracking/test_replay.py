@@ -257,18 +257,6 @@ def test_only_one_process_follows_a_run(run_dir: RunDir, backend: MemoryBackend)
     assert make_replay(run_dir, backend).push() == 11
 
 
-def test_tags_wanted_while_the_tracker_is_down_arrive_later(run_dir: RunDir, backend: MemoryBackend) -> None:
-    backend.is_down = True
-    first = make_replay(run_dir, backend)
-    first.want_tags({"job": "17"})
-    with pytest.raises(ConnectionError):
-        first.push()
-    first.close()
-    backend.is_down = False
-    make_replay(run_dir, backend).push()
-    assert backend.only(part="run").tags["job"] == "17"
-
-
 def test_runs_begin_when_training_did_not_when_the_tracker_heard_of_them(
     run_dir: RunDir, backend: MemoryBackend
 ) -> None:

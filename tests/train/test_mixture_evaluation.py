@@ -135,3 +135,12 @@ def test_of_one_source_the_bits_are_what_its_split_says(folders: dict[str, Path]
     base: Any = SimpleNamespace(config=config, timeline=Timeline(config.phases), rows=rows)
     expected = bits(2.5, tokens_per_byte=rows.splits[0].tokens_per_byte)
     assert _bits_of_step(base, 2.5, base.timeline.at(3)) == expected
+
+
+def test_what_layers_report_of_every_source_has_a_weighted_mean_too(folders: dict[str, Path]) -> None:
+    numbers = iter([{"loss/gate": 1.0, "rate": 0.5}, {"loss/gate": 3.0, "rate": 0.1, "of_one": 7.0}])
+    share = Share(reports=lambda loss: {**next(numbers), "loss/total": loss + 1})
+    found = mixture(folders, "words", "digits", share=share).run(weights=[3, 1], sequence_length=T, max_rows=None)
+    assert found is not None and found["loss/gate"] == 1.5 and found["rate"] == pytest.approx(0.4)
+    assert found["loss/total"] == pytest.approx(found["loss"] + 1)
+    assert found["sources"]["digits"]["of_one"] == 7.0 and "of_one" not in found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hierlm.nn.attention.positions import relative_shift
 from hierlm.nn.kernels import prefix_attention
-from hierlm.nn.kernels.prefix_attention import Stairs
+from hierlm.nn.kernels.prefix_attention import Prefixes
 
 _QUERY_BLOCKS = 4  # multiplies 5/8 of all pairs; more blocks save little and each adds up the gradients of its keys
 _LEAST_QUERIES = 64
@@ -30,7 +30,7 @@ class Causal:
         num_queries, num_keys = queries.shape[-2], keys.shape[-2]
         if self.window is not None and num_keys > self.window:
             return _window_attention(queries, keys, values, window=self.window)
-        if prefix_attention.suits(queries, keys):
+        if prefix_attention.is_fastest(queries, keys):
             return _prefix(queries, keys, values, self)
         if num_queries == num_keys:
             return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
@@ -43,9 +43,9 @@ class Causal:
         visible = ones.tril(newest)
         return visible if self.window is None else visible & ~ones.tril(newest - self.window)
 
-    def stairs(self, num_queries: int, num_keys: int) -> Stairs:
+    def prefixes(self, num_queries: int, num_keys: int) -> Prefixes:
         """What is seen if no window hides anything."""
-        return Stairs(num_keys - num_queries, run=1, rise=1)
+        return Prefixes(num_keys - num_queries, run=1, rise=1)
 
     def by_pair(self, by_offset: Tensor, num_keys: int) -> Tensor:
         """[..., Q, offsets of the span] -> [..., Q, S]: for each visible pair what its offset has; else anything.
@@ -68,7 +68,7 @@ class OnePerGroup:
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """[B, H, Q, K]. A kernel given a mask multiplies the hidden pairs too, so most of them are not given to it."""
-        if prefix_attention.suits(queries, keys):
+        if prefix_attention.is_fastest(queries, keys):
             return _prefix(queries, keys, values, self)
         num_queries, num_past = queries.shape[-2], keys.shape[-2] - queries.shape[-2] * self.factor
         size = max(-(-num_queries // _QUERY_BLOCKS), _LEAST_QUERIES)
@@ -83,9 +83,9 @@ class OnePerGroup:
         groups = Causal().mask(num_queries, num_keys // self.factor, device=device)
         return groups.repeat_interleave(self.factor, dim=1)
 
-    def stairs(self, num_queries: int, num_keys: int) -> Stairs:
+    def prefixes(self, num_queries: int, num_keys: int) -> Prefixes:
         """How many keys each query sees."""
-        return Stairs(num_keys // self.factor - num_queries, run=1, rise=self.factor)
+        return Prefixes(num_keys // self.factor - num_queries, run=1, rise=self.factor)
 
     def by_pair(self, by_offset: Tensor, num_keys: int) -> Tensor:
         """As for `Causal`; the offset is j - m * factor, counted from the first member of the query's own group."""
@@ -112,7 +112,7 @@ class GroupsSoFar:
         The positions of one remainder mod `factor` form a plain causal square with the groups, so the remainders
         become query heads that share their keys.
         """
-        if prefix_attention.suits(queries, keys):
+        if prefix_attention.is_fastest(queries, keys):
             return _prefix(queries, keys, values, self)
         if self.first > 0:
             return _masked(queries, keys, values, self)
@@ -131,9 +131,9 @@ class GroupsSoFar:
         group = torch.arange(self.first, self.first + num_queries, device=device) // self.factor
         return torch.arange(num_keys, device=device)[None, :] <= group[:, None]
 
-    def stairs(self, num_queries: int, num_keys: int) -> Stairs:
+    def prefixes(self, num_queries: int, num_keys: int) -> Prefixes:
         """How many keys each query sees."""
-        return Stairs(self.first, run=self.factor, rise=1)
+        return Prefixes(self.first, run=self.factor, rise=1)
 
     def by_pair(self, by_offset: Tensor, num_keys: int) -> Tensor:
         """As for `Causal`; the offset is j * factor - i."""
@@ -167,8 +167,8 @@ def _masked(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor
 
 
 def _prefix(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:
-    stairs = rule.stairs(queries.shape[-2], keys.shape[-2])
-    output: Tensor = prefix_attention.attend_to_prefix(queries, keys, values, *stairs)
+    prefixes = rule.prefixes(queries.shape[-2], keys.shape[-2])
+    output: Tensor = prefix_attention.attend_to_prefix(queries, keys, values, *prefixes)
     return output
 
 

@@ -25,13 +25,13 @@ class Linear(nn.Linear):
     """x [..., K] -> x weight^T + bias, [..., N]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if suits(x, self.weight):
+        if is_faster(x, self.weight):
             product: Tensor = _Product.apply(x, self.weight, self.bias)
             return product
         return super().forward(x)
 
 
-def suits(x: Tensor, weight: Tensor) -> bool:
+def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether `times` is the fastest way to x [..., K] weight [N, K]^T."""
     least = LEAST_MULTIPLICATIONS // 2 if leaves_avx512_idle() else LEAST_MULTIPLICATIONS
     return (

@@ -32,7 +32,7 @@ ENOUGH_QUERIES, ENOUGH_KEY_NUMBERS = 256, 20_000
 """Of one head: queries, and for each thread S K. Threads are better given small heads whole, as torch does."""
 
 
-def suits(queries: Tensor, keys: Tensor) -> bool:
+def is_fastest(queries: Tensor, keys: Tensor) -> bool:
     """Whether `attend_to_prefix` is the fastest way for these."""
     return (
         not torch.compiler.is_compiling()  # it chooses its own kernels
@@ -45,7 +45,7 @@ def suits(queries: Tensor, keys: Tensor) -> bool:
     )
 
 
-class Stairs(NamedTuple):
+class Prefixes(NamedTuple):
     """Query i sees the first ((first + i) // run + 1) * rise keys."""
 
     first: int
@@ -76,8 +76,8 @@ class Block(NamedTuple):
 def attend_to_prefix(  # noqa: PLR0917 - operations have numbers and tensors, and in an order
     queries: Tensor, keys: Tensor, values: Tensor, first: int, run: int, rise: int
 ) -> Tensor:
-    """softmax(queries keys' / sqrt K) values, [B, H, Q, K], of the keys that `Stairs(first, run, rise)` shows."""
-    output, blocks = like_projections(queries), _blocks(Stairs(first, run, rise), num_queries=queries.shape[2])
+    """softmax(queries keys' / sqrt K) values, [B, H, Q, K], of the keys that `Prefixes(first, run, rise)` shows."""
+    output, blocks = like_projections(queries), _blocks(Prefixes(first, run, rise), num_queries=queries.shape[2])
     for head in _heads(queries):
         scaled, seen = _scaled(keys[head]), values[head].contiguous()
         for block in blocks:
@@ -91,7 +91,10 @@ def _gradients(  # noqa: PLR0917
     of_output: Tensor, output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, first: int, run: int, rise: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the queries [B, H, Q, K], the keys and the values [B, H, S, K]."""
-    found, blocks = _room(queries, keys, values), _blocks(Stairs(first, run, rise), num_queries=queries.shape[2])
+    found, blocks = (
+        _room(queries, keys, values),
+        _blocks(Prefixes(first, run, rise), num_queries=queries.shape[2]),
+    )
     for head in _heads(queries):
         to, saved = (x[head] for x in found), (x[head] for x in (of_output, output, queries, keys, values))
         _differentiate(Gradients(*to), Saved(*saved), blocks)
@@ -136,12 +139,12 @@ def _differentiate(to: Gradients, saved: Saved, blocks: Sequence[Block]) -> None
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    queries, keys, values, *ctx.stairs = inputs
+    queries, keys, values, *ctx.prefixes = inputs
     ctx.save_for_backward(output, queries, keys, values)
 
 
 def _backward(ctx: Any, of_output: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_gradients(of_output, *ctx.saved_tensors, *ctx.stairs), None, None, None)
+    return (*_gradients(of_output, *ctx.saved_tensors, *ctx.prefixes), None, None, None)
 
 
 attend_to_prefix.register_autograd(_backward, setup_context=_save)
@@ -169,22 +172,22 @@ def _scale(keys: Tensor) -> float:
     return float(keys.shape[-1] ** -0.5)
 
 
-def _blocks(stairs: Stairs, *, num_queries: int) -> list[Block]:
-    most_by_scores = MOST_SCORES // stairs.num_visible(num_queries - 1)
+def _blocks(prefixes: Prefixes, *, num_queries: int) -> list[Block]:
+    most_by_scores = MOST_SCORES // prefixes.num_visible(num_queries - 1)
     size = max(LEAST_QUERIES, min(MOST_QUERIES, most_by_scores))
-    return [_block(stairs, slice(i, min(i + size, num_queries))) for i in range(0, num_queries, size)]
+    return [_block(prefixes, slice(i, min(i + size, num_queries))) for i in range(0, num_queries, size)]
 
 
-def _block(stairs: Stairs, queries: slice) -> Block:
-    from_here = stairs._replace(first=(stairs.first + queries.start) % stairs.run)
+def _block(prefixes: Prefixes, queries: slice) -> Block:
+    from_here = prefixes._replace(first=(prefixes.first + queries.start) % prefixes.run)
     hiding = _hiding(from_here, num_queries=queries.stop - queries.start)
-    return Block(queries, stairs.num_visible(queries.start), stairs.num_visible(queries.stop - 1), hiding)
+    return Block(queries, prefixes.num_visible(queries.start), prefixes.num_visible(queries.stop - 1), hiding)
 
 
 @lru_cache(maxsize=16)
-def _hiding(stairs: Stairs, *, num_queries: int) -> Tensor:
+def _hiding(prefixes: Prefixes, *, num_queries: int) -> Tensor:
     """Of a block whose first query is on the lowest step."""
-    num_visible = torch.tensor([stairs.num_visible(query) for query in range(num_queries)])
-    keys = torch.arange(stairs.rise, int(num_visible[-1]))
+    num_visible = torch.tensor([prefixes.num_visible(query) for query in range(num_queries)])
+    keys = torch.arange(prefixes.rise, int(num_visible[-1]))
     is_hidden = keys >= num_visible[:, None]
     return torch.zeros(is_hidden.shape).masked_fill_(is_hidden, -math.inf)

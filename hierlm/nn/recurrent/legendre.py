@@ -55,12 +55,6 @@ def impulse_response(*, order: int, window_length: int, length: int) -> Array:
     return np.ascontiguousarray(response[:, :length])
 
 
-def window_readout(delays: Array, *, order: int) -> Array:
-    """Delays [R] as fractions of the window, 0 = now -> [R, q]: row r dotted with m is about x(t - r * window)."""
-    values: Array = np.polynomial.legendre.legvander(2 * delays - 1, order - 1).astype(np.float64)
-    return values
-
-
 @lru_cache(maxsize=64)
 def transition(order: int, window_length: int, steps: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A_bar to the power `steps`, [q, q], where and as it is used."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hierlm.nn.kernels.linear import suits, times
+from hierlm.nn.kernels.linear import is_faster, times
 from hierlm.nn.recurrent import legendre
 
 DIRECT_LENGTH = 64
@@ -173,7 +173,7 @@ class _SharedProduct(torch.autograd.Function):
 
 def _times_each(shared: Tensor, each: Tensor) -> Tensor:
     """[m, j], [N, j, d] -> [N, m, d]."""
-    if suits(shared, each[0].t()):
+    if is_faster(shared, each[0].t()):
         dense = shared.contiguous()  # once for all
         return torch.stack([times(dense, one.t()) for one in each])
     return torch.bmm(shared.expand(len(each), -1, -1), each)
@@ -181,7 +181,7 @@ def _times_each(shared: Tensor, each: Tensor) -> Tensor:
 
 def _of_shared(gradient: Tensor, each: Tensor) -> Tensor:
     """[N, m, d], [N, j, d] -> [m, j], the sum of the products."""
-    if suits(gradient[0], each[0]):
+    if is_faster(gradient[0], each[0]):
         return times(*(x.transpose(0, 1).flatten(1) for x in (gradient, each)))
     sums = gradient.new_zeros(gradient.shape[1], each.shape[1])
     for one, other in zip(gradient.unbind(), each.mT.unbind(), strict=True):

@@ -79,7 +79,7 @@ class Aggregate(Layer):
             last_tokens = torch.cat((progress.last_tokens, last_tokens))
         x = self._attended(fine, tokens, seen, EndedBy(last_tokens, tokens))
         num_units = tuple(n + level.shape[1] for n, level in zip(progress.num_units, coarse, strict=True))
-        return Stream((x,)), Progress(progress.num_tokens + fine.shape[1], num_units, seen, last_tokens)
+        return stream.with_levels(x), Progress(progress.num_tokens + fine.shape[1], num_units, seen, last_tokens)
 
     def _attended(self, x: Tensor, tokens: Tensor, seen: KeyValues | None, rule: EndedBy) -> Tensor:
         assert seen is not None, "the null vector is there from the start"

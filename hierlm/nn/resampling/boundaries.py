@@ -66,23 +66,32 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def binomial_penalty(boundaries: Tensor, *, rate: float) -> Tensor:
-    """-log Binomial(number of boundaries; T, rate) / T of each row, on each of its tokens: [B, T, 1]."""
+    """-log Binomial(number of boundaries; T, rate) / T of each row, nats per token, fp32 [B]."""
     total = boundaries.shape[1]
-    count = boundaries.float().sum(dim=1, keepdim=True)
+    count = boundaries.float().sum(dim=(1, 2))
     choose = torch.lgamma(torch.tensor(total + 1.0, device=count.device))
     choose = choose - torch.lgamma(count + 1) - torch.lgamma(total - count + 1)
     log_rate, log_rest = torch.log(torch.tensor([rate, 1 - rate], device=count.device))
-    penalty = -(choose + count * log_rate + (total - count) * log_rest) / total
-    return penalty.expand_as(boundaries).to(boundaries.dtype)
+    return -(choose + count * log_rate + (total - count) * log_rest) / total
 
 
-def entropy_spikes(logits: Tensor) -> Tensor:
-    """[B, T, V] -> 1 where the prediction is less certain than at both of the two positions before, [B, T, 1].
+def entropies(logits: Tensor) -> Tensor:
+    """[..., V] -> nats [...], in fp64.
+
+    Spikes compare them, and those of neighbours differ by little: sums in fp32 would decide by rounding, so that one
+    layout sees a spike where another sees none.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    shifted = wide - wide.amax(dim=-1, keepdim=True)
+    weights = shifted.exp()
+    total = weights.sum(dim=-1, dtype=torch.float64)
+    return total.log() - (weights * shifted).sum(dim=-1, dtype=torch.float64) / total
+
+
+def entropy_spikes(entropy: Tensor) -> Tensor:
+    """[B, T] -> bool [B, T, 1]: the prediction is less certain than at both of the two positions before.
 
     A position that is not there, before the row, hinders no spike: the first one always is one.
     """
-    log_probabilities = F.log_softmax(logits.detach().float(), dim=-1)
-    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
     padded = F.pad(entropy, (2, 0), value=float("-inf"))
-    spikes = (entropy > padded[:, 1:-1]) & (entropy > padded[:, :-2])
-    return spikes.to(logits.dtype)[..., None]
+    return ((entropy > padded[:, 1:-1]) & (entropy > padded[:, :-2]))[..., None]

@@ -2,19 +2,20 @@
 
 Shapes: B batch, T tokens, G groups (of the row that has most), D hidden_dim.
 Token t reads the group that ended last, at t or before; before the first it reads a learned null group. An unfinished
-group is read by nobody. The stack of the stream is (marks or penalty where the kind has them,) fine, boundaries,
-coarse.
+group is read by nobody. The stack of the stream is (logits of the boundaries for the kind `entropy`,) fine,
+boundaries, coarse.
 """
 
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hierlm.nn.basic.embedding import Embed
 from hierlm.nn.basic.initialisation import initialise
 from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.inputs import TOKENS
 from hierlm.nn.layer import Cache, Layer, Memory
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.resampling.boundaries import (
@@ -22,6 +23,7 @@ from hierlm.nn.resampling.boundaries import (
     BoundaryKind,
     BoundaryPredictor,
     binomial_penalty,
+    entropies,
     entropy_spikes,
     fixed_boundaries,
     hard_boundaries,
@@ -31,35 +33,8 @@ from hierlm.nn.resampling.unigram import UnigramEnds
 from hierlm.nn.shape import BlockShape
 from hierlm.nn.stream import Stream
 
-
-class MarkingEmbed(Embed):
-    """Embeds, and leaves below the vectors what only the tokens tell: separators, or the ends of unigram pieces."""
-
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        hidden_dim: int,
-        dropout: float,
-        separators: tuple[int, ...],
-        unigram_ends: UnigramEnds | None,
-    ) -> None:
-        super().__init__(vocab_size=vocab_size, hidden_dim=hidden_dim, dropout=dropout, sinusoidal=False)
-        self.separators = separators
-        self.unigram_ends = unigram_ends
-
-    def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
-        return self.decode(stream, None)[0], memory
-
-    def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
-        tokens = stream.hidden
-        hidden = self._embedded(tokens, first=0)
-        return Stream((self._marks(tokens).to(hidden.dtype)[..., None], hidden)), cache
-
-    def _marks(self, tokens: Tensor) -> Tensor:
-        if self.unigram_ends is None:
-            return torch.isin(tokens, torch.tensor(self.separators, device=tokens.device))
-        return self.unigram_ends(tokens) if self.training else torch.zeros_like(tokens)
+BOUNDARY_LOSS = "boundary"
+"""What the loss of predicted boundaries is called."""
 
 
 class BoundaryRule(NamedTuple):
@@ -70,6 +45,8 @@ class BoundaryRule(NamedTuple):
     gumbel_rate: float
     gumbel_temperature: float
     max_groups: int | None
+    separators: tuple[int, ...] = ()
+    unigram_ends: UnigramEnds | None = None
 
 
 class PoolGroups(Layer):
@@ -91,16 +68,17 @@ class PoolGroups(Layer):
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         x = stream.hidden
-        boundaries, below = self._boundaries(stream, first=0)
+        boundaries, logits = self._boundaries(stream, first=0)
+        stream = self._reporting(stream, boundaries, logits)
         boundaries = self._within_maximum(boundaries, num_before=0)
         means = group_means(x, boundaries, num_groups=self.rule.max_groups)
         coarse = self.norm(torch.cat((self.null.repeat(x.shape[0], 1, 1), means), dim=1))
-        return Stream((*below, x, boundaries, coarse)), memory
+        return stream.with_levels(*self._below(logits), x, boundaries, coarse), memory
 
     def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
         x = stream.hidden
         pending, num_tokens, num_groups = (x[:, :0], 0, 0) if cache is None else cache
-        boundaries, below = self._boundaries(stream, first=num_tokens)
+        boundaries, logits = self._boundaries(stream, first=num_tokens)
         boundaries = self._within_maximum(boundaries, num_before=num_groups)
         unfinished = torch.cat((pending, x), dim=1)
         ends = torch.cat((boundaries.new_zeros(1, pending.shape[1], 1), boundaries), dim=1)
@@ -109,24 +87,38 @@ class PoolGroups(Layer):
         pending = unfinished[:, int(ends[0, :, 0].nonzero().max()) + 1 :] if num_new else unfinished
         if cache is None:
             coarse = torch.cat((self.null.repeat(1, 1, 1), coarse), dim=1)
-        stream = Stream((*below, x, boundaries, self.norm(coarse)))
+        stream = stream.with_levels(*self._below(logits), x, boundaries, self.norm(coarse))
         return stream, (pending, num_tokens + x.shape[1], num_groups + num_new)
 
-    def _boundaries(self, stream: Stream, *, first: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(boundaries [B, T, 1], the levels that stay below: in training what becomes the boundary loss)."""
-        x, kind, is_training = stream.hidden, self.rule.kind, self.training
+    def _boundaries(self, stream: Stream, *, first: int) -> tuple[Tensor, Tensor | None]:
+        """(boundaries, the predictor's logits if there is one), each [B, T, 1]."""
+        x, kind, tokens = stream.hidden, self.rule.kind, stream.inputs[TOKENS]
+        if kind == "fixed":
+            return fixed_boundaries(x, first=first, factor=self.rule.fixed_factor), None
         if self.predictor is None:
-            is_fixed = kind == "fixed"
-            found = fixed_boundaries(x, first=first, factor=self.rule.fixed_factor) if is_fixed else stream.levels[0]
-            return found, ()
+            marks = torch.isin(tokens, torch.tensor(self.rule.separators, device=tokens.device))
+            return marks.to(x.dtype)[..., None], None
         logits = self.predictor(x)
-        if kind == "gumbel" and is_training:
-            drawn = sampled_boundaries(logits, temperature=self.rule.gumbel_temperature)
-            return drawn, (binomial_penalty(drawn, rate=self.rule.gumbel_rate),)
-        below: tuple[Tensor, ...] = ()
-        if is_training:
-            below = (logits if kind == "entropy" else boundary_loss(logits, stream.levels[0]),)
-        return hard_boundaries(logits), below
+        if kind == "gumbel" and self.training:
+            return sampled_boundaries(logits, temperature=self.rule.gumbel_temperature), logits
+        return hard_boundaries(logits), logits
+
+    def _reporting(self, stream: Stream, boundaries: Tensor, logits: Tensor | None) -> Stream:
+        """How many tokens end a group, and what the predictor is trained on."""
+        kind = self.rule.kind
+        if kind != "fixed":
+            stream = stream.with_mean("boundary_rate", boundaries.detach().float().mean(dim=(1, 2)))
+        if kind == "gumbel":
+            return stream.with_loss(BOUNDARY_LOSS, binomial_penalty(boundaries, rate=self.rule.gumbel_rate))
+        ends_in = self.rule.unigram_ends
+        if logits is not None and ends_in is not None and (self.training or ends_in.is_at_hand):
+            ends = ends_in(stream.inputs[TOKENS]).to(logits.dtype)[..., None]
+            return stream.with_loss(BOUNDARY_LOSS, boundary_loss(logits, ends))
+        return stream
+
+    def _below(self, logits: Tensor | None) -> tuple[Tensor, ...]:
+        """The level that BoundaryLoss compares with the model's own uncertainty, and takes off."""
+        return (logits,) if self.rule.kind == "entropy" and logits is not None else ()
 
     def _within_maximum(self, boundaries: Tensor, *, num_before: int) -> Tensor:
         """Groups past the stated maximum never end, so that later tokens go on reading the last one that did."""
@@ -142,30 +134,35 @@ class ReadGroups(Layer):
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         *below, x, boundaries, coarse = stream.levels
-        return Stream((*below, x + _read(coarse, boundaries))), memory
+        return stream.with_levels(*below, x + _read(coarse, boundaries)), memory
 
     def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
         *below, x, boundaries, coarse = stream.levels
         readable = coarse if cache is None else torch.cat((cache[0], coarse), dim=1)
-        return Stream((*below, x + _read(readable, boundaries))), (readable[:, -1:],)
+        return stream.with_levels(*below, x + _read(readable, boundaries)), (readable[:, -1:],)
 
 
 class BoundaryLoss(Layer):
-    """Last layer of the entropy kind: below the logits it leaves the loss of the boundary predictor."""
+    """Last layer of the entropy kind: what was predicted before the pooling, against what the logits say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entropies: Callable[[Tensor], Tensor] = entropies
+        """Of logits [B, T, V] -> [B, T]; replaced where a rank holds a slice of the vocabulary."""
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
-        if not self.training:
-            return stream, memory
         boundary_logits, logits = stream.levels
-        return Stream((boundary_loss(boundary_logits, entropy_spikes(logits)), logits)), memory
+        spikes = entropy_spikes(self.entropies(logits.detach()))
+        loss = boundary_loss(boundary_logits, spikes.to(boundary_logits.dtype))
+        return stream.with_levels(logits).with_loss(BOUNDARY_LOSS, loss), memory
 
     def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
-        return stream, cache
+        return stream.with_levels(stream.hidden), cache
 
 
 def boundary_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross entropy of each token, nats, [B, T, 1]."""
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    """Binary cross entropy, [B, T, 1] -> the mean over the tokens of each row, nats, fp32 [B]."""
+    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none").mean(dim=(1, 2))
 
 
 def group_means(x: Tensor, boundaries: Tensor, *, num_groups: int | None) -> Tensor:

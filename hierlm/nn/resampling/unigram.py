@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, each a UTF-8 byte.
 """
 
+import os
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,6 +24,11 @@ class UnigramEnds:
 
     def __init__(self, model_file: str, *, word_end: WordEnd) -> None:
         self.model_file, self.word_end = model_file, word_end
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the file is here: a trained model needs it no more, and may be used where it is not."""
+        return os.path.exists(self.model_file)
 
     @cached_property
     def _processor(self) -> Any:

@@ -9,7 +9,7 @@ from typing import IO, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hierlm.report.formats import bits, sources
+from hierlm.report.formats import bits, reported, sources
 from hierlm.tracking.names import SOURCES
 
 
@@ -86,6 +86,7 @@ def step_line(record: dict[str, Any], *, num_steps: int, eta_seconds: float) -> 
         f"phase {record['phase']}",
         f"loss {record['loss']:.4f}",
         bits(record),
+        *reported(record),
         f"grad {record['grad_norm']:.3f}",
         f"lr {record['learning_rate']:.2e}",
         f"{record['tokens_per_second']:,.0f} tok/s",
@@ -105,6 +106,7 @@ def evaluation_line(record: dict[str, Any]) -> str:
         f"loss {record['loss']:.4f}",
         f"perplexity {record['perplexity']:.4g}",
         bits(record),
+        *reported(record),
         *([sources(record)] if SOURCES in record else []),
         f"{record['eval_seconds']:.1f} s",
     ]

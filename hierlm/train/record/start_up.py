@@ -31,7 +31,8 @@ class StartUp:
         """Of all parts so far."""
         return self._last - self._began
 
-    def told(self) -> str:
+    @property
+    def description(self) -> str:
         """`6.1 s: imports 2.9, process group 0.3, model and engine 1.9`; parts that took no time are left out."""
         parts = [f"{part} {took:.1f}" for part, took in self._seconds.items() if took >= _WORTH_TELLING_SECONDS]
         return f"{self.total_seconds:.1f} s" + (f": {', '.join(parts)}" if parts else "")
@@ -60,7 +61,7 @@ class StartUpHook:
         start_up.done("first step")
         record: dict[str, Any] = {KIND: START_UP, STEP: completed.step, **start_up.record()}
         self._recorder.record(record)
-        self._console.say(f"first step after {start_up.told()}")
+        self._console.say(f"first step after {start_up.description}")
 
     def on_stop(self, *, step: int) -> None:
         """No step was made, or the clock has ended."""

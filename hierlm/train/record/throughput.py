@@ -5,7 +5,8 @@ from time import perf_counter
 
 import torch
 
-from hierlm.plan.devices import BF16_PEAK_FLOPS, measured_matmul_flops
+from hierlm.plan.device import measured_matmul_flops
+from hierlm.plan.devices import BF16_PEAK_FLOPS
 
 
 @dataclass(frozen=True)

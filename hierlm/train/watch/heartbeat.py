@@ -40,7 +40,8 @@ class Heartbeat(NamedTuple):
     time: float  # when this was written, seconds since 1970
     probe_seconds: float | None = None  # of a fixed piece of work, see `hierlm.train.watch.slow_ranks`
 
-    def told(self) -> str:
+    @property
+    def place(self) -> str:
         """`rank 3 (node2, process 4711)`."""
         return f"rank {self.rank} ({self.host}, process {self.pid})"
 
@@ -176,10 +177,10 @@ def diagnosis(beats: Sequence[Heartbeat], *, now: float, beat_seconds: float) ->
     front = max(beats, key=lambda beat: beat.marks)
     behind = [beat for beat in beats if beat.marks < front.marks and beat not in silent]
     parts = [
-        f"{beat.told()} does not answer, last heard {now - beat.time:.0f} s ago {beat.activity} after step {beat.step}"
+        f"{beat.place} does not answer, last heard {now - beat.time:.0f} s ago {beat.activity} after step {beat.step}"
         for beat in silent
     ]
-    parts += [f"{b.told()} is behind: {b.activity} after step {b.step} for {b.seconds:.0f} s" for b in behind]
+    parts += [f"{b.place} is behind: {b.activity} after step {b.step} for {b.seconds:.0f} s" for b in behind]
     if not parts:
         parts = [f"all {len(beats)} ranks are {front.activity} after step {front.step}"]
     return "; ".join(parts)

@@ -44,7 +44,7 @@ class SlowRanks:
         slow = {rank for rank, (_, seconds) in probed.items() if seconds > SLOW * usual}
         self._times = {rank: self._times.get(rank, 0) + 1 for rank in slow}
         return [
-            f"warning: {beat.told()} is slow: {1e3 * seconds:.1f} ms for what the median rank does in {1e3 * usual:.1f}"
+            f"warning: {beat.place} is slow: {1e3 * seconds:.1f} ms for what the median rank does in {1e3 * usual:.1f}"
             for rank, (beat, seconds) in probed.items()
             if self._times.get(rank) == PATIENCE
         ]

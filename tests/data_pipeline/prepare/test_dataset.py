@@ -14,13 +14,12 @@ import pytest
 import webdataset
 
 from data_pipeline.errors import DataError
-from data_pipeline.prepare.progress import Silent
 from data_pipeline.prepare.sources import SourceFile, text_blocks
 from data_pipeline.read.split import open_split
 from data_pipeline.shard_index import load_index
 from data_pipeline.verify import verify
 from tests.conftest import corpus
-from tests.data_pipeline.making import EVERY_PLANE, folder_content, prepared, stream_text
+from tests.data_pipeline.making import EVERY_PLANE, Silent, folder_content, prepared, stream_text
 
 TEXT = b"".join(f"line {number} of a small text, caf\u00e9 \U0001f600\n".encode() for number in range(4000))
 AWKWARD = (EVERY_PLANE * 100 + "\0\u2581 \u2581\r\n").encode() + b"\xff\xed\xa0\x80\x80" * 50 + TEXT

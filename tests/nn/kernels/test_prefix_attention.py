@@ -51,7 +51,7 @@ def operands(num_queries: int, num_keys: int, *, device: str = "cpu") -> list[Te
 
 
 def by_blocks(rule: Rule, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    output: Tensor = attend_to_prefix(queries, keys, values, *rule.stairs(queries.shape[2], keys.shape[2]))
+    output: Tensor = attend_to_prefix(queries, keys, values, *rule.prefixes(queries.shape[2], keys.shape[2]))
     return output
 
 
@@ -95,8 +95,8 @@ def test_what_was_seen_first_without_gradients_can_be_trained():
 
 @pytest.mark.parametrize(("rule", "num_queries", "num_keys"), CASES)
 def test_a_rule_counts_the_keys_that_its_mask_shows(rule, num_queries, num_keys):
-    mask, stairs = rule.mask(num_queries, num_keys, device=CPU), rule.stairs(num_queries, num_keys)
-    assert [stairs.num_visible(query) for query in range(num_queries)] == mask.sum(dim=1).tolist()
+    mask, prefixes = rule.mask(num_queries, num_keys, device=CPU), rule.prefixes(num_queries, num_keys)
+    assert [prefixes.num_visible(query) for query in range(num_queries)] == mask.sum(dim=1).tolist()
 
 
 @pytest.mark.parametrize(("rule", "num_queries", "num_keys"), CASES)
@@ -117,16 +117,16 @@ def test_behind_a_window_masks_are_used():
 
 def test_other_precisions_and_short_keys_are_left_to_torch(monkeypatch):
     queries, keys, _ = operands(40, 40)
-    assert prefix_attention.suits(queries, keys)
-    assert not prefix_attention.suits(queries.bfloat16(), keys.bfloat16())
-    assert not prefix_attention.suits(queries.double(), keys.double())
+    assert prefix_attention.is_fastest(queries, keys)
+    assert not prefix_attention.is_fastest(queries.bfloat16(), keys.bfloat16())
+    assert not prefix_attention.is_fastest(queries.double(), keys.double())
     monkeypatch.setattr(prefix_attention, "ENOUGH_KEY_NUMBERS", 40 * HEAD_DIM + 1)
-    assert not prefix_attention.suits(queries, keys)
+    assert not prefix_attention.is_fastest(queries, keys)
 
 
 def test_autocast_is_obeyed():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not prefix_attention.suits(*operands(40, 40)[:2])
+        assert not prefix_attention.is_fastest(*operands(40, 40)[:2])
 
 
 def test_a_compiler_is_given_the_whole():
@@ -138,7 +138,7 @@ def test_a_compiler_is_given_the_whole():
 
 def test_it_is_an_operation_like_those_of_torch():
     """Its schema, its gradients and its shapes without data are as registered."""
-    torch.library.opcheck(attend_to_prefix, (*operands(40, 40), *Causal().stairs(40, 40)))
+    torch.library.opcheck(attend_to_prefix, (*operands(40, 40), *Causal().prefixes(40, 40)))
 
 
 def bytes_held(device: str) -> tuple[int, int]:
@@ -163,7 +163,7 @@ def test_long_rows_need_no_square_of_their_length(monkeypatch):
     """Not even for a while: the longer the rows, the fewer queries has a block."""
     length, most = 100 * BLOCK, 50 * BLOCK * BLOCK
     monkeypatch.setattr(prefix_attention, "MOST_SCORES", most)
-    blocks = prefix_attention._blocks(Causal().stairs(length, length), num_queries=length)
+    blocks = prefix_attention._blocks(Causal().prefixes(length, length), num_queries=length)
     heights = [block.queries.stop - block.queries.start for block in blocks]
     assert sum(heights) == length
     assert max(height * block.num_seen for height, block in zip(heights, blocks, strict=True)) <= most
@@ -186,8 +186,8 @@ def test_a_plan_for_a_gpu_does_not_take_it():
     inputs = operands(40, 40, device="meta")[:2]
     for on_gpu in (True, False):
         with fused_attention(on_gpu=on_gpu):
-            assert prefix_attention.suits(*inputs) != on_gpu
-    assert not prefix_attention.suits(*inputs)
+            assert prefix_attention.is_fastest(*inputs) != on_gpu
+    assert not prefix_attention.is_fastest(*inputs)
 
 
 class Attending(Layer):

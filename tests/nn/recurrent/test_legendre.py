@@ -50,7 +50,7 @@ def test_a_window_of_a_sine_can_be_read_back():
     response = legendre.impulse_response(order=100, window_length=1024, length=4000)
     state = response[:, ::-1] @ signal
     delays = np.array([0.0, 0.25, 0.5, 1.0])
-    read = legendre.window_readout(delays, order=100) @ state
+    read = np.polynomial.legendre.legvander(2 * delays - 1, 99) @ state
     assert np.abs(read - np.sin(2 * np.pi * (3999 - delays * 1024) / 300)).max() < 0.02
 
 

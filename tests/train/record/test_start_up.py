@@ -24,7 +24,7 @@ def test_parts_add_up_and_what_took_no_time_is_not_told(clock: list[float]):
     start_up = StartUp()
     for part in ("imports", "process group", "model and engine", "imports"):
         start_up.done(part)
-    assert start_up.told() == "4.5 s: imports 3.0, model and engine 1.5"
+    assert start_up.description == "4.5 s: imports 3.0, model and engine 1.5"
     record = start_up.record()
     total = record.pop("start_up_seconds")
     assert total == pytest.approx(sum(record.values())) and record["imports_seconds"] == pytest.approx(3.0)

@@ -1,10 +1,8 @@
-"""Named devices: what their makers' data sheets say, and what of it training has been seen to reach."""
+"""What a device is to the planner, and what of its data sheet training has been seen to reach."""
 
-import os
 from dataclasses import dataclass
 from time import perf_counter
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -50,84 +48,6 @@ class Device:
     def peak_flops(self, *, bf16: bool) -> float:
         """FLOP/s of products in a run's precision."""
         return self.bf16_flops if bf16 else self.fp32_flops
-
-
-# dense rates: the data sheets print twice as much, with sparsity (1,979 TFLOP/s of bf16 for H100 and H200, 624 for
-# A100); memory is in GB of 10**9 bytes
-H100 = Device(
-    name="h100",
-    bf16_flops=989.4e12,
-    fp32_flops=67e12,
-    memory_bytes=80 * 10**9,
-    memory_bandwidth=3.35e12,
-    kernel_seconds=GPU_KERNEL_SECONDS,
-    node_link=450e9,
-    fabric_link=50e9,
-    per_node=8,
-    is_gpu=True,
-    source="NVIDIA H100 SXM5 data sheet (NVLink 900 GB/s both ways); one 400 Gb/s port a GPU as in DGX H100",
-)
-H200 = Device(
-    name="h200",
-    bf16_flops=989.4e12,
-    fp32_flops=67e12,
-    memory_bytes=141 * 10**9,
-    memory_bandwidth=4.8e12,
-    kernel_seconds=GPU_KERNEL_SECONDS,
-    node_link=450e9,
-    fabric_link=50e9,
-    per_node=8,
-    is_gpu=True,
-    source="NVIDIA H200 SXM data sheet (NVLink 900 GB/s both ways); one 400 Gb/s port a GPU as in DGX H200",
-)
-A100 = Device(
-    name="a100",
-    bf16_flops=312e12,
-    fp32_flops=19.5e12,
-    memory_bytes=80 * 10**9,
-    memory_bandwidth=2.039e12,
-    kernel_seconds=GPU_KERNEL_SECONDS,
-    node_link=300e9,
-    fabric_link=25e9,
-    per_node=8,
-    is_gpu=True,
-    source="NVIDIA A100 80GB SXM data sheet (NVLink 600 GB/s both ways); one 200 Gb/s port a GPU as in DGX A100",
-)
-
-_GPUS = {device.name: device for device in (H100, H200, A100)}
-
-NAMES = (*_GPUS, "cpu")
-
-BF16_PEAK_FLOPS = {  # dense, without sparsity; the makers' data sheets
-    "H200": H200.bf16_flops,
-    "H100": H100.bf16_flops,
-    "A100": A100.bf16_flops,
-    "L40S": 362e12,
-    "V100": 125e12,
-}
-"""By a part of the name a GPU tells."""
-
-
-def device(name: str, *, processes: int) -> Device:
-    """A named device; `cpu` is a share of this machine, measured now, among so many processes of a run."""
-    return _GPUS[name] if name in _GPUS else _this_machine(processes)
-
-
-def _this_machine(processes: int) -> Device:
-    here = min(processes, os.cpu_count() or 1)  # more processes would run on more machines like this one
-    return Device(
-        name="cpu",
-        bf16_flops=measured_matmul_flops(torch.device("cpu"), precision="bf16") / here,
-        fp32_flops=measured_matmul_flops(torch.device("cpu"), precision="fp32") / here,
-        memory_bytes=psutil.virtual_memory().total // here,
-        memory_bandwidth=12.5e9,
-        kernel_seconds=10e-6,
-        node_link=1e9,
-        fabric_link=1e9,
-        per_node=here,
-        is_gpu=False,
-        source="products measured here; links and memory bandwidth are assumed (gloo over loopback: 1 GB/s)",
-    )
 
 
 def measured_matmul_flops(on: torch.device, *, precision: str, largest: int = 1024, repeats: int = 4) -> float:

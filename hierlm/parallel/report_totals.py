@@ -1,0 +1,154 @@
+"""What layers report, added up over micro-batches, and once in a while over all ranks.
+
+Nothing travels while a step runs: each rank adds up what the layers of its stage say of its own rows. Where a step is
+logged or an evaluation ends, one all-reduce of one vector over the world gives every rank everything. The vector's
+places follow from names that all ranks have agreed on; it also counts the ranks that hold other names than those, and
+only where there are some (at the first such step, or when a phase's switches make layers report something else) ranks
+tell each other their names and send the vector once more.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hierlm.nn.report import Finish, Report
+from hierlm.parallel.groups import Groups
+from hierlm.tracking.names import FIELDS, LAYER_LOSS
+
+LOSS = "loss"
+TOTAL = "total"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+
+
+class Place(NamedTuple):
+    """One name in the vector: its numbers and behind them how many rows they were added up over."""
+
+    name: str
+    kind: str
+    size: int
+    finish: Finish | None
+
+
+class Gathered(NamedTuple):
+    """The same on every rank."""
+
+    objective: float  # nats per token, as it was handed in
+    added: float | None  # what layers add to it, weighted; None where none reports a loss
+    metrics: Mapping[str, float]  # `loss/<name>` and metrics, by name
+
+    def named(self, objective: float) -> dict[str, float]:
+        """All that layers report, and where they report losses the total of these and the objective."""
+        total = {} if self.added is None else {LAYER_LOSS + TOTAL: objective + self.added}
+        return {**self.metrics, **total}
+
+
+class ReportTotals:
+    """Of one kind of pass, training or evaluation; sums are fp64, on the device, and wait for nothing."""
+
+    def __init__(self, groups: Groups, *, device: torch.device) -> None:
+        self._groups, self._device = groups, device
+        self._agreed: list[Place] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Before the first micro-batch of a step or evaluation."""
+        self._held: dict[str, Place] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._added = self._num_rows = torch.zeros((), dtype=torch.float64, device=self._device)
+
+    def add(self, reports: Sequence[Report], *, rows: Tensor | None) -> None:
+        """What a micro-batch's layers said; `rows` bool [B] leaves out padding. ValueError names a malformed one."""
+        for report in reports:
+            place, values = _place(report), report.per_row.detach().double().reshape(len(report.per_row), -1)
+            known = self._held.setdefault(place.name, place)
+            if known != place:
+                raise ValueError(f"{place.name}: layers report it in different ways, {known} and {place}")
+            values = torch.cat((values, torch.ones_like(values[:, :1])), dim=1)  # the last column counts rows
+            total = (values if rows is None else torch.where(rows[:, None], values, 0.0)).sum(dim=0)
+            self._sums[place.name] = self._sums[place.name] + total if place.name in self._sums else total
+            if report.kind == "loss":
+                self._added = self._added + report.weight * total[0]
+
+    def add_rows(self, num_rows: int | Tensor) -> None:
+        """How many rows a micro-batch had."""
+        self._num_rows = self._num_rows + num_rows
+
+    def gather(self, objective: Tensor | float = math.nan) -> Gathered:
+        """Over all ranks; `objective` is the mean of this data-parallel rank's rows. Every rank calls it equally often.
+
+        Waits for the device.
+        """
+        vector = self._summed(objective)
+        if vector[0] > 0:
+            self._agree()
+            vector = self._summed(objective)
+        _, mean, num_rows, added, *numbers = vector.tolist()
+        metrics, start = {}, 0
+        for place in self._agreed:
+            totals, count = numbers[start : start + place.size], numbers[start + place.size]
+            start += place.size + 1
+            if count:
+                metrics[place.name] = _shown(place, torch.tensor(totals, dtype=torch.float64), count, num_rows)
+        has_losses = any(place.kind == LOSS for place in self._agreed)
+        return Gathered(mean / self._groups.degrees["data"], added / num_rows if has_losses else None, metrics)
+
+    def _summed(self, objective: Tensor | float) -> Tensor:
+        """[ranks with other names, objective, rows, added losses, then every agreed name], on the CPU."""
+        differs = self._held.keys() - {place.name for place in self._agreed}
+        differs = differs or {p.name for p in self._agreed if p.name in self._held and self._held[p.name] != p}
+        parts = [self._scalar(float(bool(differs))), self._scalar(objective), self._num_rows, self._added]
+        for place in self._agreed:
+            nothing = torch.zeros(place.size + 1, dtype=torch.float64, device=self._device)
+            fits = self._held.get(place.name) == place
+            parts.append(self._sums[place.name] if fits else nothing)
+        vector = torch.cat([part.reshape(-1) for part in parts])
+        # tensor-parallel ranks report the same; the objective and the rows are known on every stage
+        keeps = torch.full_like(vector, float(self._groups.tp_rank == 0))
+        keeps[1:3] *= float(self._groups.place["pipeline"] == 0)
+        keeps[0] = 1.0
+        vector = torch.where(keeps > 0, vector, 0.0)
+        dist.all_reduce(vector)
+        return vector.cpu()
+
+    def _scalar(self, value: Tensor | float) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=self._device).detach()
+
+    def _agree(self) -> None:
+        """All ranks learn the names of all, in one order; a name known before keeps its place."""
+        everyone: list[list[Place]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(everyone, list(self._held.values()))
+        union: dict[str, Place] = {}
+        for place in (place for held in everyone for place in held):
+            if union.setdefault(place.name, place) != place:
+                raise ValueError(f"{place.name}: layers report it in different ways, {union[place.name]} and {place}")
+        known = {place.name: place for place in self._agreed}
+        self._agreed = [union[name] for name in sorted(union)] + [known[n] for n in sorted(known.keys() - union.keys())]
+
+
+def _place(report: Report) -> Place:
+    """ValueError where the report is none that can be shown."""
+    values, name = report.per_row, report.name
+    size = values[0].numel() if values.dim() else 0
+    if not _NAME.fullmatch(name) or name in {TOTAL, *FIELDS}:
+        raise ValueError(
+            f"{name!r}: no name for a report; allowed: letters, digits and _.- after a letter, and none that records "
+            f"have for something else: {', '.join(sorted({TOTAL, *FIELDS}))}"
+        )
+    if values.dim() not in (1, 2) or (size > 1 and report.finish is None) or (values.dim() > 1 and report.kind == LOSS):
+        raise ValueError(
+            f"{name}: given {list(values.shape)}, allowed: [rows], or of a metric with `finish` [rows, numbers]"
+        )
+    return Place(LAYER_LOSS + name if report.kind == LOSS else name, report.kind, size, report.finish)
+
+
+def _shown(place: Place, totals: Tensor, count: float, num_rows: float) -> float:
+    if place.kind == LOSS:
+        totals = totals / num_rows  # several layers add up to one loss
+    elif place.kind == "mean":
+        totals = totals / count
+    return float(totals) if place.finish is None else float(place.finish(totals))
