@@ -1,4 +1,4 @@
-"""the architectures, their papers and config fields; optimizers and schedules; does yours keep the contract"""
+"""the architectures, their papers and config fields, optimizers, schedules; does one of your own keep the contract"""
 
 from pathlib import Path
 from typing import Annotated
@@ -50,10 +50,8 @@ def _list(names: list[str], *, with_fields: bool, as_json: bool) -> None:
     described = [describe(name) for name in names]
     if as_json:
         print_json(described)
-    elif with_fields:
-        print(listing(described, with_fields=True))
     else:
-        print(listing(described, with_fields=False), *choices(), sep="\n\n")
+        print(listing(described, with_fields=with_fields), *([] if with_fields else choices()), sep="\n\n")
 
 
 def _test(name: str, *, config: Path | None, as_json: bool) -> int:
