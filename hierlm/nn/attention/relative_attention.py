@@ -10,15 +10,16 @@ distances of neighbouring keys differ by one, the relative shift (appendix B) pu
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.nn.attention.heads import joined
 from hierlm.nn.attention.positions import relative_shift, sinusoids
 from hierlm.nn.attention.weights_dropout import WeightsDropout
 from hierlm.nn.basic.dropout import SharedDropout
+from hierlm.nn.kernels.fused_attention import attend_fused
 from hierlm.nn.kernels.linear import Linear
 from hierlm.nn.kernels.relative_blocks import Operands, attend_in_tiles
+from hierlm.nn.kernels.target import device_type
 from hierlm.nn.memory.slots import SegmentMemory
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.shape import Rate
@@ -166,7 +167,7 @@ class RelativeAttention(nn.Module):
     def _attended(self, content: Tensor, seen: Seen, bias: Tensor) -> Tensor:
         if self.attention_dropout.is_active:
             return self.attention_dropout.attend(content, seen.keys, seen.values, bias=bias)
-        return F.scaled_dot_product_attention(content, seen.keys, seen.values, attn_mask=bias)
+        return attend_fused(content, seen.keys, seen.values, mask=bias)
 
     def _keys_values(self, x: Tensor, waves: Tensor) -> Seen:
         return Seen(self._split(self.key(x)), self._split(self.value(x)), waves)
@@ -184,7 +185,7 @@ def _is_best_tiled(queries: Tensor, sight: Sight) -> bool:
     """Where the fused kernel would fall back to one operation after the other: a bias that learns, on a CPU."""
     learns = torch.is_grad_enabled() and queries.requires_grad
     is_plain = sight.pairs is None and not torch.compiler.is_compiling()
-    return learns and is_plain and queries.device.type in TILED_DEVICES
+    return learns and is_plain and device_type(queries) in TILED_DEVICES
 
 
 def _bias(placed: Tensor, waves: Tensor, sight: Sight) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hierlm.nn.attention.positions import relative_shift
 from hierlm.nn.kernels import prefix_attention
+from hierlm.nn.kernels.fused_attention import attend_fused
 from hierlm.nn.kernels.prefix_attention import Stairs
 
 _QUERY_BLOCKS = 4  # multiplies 5/8 of all pairs; more blocks save little and each adds up the gradients of its keys
@@ -33,7 +34,7 @@ class Causal:
         if prefix_attention.suits(queries, keys):
             return _prefix(queries, keys, values, self)
         if num_queries == num_keys:
-            return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+            return attend_fused(queries, keys, values, is_causal=True)
         return _masked(queries, keys, values, self)
 
     def mask(self, num_queries: int, num_keys: int, *, device: torch.device) -> Tensor:
@@ -120,9 +121,7 @@ class GroupsSoFar:
         padded = F.pad(queries, (0, 0, 0, num_groups * self.factor - num_queries))
         by_remainder = padded.reshape(batch, heads, num_groups, self.factor, head_dim).transpose(2, 3)
         by_remainder = by_remainder.reshape(batch, heads * self.factor, num_groups, head_dim)
-        if keys.is_cuda and keys.dtype == torch.float32:  # no fused kernel there shares keys in this precision
-            keys, values = with_keys_of_their_own(by_remainder, keys, values)
-        out = F.scaled_dot_product_attention(by_remainder, keys, values, is_causal=True, enable_gqa=True)
+        out = attend_fused(by_remainder, keys, values, is_causal=True)
         out = out.reshape(batch, heads, self.factor, num_groups, head_dim).transpose(2, 3)
         return out.reshape(batch, heads, num_groups * self.factor, head_dim)[..., :num_queries, :]
 
@@ -150,12 +149,6 @@ class GroupsSoFar:
 Rule = Causal | OnePerGroup | GroupsSoFar
 
 
-def with_keys_of_their_own(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, H, S, K] repeated for the heads of the queries [B, H * n, Q, K], n neighbours each."""
-    repeats = queries.shape[-3] // keys.shape[-3]
-    return keys.repeat_interleave(repeats, dim=-3), values.repeat_interleave(repeats, dim=-3)
-
-
 def _gathered(by_offset: Tensor, offsets: Tensor, *, span: range) -> Tensor:
     index = offsets.clamp(span.start, span.stop - 1) - span.start
     return by_offset.gather(-1, index.expand(*by_offset.shape[:-2], -1, -1))
@@ -163,7 +156,7 @@ def _gathered(by_offset: Tensor, offsets: Tensor, *, span: range) -> Tensor:
 
 def _masked(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:
     mask = rule.mask(queries.shape[-2], keys.shape[-2], device=queries.device)
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return attend_fused(queries, keys, values, mask=mask)
 
 
 def _prefix(queries: Tensor, keys: Tensor, values: Tensor, rule: Rule) -> Tensor:

@@ -18,9 +18,7 @@ from torch import Tensor
 
 from hierlm.nn.attention.heads import like_projections
 from hierlm.nn.kernels.linear import leaves_avx512_idle, times
-
-DEVICES = frozenset({"cpu"})
-"""Where it may be used. A plan for a processor, taken to be this one, adds the device of tensors without data."""
+from hierlm.nn.kernels.target import device_type
 
 MOST_QUERIES, LEAST_QUERIES = 256, 128
 """Of a block but a row's last. Many multiply many hidden pairs, few make products that a call's overhead outweighs."""
@@ -36,7 +34,7 @@ def suits(queries: Tensor, keys: Tensor) -> bool:
     """Whether `attend_to_prefix` is the fastest way for these."""
     return (
         not torch.compiler.is_compiling()  # it chooses its own kernels
-        and queries.device.type in DEVICES
+        and device_type(queries) == "cpu"
         and queries.dtype == keys.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and queries.shape[-2] >= ENOUGH_QUERIES
