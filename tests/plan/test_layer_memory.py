@@ -107,6 +107,11 @@ def test_a_fused_lstm_is_not_counted_step_by_step():
     assert {layer.kernels for layer in profile(setting("lstm")).layers[1:-1]} == {0}
 
 
+def test_a_fused_lstm_has_a_plan_under_every_recompute():
+    none, selective = (sum(kept(profile(setting("lstm", recompute=recompute)))) for recompute in ("none", "selective"))
+    assert 0 < selective < none
+
+
 @pytest.mark.parametrize(("recompute", "between"), [("none", 4), ("full", 1)])
 def test_sequence_parallel_ranks_keep_a_share_of_what_lies_between_slices(recompute, between):
     """`between`: whole tensors a block keeps, two norms' outputs and two sums, or what goes in."""
