@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hierlm.nn.attention.heads import like_projections
 from hierlm.nn.kernels.linear import leaves_avx512_idle, times
+from hierlm.nn.kernels.stairs import Stairs
 from hierlm.nn.kernels.target import device_type
 
 MOST_QUERIES, LEAST_QUERIES = 256, 128
@@ -41,18 +42,6 @@ def suits(queries: Tensor, keys: Tensor) -> bool:
         and keys.shape[-2] * keys.shape[-1] >= ENOUGH_KEY_NUMBERS * torch.get_num_threads()
         and leaves_avx512_idle()
     )
-
-
-class Stairs(NamedTuple):
-    """Query i sees the first ((first + i) // run + 1) * rise keys."""
-
-    first: int
-    run: int  # queries that see the same
-    rise: int  # keys that the next of them see more
-
-    def num_visible(self, query: int) -> int:
-        """At least `rise`."""
-        return ((self.first + query) // self.run + 1) * self.rise
 
 
 class Block(NamedTuple):
