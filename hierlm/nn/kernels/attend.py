@@ -99,8 +99,8 @@ def _in_window(queries: Tensor, keys: Tensor, values: Tensor, *, window: int) ->
     num_queries, num_keys = queries.shape[-2], keys.shape[-2]
     if num_queries != num_keys:
         reach = min(num_keys, num_queries + window - 1)
-        newest = (x[..., -reach:, :] for x in (keys, values))
-        return _masked(queries, *newest, _causal(num_queries, reach), window=window)
+        keys, values = keys[..., -reach:, :], values[..., -reach:, :]
+        return _masked(queries, keys, values, _causal(num_queries, reach), window=window)
     first = attend(*(x[..., :window, :] for x in (queries, keys, values)), sees=_causal(window, window))
     return torch.cat((first, _later_blocks(queries, keys, values, window)), dim=-2)
 

@@ -129,11 +129,13 @@ def test_autocast_is_obeyed():
         assert not prefix_attention.suits(*operands(40, 40)[:2])
 
 
-def test_a_compiler_is_given_the_whole():
+@pytest.mark.parametrize(("rule", "num_queries", "num_keys"), [*CASES, (Causal(BLOCK), 40, 40)])
+def test_a_compiler_is_given_the_whole(rule, num_queries, num_keys):
     """One graph, in which it chooses its own kernels."""
-    inputs = operands(40, 40)
-    found = torch.compile(Causal().attend, backend="eager", fullgraph=True)(*inputs)
-    torch.testing.assert_close(found, Causal().attend(*inputs))
+    torch.compiler.reset()
+    inputs = operands(num_queries, num_keys)
+    found = torch.compile(rule.attend, backend="eager", fullgraph=True)(*inputs)
+    torch.testing.assert_close(found, rule.attend(*inputs))
 
 
 def test_it_is_an_operation_like_those_of_torch():
