@@ -1,5 +1,6 @@
 """What each layer keeps for the backward pass and needs on the way, seen by running the layer list once there and back.
 
+The stage is built, sliced and run by `hierlm.parallel`, as it is, on the first rank of groups whose peers are absent.
 It runs on the meta device, so nothing is allocated and the size does not matter. Layers whose shapes depend on the data
 cannot run there: such a model runs on one row of random tokens, and more rows are taken for as many times that.
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import hierlm.parallel.light_megatron  # noqa: F401 - before anything else imports megatron-core
 from hierlm.models.assembly import layer_specs, shared_weights
@@ -20,6 +22,7 @@ from hierlm.nn.kernels.target import standing_for
 from hierlm.nn.layer import Layer, SharedWeights, StepContext
 from hierlm.parallel.absent_peers import without_peers
 from hierlm.parallel.degrees import Degrees
+from hierlm.parallel.groups import Groups
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.recompute import Recompute
 from hierlm.parallel.sequence import TokenShares
@@ -50,7 +53,13 @@ class Setting:
 
     @property
     def shares_tokens(self) -> bool:
+        """Whether there is somebody to share with."""
         return self.sequence_parallel and self.tp_degree > 1
+
+    @property
+    def target(self) -> str:
+        """The kind of device that tensors without data stand for."""
+        return "cuda" if self.on_gpu else "cpu"
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -85,25 +94,15 @@ def _nothing(like: Profile) -> Profile:
 
 
 def _run(setting: Setting, *, device: torch.device, rows: int) -> Profile:
-    specs = layer_specs(setting.model)
+    specs, shared = layer_specs(setting.model), shared_weights(setting.model)
     chosen = representatives(specs)
-    run = sorted({*chosen, *(share.owner for share in shared_weights(setting.model))})
-    with without_peers(Degrees(tensor=setting.tp_degree)) as groups, standing_for("cuda" if setting.on_gpu else "cpu"):
-        with built_on(device):
-            layers = build_stage(setting.model, seed=0, stage=run, groups=groups).layers
+    run = sorted({*chosen, *(share.owner for share in shared)})
+    with without_peers(Degrees(tensor=setting.tp_degree)) as groups, standing_for(setting.target):
         shares = TokenShares(groups, sums_whole=not setting.on_gpu) if setting.shares_tokens else None
-        module = LossModule(
-            layers, recompute=setting.recompute, shares=shares, loss_chunk_tokens=setting.loss_chunk_tokens
-        ).to(device)
-        module.bfloat16() if setting.bf16 else module
-        module.train()
-        module.begin_step(_context(setting))
-        tokens = torch.zeros(rows, setting.phase.sequence_length, dtype=torch.int64, device=device)
-        if device.type != "meta":
-            tokens.random_(setting.model.vocab_size, generator=torch.Generator().manual_seed(0))
+        module = _module(setting, run, shares=shares, groups=groups, device=device)
         trace = Trace(module, shares=shares, groups=groups, ends_in_loss=setting.loss_chunk_tokens is not None)
-        trace.there_and_back(tokens)
-    weights = _weights(layers, shared_weights(setting.model))
+        trace.there_and_back(_tokens(setting, rows, device))
+    weights = _weights(module.local_layers, shared)
     return Profile(
         layers=tuple(trace.footprint(index) for index in chosen),
         weights=tuple(weights[index] for index in chosen),
@@ -115,6 +114,29 @@ def _run(setting: Setting, *, device: torch.device, rows: int) -> Profile:
         loss_peak=trace.loss_peak,
         is_extrapolated=False,
     )
+
+
+def _module(
+    setting: Setting, run: Sequence[int], *, shares: TokenShares | None, groups: Groups, device: torch.device
+) -> LossModule:
+    """As a run's engine builds it, of some of the layers, on the first rank of the groups."""
+    with built_on(device):
+        layers = build_stage(setting.model, seed=0, stage=run, groups=groups).layers
+    module = LossModule(
+        layers, recompute=setting.recompute, shares=shares, loss_chunk_tokens=setting.loss_chunk_tokens
+    ).to(device)
+    module.bfloat16() if setting.bf16 else module
+    module.train()
+    module.begin_step(_context(setting))
+    return module
+
+
+def _tokens(setting: Setting, rows: int, device: torch.device) -> Tensor:
+    """int64 [B, T], random ones where there is data."""
+    tokens = torch.zeros(rows, setting.phase.sequence_length, dtype=torch.int64, device=device)
+    if device.type == "meta":
+        return tokens
+    return tokens.random_(setting.model.vocab_size, generator=torch.Generator().manual_seed(0))
 
 
 def _context(setting: Setting) -> StepContext:
