@@ -62,22 +62,6 @@ def describe(name: str) -> dict[str, Any]:
     return asdict(Architecture(name, summary, getattr(module, "PAPER", ""), fields))
 
 
-def choices() -> list[str]:
-    """A line for each optimizer and schedule: what the config calls it, its first line, its own fields."""
-    kinds: dict[str, tuple[Any, Any, type[BaseModel]]] = {
-        "optim.name": (optimizers.names(), optimizers.optimizer, OptimConfig),
-        "learning_rate.decay": (schedules.names(), schedules.schedule, LearningRateConfig),
-    }
-    return [_choice(key, name, module(name), base) for key, (names, module, base) in kinds.items() for name in names]
-
-
-def _choice(key: str, name: str, module: ModuleType, base: type[BaseModel]) -> str:
-    config: type[BaseModel] = getattr(module, "Config", base)
-    own = [field for field in config.model_fields if field not in base.model_fields]
-    summary = (inspect.getdoc(module) or "").partition("\n")[0]
-    return f"{key}={name}: {summary}" + (f" Fields: {', '.join(own)}" if own else "")
-
-
 def small_case(name: str, *, config: Path | None) -> "Case":
     """What the contract's checks look at: the `model:` of a file, else the SMALL of the architecture's file, else the
     tiny config that comes with the sources. UserError where there is none or it is wrong."""

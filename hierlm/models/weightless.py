@@ -1,6 +1,7 @@
 """Layers on a device where they hold nothing: shapes without values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +25,14 @@ class _NoDraws(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def alone(spec: LayerSpec, *, index: int, device: torch.device) -> Layer:
-    """One layer of the list, alone in memory; constants made from numpy escape the device context: a second move."""
+@contextmanager
+def built_on(device: torch.device) -> Iterator[None]:
+    """Inside, layers are built on `device`; constants made from numpy escape it, and need a second move."""
     with device, _NoDraws():
+        yield
+
+
+def alone(spec: LayerSpec, *, index: int, device: torch.device) -> Layer:
+    """One layer of the list, alone in memory."""
+    with built_on(device):
         return build_layer(spec, seed=0, index=index).to(device)

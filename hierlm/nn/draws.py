@@ -17,10 +17,12 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from hierlm.nn.kernels.target import device_type
+
 NUMBER_DEVICES = frozenset({"cpu"})
 """Where what is kept is held as numbers, ready to multiply with: a product of two types would cost a pass more.
 
-Elsewhere it takes a byte each. A plan for such a device adds that of tensors without data.
+Elsewhere it takes a byte each.
 """
 
 DrawKey = tuple[int, int, int]
@@ -148,7 +150,7 @@ def _uniform(like: Tensor, *, site: int) -> Tensor:
 
 def _room(like: Tensor, shape: Sequence[int]) -> Tensor:
     """Where ones and zeros are drawn: for fp32 integers of its size, which a CPU draws without a copy."""
-    if like.device.type not in NUMBER_DEVICES:
+    if device_type(like) not in NUMBER_DEVICES:
         return like.new_empty(shape, dtype=torch.bool)
     return like.new_empty(shape, dtype=torch.int32 if like.dtype == torch.float32 else like.dtype)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hierlm.errors import UserError
+from hierlm.nn.kernels.target import target_of
 from hierlm.nn.layer import Layer
 from hierlm.parallel.seams.torch_private import has_cpp_compiler, has_triton
 
@@ -27,8 +28,15 @@ def compile_layers(layers: Iterable[Layer], *, device: torch.device) -> None:
         layer.compile(options=OPTIONS)
 
 
-def fused_on_gpu(function: Callable[..., Tensor], *, device: torch.device) -> Callable[..., Tensor]:
-    """`function` as few kernels where there is a GPU, Triton to write them and a C compiler for it, else as it is."""
+def fused_on_gpu(
+    function: Callable[..., Tensor], *, device: torch.device, without_data: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """`function` as few kernels where there is a GPU, Triton to write them and a C compiler for it, else as it is.
+
+    A plan for a GPU takes them to be there: on its tensors `without_data` makes and keeps what the kernels would.
+    """
+    if device.type == "meta" and target_of(device) == "cuda":
+        return without_data
     can_be = device.type == "cuda" and has_triton() and _has_c_compiler()
     return compiled(function) if can_be else function
 

@@ -38,8 +38,10 @@ Whole = tuple[int, int]
 class TokenShares:
     """Which layers work on shares, and how whole sequences become shares and back."""
 
-    def __init__(self, groups: "Groups") -> None:
+    def __init__(self, groups: "Groups", *, sums_whole: bool | None = None) -> None:
+        """`sums_whole`: the backend is better asked for a whole sum than for shares of it; None asks the backend."""
         self.group, self.degree, self.tp_rank = groups.tensor, groups.degrees["tensor"], groups.tp_rank
+        self._sums_whole = dist.get_backend(self.group) == "gloo" if sums_whole is None else sums_whole
         self._layers: set[Layer] = set()
         self._whole: Whole = (0, 0)  # of the layer that is running
         self._gathered: list[tuple[Tensor, Tensor]] = []  # of the layer that is running: (whole, share)
@@ -51,6 +53,10 @@ class TokenShares:
             if isinstance(layer, Block) and layer.norm_first and _only_slices_see_tokens(layer):
                 self._share_out(layer)
                 self._layers.add(layer)
+
+    def works_on(self, layer: Layer) -> bool:
+        """Whether `layer` is given a share."""
+        return layer in self._layers
 
     def require_some(self, pipeline: dist.ProcessGroup) -> None:
         """UserError where no layer of any stage can work on shares; every rank calls it."""
@@ -105,7 +111,7 @@ class TokenShares:
 
     def share_of_sum(self, partial: Tensor) -> Tensor:
         """[B, T, D] of every rank, to be summed -> this rank's tokens of the sum [1, n, D]."""
-        if dist.get_backend(self.group) == "gloo":  # which has no reduce-scatter
+        if self._sums_whole:
             total = partial.clone(memory_format=torch.contiguous_format)
             dist.all_reduce(total, group=self.group)
             return self.share_of(total)
@@ -132,7 +138,7 @@ class TokenShares:
 
     def _share_out(self, block: Block) -> None:
         for name, module in list(block.named_modules()):
-            if hasattr(module, "leave_input_gradient_in_parts"):  # a column slice, of tensor.py or of the plan
+            if hasattr(module, "leave_input_gradient_in_parts"):  # a column slice
                 module.leave_input_gradient_in_parts()
             elif hasattr(module, "sum_over_ranks"):  # a row slice
                 module.sum_over_ranks = self.sum_of

@@ -36,8 +36,11 @@ class StageLayers(NamedTuple):
     borrowed: list[BorrowedWeight]
 
 
-def build_stage(config: ModelConfig, *, seed: int, stage: range, groups: Groups) -> StageLayers:
-    """Build layers `stage` with the initial weights they have in every layout, and keep this rank's slices of them."""
+def build_stage(config: ModelConfig, *, seed: int, stage: Sequence[int], groups: Groups) -> StageLayers:
+    """Build layers `stage` with the initial weights they have in every layout, and keep this rank's slices of them.
+
+    A stage is a range; a plan leaves out layers that are like their neighbours.
+    """
     specs = layer_specs(config)
     layers = {index: build_layer(specs[index], seed=seed, index=index) for index in stage}
     shares = [share for share in shared_weights(config) if share.user in stage]

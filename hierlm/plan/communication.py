@@ -28,18 +28,18 @@ class Traffic:
         return asdict(self)
 
 
-def traffic(kind: Kind, *, profile: Profile, layers: range, values: int, tp_degree: int, recompute: str) -> Traffic:
+def traffic(kind: Kind, *, profile: Profile, layers: range, values: int) -> Traffic:
     """Of a stage that holds `layers` with `values` weights on a rank; `profile` is of one micro-batch."""
     ring = (kind.dp_degree - 1) / kind.dp_degree
     reductions = kind.micro_batches if kind.stage >= 2 else 1  # stages 2 and 3 reduce after every backward pass
     per_reduction = ring * values * kind.working * (1 if kind.stage == 3 else 2)  # stage 2 sums whole buckets
-    summed = sum(_summed(profile, index, recompute) for index in layers)
+    of_layers = [profile.traffic[index] for index in layers]
     first, last = layers.start > 0, layers.stop < len(profile.layers)
     boundary = first * profile.layers[layers.start - 1].output + last * profile.layers[layers.stop - 1].output
     return Traffic(
         gradients=int(reductions * per_reduction),
         weights=int(ring * values * kind.working * _gathers(kind, values)) if kind.stage >= 1 else 0,
-        tensor=int(2 * (tp_degree - 1) / tp_degree * kind.micro_batches * summed * kind.working),
+        tensor=kind.micro_batches * sum(layer.sent_forward + layer.sent_backward for layer in of_layers),
         boundary=kind.micro_batches * boundary if kind.pipeline else 0,
     )
 
@@ -50,9 +50,3 @@ def _gathers(kind: Kind, values: int) -> int:
         return 1
     passes = 2 if values > MOST_GATHERED else 1  # few enough stay gathered from the forward pass on
     return passes * kind.micro_batches
-
-
-def _summed(profile: Profile, index: int, recompute: str) -> int:
-    summed = profile.traffic[index]
-    forwards = 1 if recompute == "none" else 2  # row slices are made again by either kind of recompute
-    return forwards * summed.summed_forward + summed.summed_backward

@@ -126,17 +126,7 @@ class Estimator:
         memories = stage_memories(config, phase, profile=seen, boundaries=cut.boundaries)
         micro_batches = layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size)
         kind = Kind(effective_stage(config), self._bf16, layout.data_parallel_degree, len(memories) > 1, micro_batches)
-        flows = [
-            traffic(
-                kind,
-                profile=seen,
-                layers=stage.layers,
-                values=stage.num_values,
-                tp_degree=layout.tensor_parallel_degree,
-                recompute=layout.activation_recompute,
-            )
-            for stage in memories
-        ]
+        flows = [traffic(kind, profile=seen, layers=stage.layers, values=stage.num_values) for stage in memories]
         works = [
             self._work(phase, layout, stage, flow, seen, rows=rows) for stage, flow in zip(memories, flows, strict=True)
         ]

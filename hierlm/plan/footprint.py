@@ -40,10 +40,10 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class TensorTraffic:
-    """What one micro-batch asks of the tensor-parallel ranks together in a layer."""
+    """What one micro-batch asks of a tensor-parallel rank for the others."""
 
-    summed_forward: int  # values
-    summed_backward: int
+    sent_forward: int  # bytes
+    sent_backward: int  # what is computed again included
     remade_flops: int  # products that selective recompute makes again because their outputs are summed in place
 
 

@@ -24,8 +24,8 @@ NOT_MODELLED = (
     "what an evaluation with recurrent memory keeps beside the training memories",
     "a shorten factor drawn per step (that of the first step is taken); batched products that selective recompute "
     "makes again",
-    "what sequence parallelism gathers at both ends of a stretch of blocks; the host's memory and the transfers of "
-    "offloading",
+    "what sequence parallelism gathers where two stages share a stretch of blocks; the host's memory and the "
+    "transfers of offloading",
     "reading a checkpoint and converting one to another layout",
 )
 

@@ -1,5 +1,6 @@
 """memory, FLOPs, communication and speed of a run before it starts; does it fit"""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -8,6 +9,8 @@ from launcher.options import ConfigArgument, JsonOption, OverridesArgument, Plug
 from launcher.verb import json_on_stdout
 
 EXAMPLE = "hierlm plan configs/papers/hourglass/enwik8-main.yaml parallel.data_parallel_degree=4 --device h100"
+
+SLICES_AS_A_RUN = "importing torch and megatron-core, to slice the model as a run does (some seconds)"
 
 DeviceOption = Annotated[str, typer.Option(help="h100, h200, a100, a plugin's, or cpu: a share of this machine")]
 SearchOption = Annotated[
@@ -29,10 +32,13 @@ def command(
     """
     with json_on_stdout(as_json) as print_document:
         from hierlm.config.load import load_config
+
+        run = load_config(config, overrides or [])
+        print(SLICES_AS_A_RUN, file=sys.stderr, flush=True)
         from hierlm.plan.plan import make_plan
         from hierlm.plan.text import show
 
-        plan = make_plan(load_config(config, overrides or []), device_name=device, search=search)
+        plan = make_plan(run, device_name=device, search=search)
         if as_json:
             print_document(plan.document())
         else:

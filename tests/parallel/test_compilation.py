@@ -33,8 +33,12 @@ def test_parameters_keep_their_names() -> None:
     assert [name for name, _ in head.named_parameters()] == ["projection.weight"]
 
 
+def _nothing(*_: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("only a plan's tensors hold no data")
+
+
 def test_a_cpu_takes_operations_as_they_are() -> None:
-    assert fused_on_gpu(_cross_entropy, device=torch.device("cpu")) is _cross_entropy
+    assert fused_on_gpu(_cross_entropy, device=torch.device("cpu"), without_data=_nothing) is _cross_entropy
 
 
 @pytest.mark.parametrize("missing", ["triton", "gcc", "nothing"])
@@ -45,7 +49,7 @@ def test_a_gpu_without_the_means_takes_operations_as_they_are(missing: str, monk
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("hierlm.parallel.compilation.has_triton", lambda: missing != "triton")
     monkeypatch.setattr("hierlm.parallel.compilation.shutil.which", which)
-    found = fused_on_gpu(_cross_entropy, device=torch.device("cuda"))
+    found = fused_on_gpu(_cross_entropy, device=torch.device("cuda"), without_data=_nothing)
     assert (found is _cross_entropy) == (missing != "nothing")
 
 

@@ -69,8 +69,9 @@ def test_two_tensor_parallel_ranks_hold_half_of_what_is_sliced():
     whole, half = (sum(layer.own for layer in found.weights) for found in (one, two))
     assert whole / 2 < half < whole * 0.55
     assert two.logits == one.logits / 2
-    assert all(layer.summed_forward > 0 for layer in two.traffic[:-2])  # not the norm, not the head
-    assert all(layer.summed_forward == 0 for layer in one.traffic)
+    assert all(layer.sent_forward > 0 for layer in two.traffic[:-2])  # not the norm
+    assert two.traffic[-2].sent_forward == 0
+    assert all(layer.sent_forward == layer.sent_backward == 0 for layer in one.traffic)
 
 
 @pytest.mark.parametrize("tp_degree", [1, 2])
@@ -85,7 +86,8 @@ def test_logits_in_chunks_never_exist_whole(tp_degree):
     assert chunked.left_at_loss == tokens * 64 * 4  # what the norm leaves
     head_gradients = 3 * 4 * chunked.weights[-1].own  # of a chunk, and the sum before and after it
     assert head_gradients < chunked.loss_peak < head_gradients + logits / 2
-    assert chunked.traffic[-1] == whole.traffic[-1]
+    again = chunked.traffic[-1].sent_backward - whole.traffic[-1].sent_backward
+    assert again == chunked.traffic[-1].sent_forward == whole.traffic[-1].sent_forward  # of the cross entropy alone
 
 
 def test_a_gpu_makes_no_copies_of_the_logits_in_fp32():
@@ -103,6 +105,11 @@ def test_a_block_makes_more_than_it_keeps_and_as_many_results_whatever_its_rows(
 
 def test_a_fused_lstm_is_not_counted_step_by_step():
     assert {layer.kernels for layer in profile(setting("lstm")).layers[1:-1]} == {0}
+
+
+def test_a_fused_lstm_has_a_plan_under_every_recompute():
+    none, selective = (sum(kept(profile(setting("lstm", recompute=recompute)))) for recompute in ("none", "selective"))
+    assert 0 < selective < none
 
 
 @pytest.mark.parametrize(("recompute", "between"), [("none", 4), ("full", 1)])

@@ -1,11 +1,24 @@
 """Bytes of a rank: partitions, micro-batches in flight, and the worst moment."""
 
+import inspect
+
 import pytest
 
-from hierlm.plan.zero_memory import Kind, holdings
+from hierlm.plan.zero_memory import ENGINE_BUFFER, MOST_GATHERED, Kind, holdings
 from tests.plan.making import estimator
 
 VALUES = 1000
+
+
+def test_what_is_not_set_in_a_run_is_as_deepspeed_has_it():
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    import hierlm.parallel.light_imports  # noqa: F401 - first: it tells DeepSpeed what it runs on
+
+    assert DeepSpeedZeroConfig().max_live_parameters == MOST_GATHERED
+    reduction = inspect.signature(DeepSpeedEngine.buffered_allreduce_fallback).parameters
+    assert reduction["elements_per_buffer"].default == ENGINE_BUFFER
 
 
 def held(**changes):

@@ -11,6 +11,7 @@ from hierlm.plan.device import PRODUCT_SHARE
 from hierlm.plan.layer_memory import profile
 from hierlm.plan.plan import make_plan
 from hierlm.plan.text import WIDTH, show
+from launcher.commands.plan import SLICES_AS_A_RUN
 from tests.conftest import ROOT, hierlm
 
 LARGE = [
@@ -30,7 +31,9 @@ PAPERS = [sorted(folder.glob("*.yaml"))[0] for folder in FOLDERS]
 
 
 def test_json_is_one_document_with_the_promised_parts(tmp_path: Path):
-    done = hierlm("plan", TINY, "--device", "cpu", "--json", cwd=tmp_path)
+    sliced = ("parallel.tensor_parallel_degree=2", "parallel.sequence_parallel=true")
+    done = hierlm("plan", TINY, *sliced, "--device", "cpu", "--json", cwd=tmp_path)
+    assert done.stderr == f"{SLICES_AS_A_RUN}\n"  # and nothing of what others warn of
     plan = json.loads(done.stdout)
     assert plan["fits"] is True and plan["parameters"] > 0 and plan["stage_cut"]["imbalance"] == 0
     assert set(plan["phases"][0]["flops_per_token"]) == {"forward", "backward", "recompute"}

@@ -8,12 +8,12 @@ The bias of every pair is needed at once, so this kind costs O(H * Q * S) memory
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hierlm.nn.attention.multi_head import Attention, KeyValues
 from hierlm.nn.attention.positions import sinusoids
 from hierlm.nn.attention.visibility import Rule
+from hierlm.nn.kernels.attend import attend_under
 from hierlm.nn.kernels.linear import Linear
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.shape import BlockShape
@@ -41,7 +41,7 @@ class OffsetAttention(Attention):
         bias = self._bias((queries + position) * self.head_dim**-0.5, seen.num_keys, rule=rule, stride=stride)
         if self.weights_dropout is not None and self.weights_dropout.is_active:
             return self.weights_dropout.attend(queries + content, seen.keys, seen.values, bias=bias)
-        return F.scaled_dot_product_attention(queries + content, seen.keys, seen.values, attn_mask=bias)
+        return attend_under(queries + content, seen.keys, seen.values, mask=bias)
 
     def _bias(self, queries: Tensor, num_keys: int, *, rule: Rule, stride: int) -> Tensor:
         """[B, H, Q, S]: the position term of visible pairs, else -inf; nothing else of its size outlives it."""

@@ -7,23 +7,21 @@ no fused kernel takes a bias that learns. It costs one product with the U projec
 distances of neighbouring keys differ by one, the relative shift (appendix B) puts every value in its place.
 """
 
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.nn.attention.heads import joined
 from hierlm.nn.attention.positions import relative_shift, sinusoids
 from hierlm.nn.attention.weights_dropout import WeightsDropout
 from hierlm.nn.basic.dropout import SharedDropout
+from hierlm.nn.kernels.attend import Operands, attend_by_distance
 from hierlm.nn.kernels.linear import Linear
-from hierlm.nn.kernels.relative_blocks import Operands, attend_in_tiles
 from hierlm.nn.memory.slots import SegmentMemory
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.shape import Rate
-
-TILED_DEVICES = frozenset({"cpu"})  # their fused kernels take no bias that needs a gradient
 
 
 class Sight(NamedTuple):
@@ -154,19 +152,14 @@ class RelativeAttention(nn.Module):
         scale = self.head_dim**-0.5
         content = queries + self._split(self.content_bias(one))
         placed = (queries + self._split(self.position_bias(one))) * scale
-        if not self.attention_dropout.is_active and _is_best_tiled(content, sight):
-            operands = Operands(content * scale, placed, seen.keys, seen.values, seen.waves[0])
-            heads = attend_in_tiles(operands, sight.visible)
+        bias = partial(_bias, placed, seen.waves, sight)
+        if self.attention_dropout.is_active:
+            heads = self.attention_dropout.attend(content, seen.keys, seen.values, bias=bias())
         else:
-            bias = _bias(placed, seen.waves, sight)
-            heads = self._attended(content, seen, bias)
+            operands = Operands(content, placed, seen.keys, seen.values, seen.waves[0])
+            heads = attend_by_distance(operands, sight.visible, slides=sight.pairs is None, bias=bias)
         output: Tensor = self.output(joined(heads))
         return output
-
-    def _attended(self, content: Tensor, seen: Seen, bias: Tensor) -> Tensor:
-        if self.attention_dropout.is_active:
-            return self.attention_dropout.attend(content, seen.keys, seen.values, bias=bias)
-        return F.scaled_dot_product_attention(content, seen.keys, seen.values, attn_mask=bias)
 
     def _keys_values(self, x: Tensor, waves: Tensor) -> Seen:
         return Seen(self._split(self.key(x)), self._split(self.value(x)), waves)
@@ -178,13 +171,6 @@ class RelativeAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-
-def _is_best_tiled(queries: Tensor, sight: Sight) -> bool:
-    """Where the fused kernel would fall back to one operation after the other: a bias that learns, on a CPU."""
-    learns = torch.is_grad_enabled() and queries.requires_grad
-    is_plain = sight.pairs is None and not torch.compiler.is_compiling()
-    return learns and is_plain and queries.device.type in TILED_DEVICES
 
 
 def _bias(placed: Tensor, waves: Tensor, sight: Sight) -> Tensor:

@@ -20,6 +20,7 @@ from hierlm.nn.basic.dropout import Dropout, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
 from hierlm.nn.basic.initialisation import initialise
 from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.kernels.attend import attend_under
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.resampling.downsampling import Downsample, Downsampling
@@ -139,11 +140,11 @@ class RetinaRule:
         num_blocks = -(-num_queries // length)
         queries = F.pad(queries, (0, 0, 0, num_blocks * length - num_queries))
         units, visible = self._units(num_blocks, length, num_queries)
-        out = F.scaled_dot_product_attention(
+        out = attend_under(
             queries.reshape(batch * heads, num_blocks, length, head_dim).transpose(0, 1),
             self._gathered("keys", units),
             self._gathered("values", units),
-            attn_mask=visible[:, None],
+            mask=visible[:, None],
         )
         return out.transpose(0, 1).reshape(batch, heads, num_blocks * length, head_dim)[:, :, :num_queries]
 

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from hierlm.nn.attention.heads import like_projections
 from hierlm.nn.kernels.linear import leaves_avx512_idle, times
-
-DEVICES = frozenset({"cpu"})
-"""Where it may be used. A plan for a processor, taken to be this one, adds the device of tensors without data."""
+from hierlm.nn.kernels.prefixes import Prefixes
+from hierlm.nn.kernels.target import device_type
 
 MOST_QUERIES, LEAST_QUERIES = 256, 128
 """Of a block but a row's last. Many multiply many hidden pairs, few make products that a call's overhead outweighs."""
@@ -36,25 +35,13 @@ def is_fastest(queries: Tensor, keys: Tensor) -> bool:
     """Whether `attend_to_prefix` is the fastest way for these."""
     return (
         not torch.compiler.is_compiling()  # it chooses its own kernels
-        and queries.device.type in DEVICES
+        and device_type(queries) == "cpu"
         and queries.dtype == keys.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and queries.shape[-2] >= ENOUGH_QUERIES
         and keys.shape[-2] * keys.shape[-1] >= ENOUGH_KEY_NUMBERS * torch.get_num_threads()
         and leaves_avx512_idle()
     )
-
-
-class Prefixes(NamedTuple):
-    """Query i sees the first ((first + i) // run + 1) * rise keys."""
-
-    first: int
-    run: int  # queries that see the same
-    rise: int  # keys that the next of them see more
-
-    def num_visible(self, query: int) -> int:
-        """At least `rise`."""
-        return ((self.first + query) // self.run + 1) * self.rise
 
 
 class Block(NamedTuple):
@@ -91,10 +78,7 @@ def _gradients(  # noqa: PLR0917
     of_output: Tensor, output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, first: int, run: int, rise: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the queries [B, H, Q, K], the keys and the values [B, H, S, K]."""
-    found, blocks = (
-        _room(queries, keys, values),
-        _blocks(Prefixes(first, run, rise), num_queries=queries.shape[2]),
-    )
+    found, blocks = _room(queries, keys, values), _blocks(Prefixes(first, run, rise), num_queries=queries.shape[2])
     for head in _heads(queries):
         to, saved = (x[head] for x in found), (x[head] for x in (of_output, output, queries, keys, values))
         _differentiate(Gradients(*to), Saved(*saved), blocks)

@@ -18,13 +18,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hierlm.nn.attention.heads import like_projections
+from hierlm.nn.kernels.target import device_type
 
 QUERIES_PER_TILE = 64
 TILE_BYTES_PER_THREAD = 2**18  # half a second-level cache: the scores and the shares made of them
 
 
 class Operands(NamedTuple):
-    """What the scores are made of; content and placed queries are scaled and have their biases."""
+    """What the scores are made of; queries have their biases, the placed ones are scaled.
+
+    `attend_in_tiles` wants the content queries scaled too.
+    """
 
     content: Tensor  # [B, H, T, K]
     placed: Tensor  # [B, H, T, K]
@@ -75,6 +79,12 @@ class Tile(NamedTuple):
         num_heads, num_queries, stride = room.shape
         size = (num_heads, num_queries, self.num_keys)
         return room.as_strided(size, (num_queries * stride, stride - 1, 1), num_queries - 1)
+
+
+def is_fastest(operands: Operands) -> bool:
+    """Where the fused kernel would fall back to one operation after the other: a bias that learns, on a CPU."""
+    learns = torch.is_grad_enabled() and operands.content.requires_grad
+    return learns and not torch.compiler.is_compiling() and device_type(operands.content) == "cpu"
 
 
 def attend_in_tiles(operands: Operands, visible: Tensor) -> Tensor:

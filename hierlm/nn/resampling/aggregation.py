@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.nn.attention.multi_head import Attention, KeyValues
@@ -16,6 +15,7 @@ from hierlm.nn.basic.dropout import Dropout, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
 from hierlm.nn.basic.initialisation import initialise
 from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.kernels.attend import attend_under
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.parameter_kinds import Kind
 from hierlm.nn.shape import BlockShape
@@ -32,7 +32,7 @@ class EndedBy:
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """[B, H, Q, K]."""
         mask = self.last_tokens[None, :] <= self.tokens[:, None]
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        return attend_under(queries, keys, values, mask=mask)
 
 
 class Progress(NamedTuple):

@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from hierlm.nn.attention.visibility import Causal, GroupsSoFar, OnePerGroup, Rule
 from hierlm.nn.kernels import linear, prefix_attention
 from hierlm.nn.kernels.prefix_attention import attend_to_prefix
+from hierlm.nn.kernels.target import standing_for
 from hierlm.nn.layer import Layer
 from hierlm.nn.stream import Stream
 from hierlm.parallel.recompute import run_layers
-from hierlm.plan.attention_kernel import fused_attention
 from hierlm.plan.live_bytes import LiveBytes
 from tests.benchmarks.memory import peak_tensor_bytes
 
@@ -129,11 +129,13 @@ def test_autocast_is_obeyed():
         assert not prefix_attention.is_fastest(*operands(40, 40)[:2])
 
 
-def test_a_compiler_is_given_the_whole():
+@pytest.mark.parametrize(("rule", "num_queries", "num_keys"), [*CASES, (Causal(BLOCK), 40, 40)])
+def test_a_compiler_is_given_the_whole(rule, num_queries, num_keys):
     """One graph, in which it chooses its own kernels."""
-    inputs = operands(40, 40)
-    found = torch.compile(Causal().attend, backend="eager", fullgraph=True)(*inputs)
-    torch.testing.assert_close(found, Causal().attend(*inputs))
+    torch.compiler.reset()
+    inputs = operands(num_queries, num_keys)
+    found = torch.compile(rule.attend, backend="eager", fullgraph=True)(*inputs)
+    torch.testing.assert_close(found, rule.attend(*inputs))
 
 
 def test_it_is_an_operation_like_those_of_torch():
@@ -145,7 +147,7 @@ def bytes_held(device: str) -> tuple[int, int]:
     """Beside the inputs: between the passes, and with the gradients."""
     inputs, live = operands(40, 40, device=device), LiveBytes()
     live.ignore(inputs)
-    with fused_attention(on_gpu=False), live:
+    with standing_for("cpu"), live:
         output = Causal().attend(*inputs)
         between = live.now
         output.sum().backward()
@@ -184,9 +186,9 @@ def test_its_pairs_are_counted_as_those_of_other_kernels():
 
 def test_a_plan_for_a_gpu_does_not_take_it():
     inputs = operands(40, 40, device="meta")[:2]
-    for on_gpu in (True, False):
-        with fused_attention(on_gpu=on_gpu):
-            assert prefix_attention.is_fastest(*inputs) != on_gpu
+    for target, suits in (("cuda", False), ("cpu", True)):
+        with standing_for(target):
+            assert prefix_attention.is_fastest(*inputs) == suits
     assert not prefix_attention.is_fastest(*inputs)
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from hierlm.nn.attention import relative_attention
 from hierlm.nn.attention.relative_attention import (
     RelativeAttention,
     Sight,
@@ -33,7 +32,7 @@ def at_once(monkeypatch):
 
     def call(function, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(relative_attention, "TILED_DEVICES", set())
+            patch.setattr(relative_blocks, "is_fastest", lambda _: False)
             return function(*args)
 
     return call
@@ -176,7 +175,7 @@ def _is_tiled(attention, x, past, sight, monkeypatch) -> bool:
         calls.append(args)
         return attend_in_tiles(*args)
 
-    monkeypatch.setattr(relative_attention, "attend_in_tiles", counted)
+    monkeypatch.setattr(relative_blocks, "attend_in_tiles", counted)
     attention(x, past, sight)
     return bool(calls)
 

@@ -60,7 +60,7 @@ def test_every_form_equals_the_stepped_one(dtype, tolerance, length, chunk_lengt
 def test_products_of_another_library_make_no_difference(monkeypatch):
     """As on an AMD processor, however small."""
     results, made, times = [], [], linear.times
-    monkeypatch.setattr("hierlm.nn.recurrent.legendre_memory.times", lambda *of: made.append(1) or times(*of))
+    monkeypatch.setattr("hierlm.nn.kernels.shared_product.times", lambda *of: made.append(1) or times(*of))
     for is_used in (False, True):
         monkeypatch.setattr(linear, "has_slow_blas", lambda is_used=is_used: is_used)
         monkeypatch.setattr(linear, "LEAST_MULTIPLICATIONS", 1)
