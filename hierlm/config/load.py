@@ -60,7 +60,7 @@ def check_mapping(
     readable = {**raw, "model": {"arch": "?"}} if arch_unknown else dict(raw)
     if of_optim:
         del readable["optim"]
-    config, found = checked(typed_run_config(config_class, optim_class), readable)
+    config, found = checked(typed_run_config(config_class, optim_class, raw=readable), readable)
     problems += of_plugins + of_optim + found + ([] if arch_unknown else _switch_problems(config_class, raw))
     if config is not None and not problems:
         conflicts = rules.conflicts(config)
@@ -132,12 +132,12 @@ def _config_class(part: object) -> tuple[type[ModelConfig], list[Problem]]:
 
 def _optim_class(part: object) -> tuple[type[OptimConfig], list[Problem]]:
     """The optimizer's own Config, or the default's and the reason."""
-    known, name = optimizers.names(), DEFAULT_OPTIMIZER
-    problems = list[Problem]()
+    name, problems = DEFAULT_OPTIMIZER, list[Problem]()
     if isinstance(part, Mapping) and (given_name := part.get("name", name)) != name:
-        if given_name in known:
+        if optimizers.is_known(given_name):
             name = given_name
         else:
+            known = optimizers.names()
             text = sentence(f"given {given(given_name)}", allowed=", ".join(known), near=nearest(given_name, known))
             problems = [Problem("optim.name", text)]
     config_class: type[OptimConfig] = optimizers.optimizer(name).Config

@@ -39,7 +39,7 @@ def repaired(
     for _ in range(MAX_ROUNDS):
         for path in paths:
             _mend(mapping, path.split("."))
-        config, problems = checked(typed_run_config(config_class, optim_class), mapping)
+        config, problems = checked(typed_run_config(config_class, optim_class, raw=mapping), mapping)
         if config is not None:
             return config
         paths = [problem.path for problem in problems]

@@ -1,5 +1,6 @@
 """RunConfig typed by the files that a user's words choose: architecture, optimizer, schedule of every phase."""
 
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Union
 
@@ -15,9 +16,24 @@ UNKNOWN = "?"
 """Tag of a curve whose `decay` names no file: the other fields are not held against it."""
 
 
-def typed_run_config(model: type[ModelConfig], optim: type[OptimConfig]) -> type[RunConfig[Any]]:
-    """The config of runs of one architecture and optimizer, with the schedules known now."""
-    return _typed(model, optim, tuple(schedules.names()))
+def typed_run_config(
+    model: type[ModelConfig], optim: type[OptimConfig], *, raw: Mapping[str, Any]
+) -> type[RunConfig[Any]]:
+    """The config of runs of one architecture and optimizer, with the schedules that the phases of `raw` name.
+
+    With all there are where one of them is unknown: the error lists them, and looking for all takes a while.
+    """
+    asked = [DEFAULT_DECAY, *_decays(raw)]
+    known = {str(name) for name in asked} if all(map(schedules.is_known, asked)) else schedules.names()
+    return _typed(model, optim, tuple(sorted(known)))
+
+
+def _decays(raw: Mapping[str, Any]) -> Iterator[object]:
+    phases = raw.get("phases")
+    for phase in phases if isinstance(phases, list | tuple) else ():
+        curve = phase.get("learning_rate") if isinstance(phase, Mapping) else None
+        if isinstance(curve, Mapping) and "decay" in curve:
+            yield curve["decay"]
 
 
 @cache

@@ -17,7 +17,7 @@ is refused after the first step.
 
 from types import ModuleType
 
-from hierlm.discovery import module_named, names_in
+from hierlm.discovery import is_named, module_named, names_in
 
 ALL_STAGES = (0, 1, 2, 3)
 
@@ -27,9 +27,14 @@ def names() -> list[str]:
     return names_in(__name__)
 
 
+def is_known(name: object) -> bool:
+    """Whether there is such an optimizer; a plugin's too."""
+    return is_named(name, package=__name__)
+
+
 def optimizer(name: str) -> ModuleType:
     """The module of one optimizer; ValueError names the known ones."""
-    if name not in names():
+    if not is_known(name):
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(names())}")
     return module_named(name, package=__name__)
 

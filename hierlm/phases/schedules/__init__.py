@@ -8,7 +8,7 @@ the update stands; and `Config`, a `LearningRateConfig` with the fields it has o
 from types import ModuleType
 from typing import NamedTuple
 
-from hierlm.discovery import module_named, names_in
+from hierlm.discovery import is_named, module_named, names_in
 
 
 class Progress(NamedTuple):
@@ -29,8 +29,13 @@ def names() -> list[str]:
     return names_in(__name__)
 
 
+def is_known(name: object) -> bool:
+    """Whether there is such a schedule; a plugin's too."""
+    return is_named(name, package=__name__)
+
+
 def schedule(name: str) -> ModuleType:
     """The module of one schedule; ValueError names the known ones."""
-    if name not in names():
+    if not is_known(name):
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(names())}")
     return module_named(name, package=__name__)
