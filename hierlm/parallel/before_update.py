@@ -14,6 +14,7 @@ from hierlm.parallel.seams.engine import Engine
 from hierlm.parallel.seams.optimizers import Bf16Optimizer, Stage3Optimizer, Stage12Optimizer
 from hierlm.parallel.seams.parameters import is_padding
 
+_NOT_GIVEN = object()
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
 
@@ -64,8 +65,8 @@ def look_before_update(engine: Engine, look: Callable[[], None]) -> None:
     """
     take_step = engine.take_step
 
-    def look_and_take(lr_kwargs: Any) -> Any:
+    def look_and_take(lr_kwargs: Any, block_eigenvalue: Any = _NOT_GIVEN) -> Any:  # 0.19.3 gives both
         look()
-        return take_step(lr_kwargs)
+        return take_step(lr_kwargs) if block_eigenvalue is _NOT_GIVEN else take_step(lr_kwargs, block_eigenvalue)
 
     engine.take_step = look_and_take

@@ -45,9 +45,7 @@ class Engine(Handle):
     zero_optimization = Method[Call]("whether there is a ZeRO optimizer")
     zero_optimization_partition_weights = Method[Call]("whether weights are partitioned: stage 3")
 
-    take_step = Replaced[Call](
-        "gradients are whole where it begins: they are looked at", takes=("lr_kwargs",), name="_take_model_step"
-    )
+    take_step = Replaced[Call]("gradients are whole where it begins: they are looked at", name="_take_model_step")
     clip_fp32_gradients = Replaced[Call]("it keeps no norm, and minds no value that is not finite", takes=())
     buffered_allreduce_fallback = Replaced[Call](
         "over one data-parallel rank it copies all gradients there and back", takes=("grads", "elements_per_buffer")
