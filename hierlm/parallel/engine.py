@@ -12,54 +12,36 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hierlm.config.run_config import RunConfig
-from hierlm.costs.cut import stage_cut
 from hierlm.models.assembly import (
-    canonical_kinds,
-    canonical_names,
     input_specs,
     is_recurrent,
-    layer_specs,
-    param_rules,
 )
 from hierlm.nn.inputs import NO_INPUTS, Inputs, neutral
 from hierlm.nn.layer import StepContext
-from hierlm.optim.build import build_optimizer, reset_optimizer
-from hierlm.optim.rules import own_terms
+from hierlm.optim.build import reset_optimizer
 from hierlm.parallel.before_update import Gradients, look_before_update
+from hierlm.parallel.build import build_module, engine_around
 from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.degrees import Degrees
-from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
-from hierlm.parallel.groups import Groups, start_groups
+from hierlm.parallel.groups import start_groups
 from hierlm.parallel.host_copies import HostCopies
-from hierlm.parallel.loss import require_head
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.micro_batch import MicroBatch, batch_of
-from hierlm.parallel.older_deepspeed import make_skip
 from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
 from hierlm.parallel.phase_switch import Kept, kept_over_switch, probe_rows, require_kept
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.process import ProcessInfo
 from hierlm.parallel.saving import HeldFiles, OpenFile, hold_engine, save_engine
-from hierlm.parallel.seams import engine as seam
 from hierlm.parallel.seams.optimizers import (
-    Bf16Optimizer,
     PartitionedOptimizer,
-    Stage12Optimizer,
-    show_norm,
-    skips_by_itself,
 )
 from hierlm.parallel.seams.parameters import stored
 from hierlm.parallel.seams.start import refuse_missing
-from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.skipped_steps import Skipped, are_finite, forget_lost_memories
-from hierlm.parallel.stage_3_linear import add_biases_out_of_place
-from hierlm.parallel.stage_model import build_stage, tensor_plan
-from hierlm.parallel.universal import INFO, SLICES, load_universal, require_names, universal_info
-from hierlm.parallel.zero import clip_norm, deepspeed_config, effective_stage
+from hierlm.parallel.universal import INFO, SLICES, load_universal
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Moment
-from hierlm.phases.trainable import trained_in
 
 TAG = "engine"
 """The folder DeepSpeed writes into, inside a checkpoint."""
@@ -95,10 +77,10 @@ class Engine:
         self.groups = start_groups(Degrees.of(config.parallel))
         self._phase = config.phases[0]
         self._input_specs = input_specs(config.model)
-        module = _build_module(config, self.groups).to(process.device)
+        module = build_module(config, self.groups).to(process.device)
         if config.train.compile:
             compile_layers(module.local_layers.values(), device=process.device)
-        self._engine, self._universal_info = _wrap(module, config, self._phase, groups=self.groups)
+        self._engine, self._universal_info = engine_around(module, config, self._phase, groups=self.groups)
         self.module: LossModule | Pipeline = self._engine.module
         passes = PipelinePasses if isinstance(self.module, Pipeline) else WholeModelPasses
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
@@ -332,76 +314,3 @@ class Engine:
     def _micro_batches(self, tokens: Tensor, targets: Tensor, inputs: Inputs) -> list[MicroBatch]:
         batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device)
         return batch.split(self._micro_batch_size)
-
-
-def _build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeline:
-    shares = TokenShares(groups) if config.parallel.sequence_parallel else None
-    chunk_tokens = config.train.loss_chunk_tokens
-    if chunk_tokens is not None:
-        require_head(layer_specs(config.model)[-1])
-    recompute = config.parallel.activation_recompute
-    module: LossModule | Pipeline
-    if groups.degrees["pipeline"] > 1:
-        boundaries = stage_cut(config).boundaries
-        module = Pipeline(
-            config.model,
-            seed=config.seed,
-            boundaries=boundaries,
-            groups=groups,
-            recompute=recompute,
-            shares=shares,
-            loss_chunk_tokens=chunk_tokens,
-        )
-    else:
-        everything = range(len(layer_specs(config.model)))
-        built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups)
-        module = LossModule(built.layers, recompute=recompute, shares=shares, loss_chunk_tokens=chunk_tokens)
-    if shares is not None:
-        shares.require_some(groups.pipeline)
-    return module
-
-
-def _wrap(
-    module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseConfig, *, groups: Groups
-) -> tuple[seam.Engine, dict[str, Any]]:
-    """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
-    names = canonical_names(config.model)
-    trained = trained_in(names, config.phases)
-    rules = {f"PARAM_RULES of {config.model.arch}": param_rules(config.model), "optim.rules": config.optim.rules}
-    own = own_terms(names, rules)
-    optimizer = build_optimizer(config.optim, module, kinds=canonical_kinds(config.model), trained_in=trained, own=own)
-    model = config.model
-    info = universal_info(
-        module,
-        optimizer,
-        plan=tensor_plan(model),
-        vocab_size=model.vocab_size,
-        pipeline=groups.pipeline,
-        tp_degree=groups.degrees["tensor"],
-    )
-    require_names(info, names)
-    num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    settings = deepspeed_config(config, phase, num_parameters=num_parameters)
-    if effective_stage(config) == 3:
-        add_biases_out_of_place()
-    mpu = None if isinstance(module, Pipeline) else groups  # a pipeline brings its own
-    engine = seam.start_engine(module, optimizer, mpu=mpu, settings=settings)
-
-    def clip_and_keep_norm() -> None:
-        # DeepSpeed clips fp32 gradients at stage 0 without keeping the norm or minding what it is; `_take_model_step`
-        # looks for both here, where its own optimizers have them
-        norm = clip_gradients(engine.module.parameters(), max_norm=clip_norm(config), groups=groups)
-        show_norm(engine.optimizer, norm)
-        engine.optimizer.skip_if(engine.optimizer.overflow)
-
-    engine.clip_fp32_gradients = clip_and_keep_norm
-    if isinstance(module, Pipeline) and isinstance(engine.optimizer, Stage12Optimizer):
-        partitioned = engine.optimizer
-        partitioned.scaled_global_norm = lambda norm_type=2: partitioned_norm(partitioned, groups)
-    if engine.zero_optimization():
-        (notice_replicas if skips_by_itself() else make_skip)(engine.optimizer, groups)
-    if groups.degrees["data"] == 1 and not isinstance(engine.optimizer, Bf16Optimizer):
-        # it would copy all gradients into a buffer, reduce them over one rank, and copy them back; what is left is that
-        # parameters without gradient get zeros, as they do where there is something to reduce
-        engine.buffered_allreduce_fallback = lambda grads=None, elements_per_buffer=0: engine.gradients_for_reduction()
-    return engine, info
