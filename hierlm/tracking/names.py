@@ -38,7 +38,7 @@ FIELDS = frozenset(
     | {LEARNING_RATE, GRAD_NORM, TOKENS_PER_SECOND, STEP_SECONDS, DATA_WAIT_FRACTION, DEVICE_MEMORY_BYTES}
     | {SHARE_OF_PEAK, SOURCES, WEIGHT, EVAL_SECONDS, "skipped_steps", "peak_kind"}
 )
-"""What logged steps and evaluations hold of their own; whatever else they hold is reported by layers."""
+"""What logged steps and evaluations hold of their own; what else they hold, but for gradient norms of layers, is what layers report."""
 
 _NOT_METRICS = frozenset({STEP, TIME})
 
@@ -80,7 +80,8 @@ def metric_values(record: Record) -> dict[str, float]:
 
 def reported(record: Record) -> dict[str, float]:
     """What layers reported in a logged step or an evaluation: losses first, then metrics, by name."""
-    found = [name for name, value in record.items() if name not in FIELDS and _is_number(value)]
+    others = (name for name in record if name not in FIELDS and not name.startswith(GRAD_NORM_OF_LAYERS))
+    found = [name for name in others if _is_number(record[name])]
     return {name: float(record[name]) for name in sorted(found, key=lambda name: (LAYER_LOSS not in name, name))}
 
 

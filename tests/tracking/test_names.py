@@ -2,7 +2,7 @@
 
 import pytest
 
-from hierlm.tracking.names import metric_values, of_stream, reported, stream, stream_and_field
+from hierlm.tracking.names import grad_norm_of_layer, metric_values, of_stream, reported, stream, stream_and_field
 
 RECORDS = [
     {"kind": "train", "step": 3, "loss": 1.5},
@@ -42,6 +42,7 @@ def test_each_source_of_a_mixture_has_metrics_of_its_own() -> None:
 
 def test_what_layers_report_is_told_from_the_records_own_fields() -> None:
     own = {"kind": "train", "step": 3, "loss": 2.0, "grad_norm": 1.0, "skipped_steps": 0, "peak_kind": "measured"}
+    own |= {grad_norm_of_layer(3): 0.5}
     layers = {"boundary_rate": 0.2, "loss/total": 2.5, "loss/boundary": 0.5}
     found = reported({**own, **layers, "unknown": None, "is_odd": True})
     assert found == layers and list(found) == ["loss/boundary", "loss/total", "boundary_rate"]
