@@ -38,7 +38,7 @@ FIELDS = frozenset(
     | {LEARNING_RATE, GRAD_NORM, TOKENS_PER_SECOND, STEP_SECONDS, DATA_WAIT_FRACTION, DEVICE_MEMORY_BYTES}
     | {SHARE_OF_PEAK, SOURCES, WEIGHT, EVAL_SECONDS, "skipped_steps", "peak_kind"}
 )
-"""What logged steps and evaluations hold of their own; what else they hold, but for gradient norms of layers, is what layers report."""
+"""What logged steps and evaluations hold of their own; what else they hold layers report, gradient norms of layers apart."""
 
 _NOT_METRICS = frozenset({STEP, TIME})
 
