@@ -38,7 +38,7 @@ FIELDS = frozenset(
     | {LEARNING_RATE, GRAD_NORM, TOKENS_PER_SECOND, STEP_SECONDS, DATA_WAIT_FRACTION, DEVICE_MEMORY_BYTES}
     | {SHARE_OF_PEAK, SOURCES, WEIGHT, EVAL_SECONDS, "skipped_steps", "peak_kind"}
 )
-"""What logged steps and evaluations hold of their own; what else they hold layers report, gradient norms of layers apart."""
+"""What logged steps and evaluations hold of their own; the rest, but for norms of gradients, is what layers report."""
 
 _NOT_METRICS = frozenset({STEP, TIME})
 
