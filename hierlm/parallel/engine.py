@@ -27,7 +27,7 @@ from hierlm.parallel.groups import start_groups
 from hierlm.parallel.host_copies import HostCopies
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
-from hierlm.parallel.micro_batch import MicroBatch, batch_of
+from hierlm.parallel.micro_batch import batch_of
 from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
 from hierlm.parallel.phase_switch import Kept, kept_over_switch, probe_rows, require_kept
 from hierlm.parallel.pipeline import Pipeline
@@ -126,18 +126,22 @@ class Engine:
         moment: Moment,
         starts: Tensor | None = None,
         inputs: Inputs = NO_INPUTS,
+        weights: Tensor | None = None,
     ) -> StepResult:
         """One optimizer step on this process's rows: tokens, targets int64 [rows, T].
 
         Left out, and counted in `skipped`, when loss or gradient is not finite anywhere.
         `starts` bool [rows], for recurrent models: the row begins a new stream, its memory is forgotten.
         `inputs`: what else the batch says of these rows, by name; what the model has a rule for may be missing.
+        `weights` fp32 [rows, T]: how much each target counts, and then on every rank; the loss is sum(w nats) / sum(w)
+        over the global batch. By default all count alike.
         """
         if starts is not None:  # before the switches: a new memory length must not meet an old one
             self._passes.training_lanes.forget(starts)
         self._begin_step(moment)
         self._moment = moment
-        loss = self._passes.train(self._micro_batches(tokens, targets, inputs), step=moment.step)
+        batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device, weights=weights)
+        loss = self._passes.train(batch.split(self._micro_batch_size), step=moment.step)
         is_skipped = bool(self._engine.optimizer.overflow)  # the same on all ranks
         self.skipped = self.skipped.after(is_skipped)
         if is_skipped and is_recurrent(self.config.model):
@@ -310,7 +314,3 @@ class Engine:
         tokens, targets = probe_rows(self.config.model.vocab_size, device=self.process.device)
         evaluated = self.evaluate(tokens, targets, inputs=self.neutral_inputs(tokens))
         return kept_over_switch(self._engine, self._passes.training_lanes, evaluated=evaluated)
-
-    def _micro_batches(self, tokens: Tensor, targets: Tensor, inputs: Inputs) -> list[MicroBatch]:
-        batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device)
-        return batch.split(self._micro_batch_size)

@@ -17,6 +17,7 @@ class MicroBatch(NamedTuple):
 
     inputs: Inputs  # `tokens` int64 [B, T], and what else the architecture reads
     targets: Tensor  # int64 [B, T]
+    weights: Tensor | None = None  # fp32 [B, T]: how much each target counts; None: all alike
 
     @property
     def tokens(self) -> Tensor:
@@ -33,13 +34,21 @@ class MicroBatch(NamedTuple):
 
     def split(self, num_rows: int) -> "list[MicroBatch]":
         """Micro-batches of so many rows."""
-        parts = zip(split_rows(self.inputs, num_rows), self.targets.split(num_rows), strict=True)
-        return [MicroBatch(*part) for part in parts]
+        inputs, targets = split_rows(self.inputs, num_rows), self.targets.split(num_rows)
+        weights = [None] * len(targets) if self.weights is None else self.weights.split(num_rows)
+        return [MicroBatch(*part) for part in zip(inputs, targets, weights, strict=True)]
 
 
 def batch_of(
-    specs: InputSpecs, tokens: Tensor, targets: Tensor, inputs: Mapping[str, Tensor], *, device: torch.device
+    specs: InputSpecs,
+    tokens: Tensor,
+    targets: Tensor,
+    inputs: Mapping[str, Tensor],
+    *,
+    device: torch.device,
+    weights: Tensor | None = None,
 ) -> MicroBatch:
     """All rows at once, on the device; inputs that are missing are made by their rules."""
     named = completed(specs, tokens, inputs)
-    return MicroBatch(moved(named, device), targets.to(device, non_blocking=True))
+    counted = None if weights is None else weights.to(device, torch.float32, non_blocking=True)
+    return MicroBatch(moved(named, device), targets.to(device, non_blocking=True), counted)

@@ -15,6 +15,7 @@ from hierlm.parallel.micro_batch import MicroBatch
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.report_totals import ReportTotals
 from hierlm.parallel.skipped_steps import spoiling_if_not_finite
+from hierlm.parallel.weighting import part_of_loss, scale_of
 
 
 class Passes(Protocol):
@@ -25,7 +26,7 @@ class Passes(Protocol):
     evaluation_reports: ReportTotals  # since they were cleared
 
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
-        """One optimizer step; the mean loss of this data-parallel rank's rows, nats per token."""
+        """One optimizer step; this data-parallel rank's part of its loss, nats per token: the mean over ranks is it."""
 
     def evaluate(self, batch: MicroBatch, *, continues: bool) -> Tensor:
         """Nats of every token, fp32 [rows, T], on every rank; `continues` carries the memory of the call before."""
@@ -42,6 +43,7 @@ class WholeModelPasses:
 
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
         losses, row = [], first_row(micro_batches, dp_rank=self._groups.dp_rank)
+        scale = scale_of(micro_batches, groups=self._groups)
         self.training_reports.clear()
         for index, batch in enumerate(micro_batches):
             memories = self.training_lanes.get(index, num_rows=batch.num_rows)
@@ -50,7 +52,7 @@ class WholeModelPasses:
             self.training_lanes.put(index, updated)
             self.training_reports.add_rows(batch.num_rows)
             self.training_reports.add(reports, rows=None)
-            loss = nats.mean()
+            loss = part_of_loss(nats, batch.weights, scale)
             self._engine.backward(spoiling_if_not_finite(beside(loss, weighted_loss(reports))))
             self._engine.step()
             losses.append(loss.detach())
@@ -86,7 +88,10 @@ class PipelinePasses:
         draws = (self._seed, step, first_row(micro_batches, dp_rank=self._groups.dp_rank))
         self.training_reports.clear()
         self.training_reports.add_rows(sum(batch.num_rows for batch in micro_batches))
-        self._module.begin_pass(micro_batches, draws=draws, lanes=self.training_lanes, reports=self.training_reports)
+        scale = scale_of(micro_batches, groups=self._groups)
+        self._module.begin_pass(
+            micro_batches, draws=draws, lanes=self.training_lanes, reports=self.training_reports, scale=scale
+        )
         self._engine.micro_batches = len(micro_batches)
         self._engine.train_batch(_for_the_ends(micro_batches))
         loss: Tensor = self._engine.dp_group_loss

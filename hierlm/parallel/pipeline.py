@@ -31,6 +31,7 @@ from hierlm.parallel.seams.stages import StagedModule, Tied
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.skipped_steps import spoiling_if_not_finite
 from hierlm.parallel.stage_model import build_stage, set_parameter
+from hierlm.parallel.weighting import part_of_loss
 
 
 class Pipeline(StagedModule):
@@ -54,6 +55,7 @@ class Pipeline(StagedModule):
         self._micro_index = 0
         self._batches: Sequence[MicroBatch] = ()
         self._reports: ReportTotals | None = None
+        self._scale: Tensor | None = None
         self._added: Tensor | None = None  # to the loss of the micro-batch that is on its way through the last stage
         self._unpacker = Unpacker()
         self._shapers = _layers_that_draw_shapes(config)
@@ -70,14 +72,22 @@ class Pipeline(StagedModule):
         return tuple(layer.train(training).drawn_shape for layer in self._shapers)
 
     def begin_pass(
-        self, micro_batches: Sequence[MicroBatch], *, draws: DrawKey | None, lanes: MemoryLanes, reports: ReportTotals
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        draws: DrawKey | None,
+        lanes: MemoryLanes,
+        reports: ReportTotals,
+        scale: Tensor | None = None,
     ) -> None:
         """Before the micro-batches of one step or evaluation: `draws` is the first one's, None for no random draws.
+
+        `scale`: of their losses, where targets count unequally (`hierlm.parallel.weighting`).
 
         Every stage has them all, so that what they say of their rows is at hand wherever a layer stands.
         """
         self._draws, self._lanes, self._micro_index = draws, lanes, 0
-        self._batches, self._reports = micro_batches, reports
+        self._batches, self._reports, self._scale = micro_batches, reports, scale
 
     def forget_shapes(self) -> None:
         """What travels in the next pass has other shapes than before."""
@@ -141,12 +151,15 @@ class Pipeline(StagedModule):
         return _tied_over_stages(self.local_layers, shared_weights(self._config), self.boundaries, self.groups)
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Training: the mean, nats per token, beside it the gradient of what this stage's layers report.
+        """Training: this micro-batch's part of the loss, nats per token, beside it the gradient of what layers here report.
 
         Evaluation: every token's nats [B, T], 0 where the target is negative.
         """
         nats = self._end.losses(hidden, targets)
-        return spoiling_if_not_finite(beside(nats.mean(), self._added)) if self.training else nats
+        if not self.training:
+            return nats
+        part = part_of_loss(nats, self._batches[self._micro_index - 1].weights, self._scale)
+        return spoiling_if_not_finite(beside(part, self._added))
 
 
 def _layers_that_draw_shapes(config: ModelConfig) -> tuple[Layer, ...]:

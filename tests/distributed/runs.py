@@ -68,6 +68,7 @@ class Run:
     layout: Layout = ALONE
     how: tuple[str, ...] = ()  # more of what may make no difference
     restarts: Mapping[int, Sequence[int]] = field(default_factory=dict)  # step -> rows that begin a new stream
+    counted: float | None = None  # share of the targets that count, unevenly over rows; None: all, alike
 
     @property
     def words(self) -> list[str]:
@@ -163,7 +164,8 @@ def _train(run: Run, process: Any, folder: Path) -> dict[str, Any]:
         tokens, targets = _text(size, length, vocab_size=config.model.vocab_size, seed=step)
         anew = torch.tensor([step == 0 or row in run.restarts.get(step, ()) for row in mine])
         starts = {"starts": anew} if recurrent else {}
-        result = engine.train_step(tokens[mine], targets[mine], moment=moment, **starts)
+        weights = None if run.counted is None else _weights(size, length, share=run.counted, seed=step)[mine]
+        result = engine.train_step(tokens[mine], targets[mine], moment=moment, weights=weights, **starts)
         measured = engine.measured(result)
         steps.append((measured.loss, float(result.grad_norm)))
         reported.append(measured.reported)
@@ -180,6 +182,15 @@ def _train(run: Run, process: Any, folder: Path) -> dict[str, Any]:
 def _text(count: int, length: int, *, vocab_size: int, seed: int) -> tuple[Tensor, Tensor]:
     whole = torch.randint(vocab_size, (count, length + 1), generator=torch.Generator().manual_seed(seed))
     return whole[:, :-1], whole[:, 1:]
+
+
+def _weights(count: int, length: int, *, share: float, seed: int) -> Tensor:
+    """fp32 [count, length]: most are 0, the others between 0 and 1; the first row has nearly all that count."""
+    generator = torch.Generator().manual_seed(2000 + seed)
+    chance = torch.full((count, 1), share / 2)
+    chance[0] = min(1.0, share * count / 2)
+    counts = torch.rand(count, length, generator=generator) < chance
+    return torch.where(counts, torch.rand(count, length, generator=generator), 0.0)
 
 
 def _results(folder: Path, number: int, world_size: int) -> list[dict[str, Any]]:
