@@ -151,7 +151,7 @@ class Pipeline(StagedModule):
         return _tied_over_stages(self.local_layers, shared_weights(self._config), self.boundaries, self.groups)
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Training: this micro-batch's part of the loss, nats per token, beside it the gradient of what layers here report.
+        """Training: this micro-batch's part of the loss, nats per token, beside it the gradient of layers report.
 
         Evaluation: every token's nats [B, T], 0 where the target is negative.
         """
