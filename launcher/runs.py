@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
+from hierlm import metric_names
 from hierlm.errors import UserError
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
-from hierlm.tracking import names
 from hierlm.tracking.jsonl import read_new_records, read_records
 from launcher.run_state import Evidence, State, count_attempts, judge
 from launcher.slurm import client
@@ -116,17 +116,17 @@ def status_of(run_dir: RunDir, *, queue: Sequence[client.QueuedJob] | None, clus
     )
     verdict = judge(evidence)
     timeline, last = _timeline(run_dir.config, run_dir.config.stat().st_mtime_ns), _last_step(run_dir)
-    rate = last.get(names.TOKENS_PER_SECOND)
-    left = timeline.num_tokens - last.get(names.TOKENS_SEEN, 0) if timeline else None
+    rate = last.get(metric_names.TOKENS_PER_SECOND)
+    left = timeline.num_tokens - last.get(metric_names.TOKENS_SEEN, 0) if timeline else None
     return RunStatus(
         run=run_dir.name,
         run_dir=run_dir.path,
         state=verdict.state,
         reason=verdict.reason,
-        phase=last.get(names.PHASE),
-        step=last.get(names.STEP),
+        phase=last.get(metric_names.PHASE),
+        step=last.get(metric_names.STEP),
         num_steps=timeline.num_steps if timeline else None,
-        loss=last.get(names.LOSS),
+        loss=last.get(metric_names.LOSS),
         tokens_per_second=rate,
         eta_seconds=left / rate if left is not None and rate and verdict.state == "running" else None,
         attempts=count_attempts(evidence),
@@ -160,4 +160,4 @@ def _last_step(run_dir: RunDir) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     records, _ = read_new_records(run_dir.metrics, offset=offset)
-    return next((record for record in reversed(records) if names.stream(record) == names.TRAIN), {})
+    return next((record for record in reversed(records) if metric_names.stream(record) == metric_names.TRAIN), {})

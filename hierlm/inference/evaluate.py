@@ -13,14 +13,15 @@ from data_pipeline.checks import evaluation_problems
 from data_pipeline.errors import DataError
 from data_pipeline.read.loader import IGNORED_TARGET, Split, open_split
 from data_pipeline.read.split import can_be_evaluated
+from hierlm import metric_names
+from hierlm.bits import perplexity
 from hierlm.errors import UserError
 from hierlm.inference.load_run import LoadedRun, load_run
 from hierlm.inference.remembering import AS_TRAINED, Remembering
 from hierlm.inference.windows import CarriedLanes, Passes, SlidingWindows
 from hierlm.models.assembly import State
 from hierlm.nn.inputs import NO_INPUTS, Inputs, moved
-from hierlm.tracking import names
-from hierlm.train.evaluation import EvaluationSums, Score, perplexity
+from hierlm.train.evaluation import EvaluationSums, Score
 from hierlm.train.loaded_inputs import wants_documents
 from hierlm.train.mixture_evaluation import with_headline
 
@@ -79,7 +80,7 @@ def evaluate(
         opened = open_split(path, split)
         passes = _passes(opened, loaded, reading)
         place = {"step": loaded.step, "phase": loaded.phase.name, "split": split, "data": path}
-        known = {**place, "name": name, names.WEIGHT: weight, **reading_record}
+        known = {**place, "name": name, metric_names.WEIGHT: weight, **reading_record}
         records.append({**known, **_scored(opened, passes, score=Scorer(loaded), progress=progress)})
     return records
 
@@ -87,10 +88,10 @@ def evaluate(
 def headline(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What several records of `evaluate` come to: their weighted mean, as training's evaluation has it, and all of
     them under `sources`."""
-    weights = {record["name"]: record[names.WEIGHT] for record in records}
+    weights = {record["name"]: record[metric_names.WEIGHT] for record in records}
     mean = with_headline({record["name"]: record for record in records}, weights=weights)
     common = {key: value for key, value in records[0].items() if key in _COMMON}
-    return {**common, **mean, names.SOURCES: [{**each} for each in mean[names.SOURCES].values()]}
+    return {**common, **mean, metric_names.SOURCES: [{**each} for each in mean[metric_names.SOURCES].values()]}
 
 
 def _scored(split: Split, passes: Passes, *, score: Score, progress: Callable[[int, int], None]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hierlm.metric_names import FIELDS, LAYER_LOSS
 from hierlm.nn.report import Finish, Report
 from hierlm.parallel.groups import Groups
-from hierlm.tracking.names import FIELDS, LAYER_LOSS
 
 LOSS = "loss"
 TOTAL = "total"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
+from hierlm import metric_names
 from hierlm.report import formats
 from hierlm.report.run_record import RunRecord
-from hierlm.tracking import names
 
 Value = float | str | None
 
@@ -59,9 +59,9 @@ COLUMNS = (
     Column("status", "status", "running, finished, stopped or failed"),
 )
 
-QUALITIES = (names.BITS_PER_DIMENSION, names.BITS_PER_BYTE)
+QUALITIES = (metric_names.BITS_PER_DIMENSION, metric_names.BITS_PER_BYTE)
 """What runs are judged by, before the loss: it does not depend on the tokenizer."""
-_OF_EVALUATIONS = (names.LOSS, names.PERPLEXITY, *QUALITIES)
+_OF_EVALUATIONS = (metric_names.LOSS, metric_names.PERPLEXITY, *QUALITIES)
 
 BY_KEY: Mapping[str, Column] = {column.key: column for column in COLUMNS}
 
@@ -82,7 +82,7 @@ def measures(run: RunRecord) -> dict[str, Value]:
 def quality_of(measured: Sequence[Mapping[str, Value]]) -> str:
     """The column to judge runs by: bits per dimension or byte if every run with a loss has it, else the loss."""
     known = [values for values in measured if values["loss"] is not None]
-    return next((key for key in QUALITIES if known and all(v[key] is not None for v in known)), names.LOSS)
+    return next((key for key in QUALITIES if known and all(v[key] is not None for v in known)), metric_names.LOSS)
 
 
 def _from_summary(run: RunRecord) -> dict[str, Value]:
@@ -91,7 +91,7 @@ def _from_summary(run: RunRecord) -> dict[str, Value]:
         return {}
     valid = {} if summary.valid is None else summary.valid.model_dump(exclude={"step"})
     plain = {key: getattr(summary, key) for key in BY_KEY if key in type(summary).model_fields and key != "seed"}
-    bits = (names.BITS_PER_BYTE, names.BITS_PER_DIMENSION)
+    bits = (metric_names.BITS_PER_BYTE, metric_names.BITS_PER_DIMENSION)
     test = {} if summary.test is None else {f"test_{name}": getattr(summary.test, name) for name in bits}
     return {**valid, **plain, "train_flops": summary.train_flops, **test}
 
@@ -103,9 +103,9 @@ def _from_records(run: RunRecord) -> dict[str, Value]:
     values: dict[str, Value] = {key: last.get(key) for key in _OF_EVALUATIONS}
     if train:
         values |= {key: train[-1].get(source) for key, source in (("steps", "step"), ("tokens_seen", "tokens_seen"))}
-        values["tokens_per_second"] = _typical(train, names.TOKENS_PER_SECOND)
+        values["tokens_per_second"] = _typical(train, metric_names.TOKENS_PER_SECOND)
         values["share_of_peak"] = _typical(train, "share_of_peak")
-        values["peak_device_memory_bytes"] = max(numbers(train, names.DEVICE_MEMORY_BYTES), default=None)
+        values["peak_device_memory_bytes"] = max(numbers(train, metric_names.DEVICE_MEMORY_BYTES), default=None)
     return values
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hierlm.tracking import names
+from hierlm import metric_names
 
 _THOUSANDS = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -43,20 +43,23 @@ def quality(value: float) -> str:
 
 def bits(record: Mapping[str, Any]) -> str:
     """What a record says of its loss in bits, in the unit its data is judged by."""
-    if names.BITS_PER_DIMENSION in record:
-        return f"bits/dim {record[names.BITS_PER_DIMENSION]:.4f}"
-    return f"bits/byte {record[names.BITS_PER_BYTE]:.4f}"
+    if metric_names.BITS_PER_DIMENSION in record:
+        return f"bits/dim {record[metric_names.BITS_PER_DIMENSION]:.4f}"
+    return f"bits/byte {record[metric_names.BITS_PER_BYTE]:.4f}"
 
 
 def reported(record: Mapping[str, Any]) -> list[str]:
     """What layers report beside the loss: `loss/boundary 0.4312`, `boundary_rate 0.1875`."""
-    return [f"{name} {value:.4g}" for name, value in names.reported(record).items()]
+    return [f"{name} {value:.4g}" for name, value in metric_names.reported(record).items()]
 
 
 def sources(record: Mapping[str, Any]) -> str:
     """What the numbers of an evaluation are the weighted mean of: `mean of 0.7 wiki 3.1024, 0.3 code 2.2310`."""
-    key = next((key for key in (names.BITS_PER_DIMENSION, names.BITS_PER_BYTE) if key in record), names.LOSS)
-    each = (f"{s[names.WEIGHT]:.3g} {name} {s[key]:.4f}" for name, s in record[names.SOURCES].items())
+    key = next(
+        (key for key in (metric_names.BITS_PER_DIMENSION, metric_names.BITS_PER_BYTE) if key in record),
+        metric_names.LOSS,
+    )
+    each = (f"{s[metric_names.WEIGHT]:.3g} {name} {s[key]:.4f}" for name, s in record[metric_names.SOURCES].items())
     return f"mean of {', '.join(each)}"
 
 

@@ -1,9 +1,9 @@
 """The gradient norms of layers over the steps, of a run with `train.log_gradient_norms`."""
 
+from hierlm.metric_names import GRAD_NORM_OF_LAYERS
 from hierlm.report.figures import Figure, color, layout
 from hierlm.report.run_record import RunRecord
 from hierlm.report.series import thinned, training_curve
-from hierlm.tracking.names import GRAD_NORM_OF_LAYERS
 
 _MOST_POINTS = 300  # per layer
 

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from hierlm.errors import UserError
+from hierlm.metric_names import EVAL, KIND, TRAIN
 from hierlm.report.summary import RunSummary, read_summary
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import read_records
-from hierlm.tracking.names import EVAL, KIND, TRAIN
 from hierlm.tracking.params import flatten
 
 Record = Mapping[str, Any]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hierlm import metric_names
 from hierlm.report import formats
 from hierlm.report.columns import BY_KEY, COLUMNS, QUALITIES, measures, numbers, quality_of
 from hierlm.report.figures import Figure, color, curves, layout
@@ -16,7 +17,6 @@ from hierlm.report.stage_balance import StageBalance
 from hierlm.report.stages import stage_document, stage_note, stage_panel, stage_rows, stage_table
 from hierlm.report.text import aligned
 from hierlm.report.time_split import PARTS, TimeSplit, time_split
-from hierlm.tracking import names
 
 _PART_COLORS = {  # what makes progress in green and blue, what is lost in red, the rest in quiet colours
     "compute": "#2a9d5c",
@@ -54,7 +54,7 @@ def text(run: RunRecord, *, balance: StageBalance | None) -> str:
     lines = aligned([["what", "value"], *map(list, shown)])
     if sources := last_sources(run):
         lines += ["", f"valid: {NOTE}", *(f"  {line}" for line in aligned(source_rows(sources)))]
-    lines += ["", f"training loss {_first_and_last(numbers(run.train, names.LOSS))}"]
+    lines += ["", f"training loss {_first_and_last(numbers(run.train, metric_names.LOSS))}"]
     lines += [f"training {name} {_first_and_last(numbers(run.train, name))}" for name in _reported(run.train)]
     lines += [f"valid {name} {value:.4f}" for name, value in _last_reported(run)["valid"].items()]
     split = time_split(run)
@@ -180,13 +180,13 @@ def _part(part: str, seconds: float, *, split: TimeSplit) -> dict[str, Any]:
 def _step_panels(run: RunRecord) -> list[Panel]:
     """One small plot per measured quantity that was logged."""
     asked = {
-        names.TOKENS_PER_SECOND: ("throughput", "tokens/s"),
-        names.STEP_SECONDS: ("time of a step", "s"),
-        names.DATA_WAIT_FRACTION: ("share of a step spent waiting for data", ""),
-        names.DEVICE_MEMORY_BYTES: ("device memory", "bytes"),
-        names.SHARE_OF_PEAK: ("share of the device's peak", ""),
-        names.LEARNING_RATE: ("learning rate", ""),
-        names.GRAD_NORM: ("gradient norm before clipping", ""),
+        metric_names.TOKENS_PER_SECOND: ("throughput", "tokens/s"),
+        metric_names.STEP_SECONDS: ("time of a step", "s"),
+        metric_names.DATA_WAIT_FRACTION: ("share of a step spent waiting for data", ""),
+        metric_names.DEVICE_MEMORY_BYTES: ("device memory", "bytes"),
+        metric_names.SHARE_OF_PEAK: ("share of the device's peak", ""),
+        metric_names.LEARNING_RATE: ("learning rate", ""),
+        metric_names.GRAD_NORM: ("gradient norm before clipping", ""),
     }
     panels = [
         Panel(caption, _line(run, field, unit=unit)) for field, (caption, unit) in asked.items() if _has(run, field)
@@ -196,13 +196,13 @@ def _step_panels(run: RunRecord) -> list[Panel]:
 
 def _reported(records: Sequence[Record]) -> list[str]:
     """What layers reported in any of these records, by name."""
-    return list(dict.fromkeys(name for record in records for name in names.reported(record)))
+    return list(dict.fromkeys(name for record in records for name in metric_names.reported(record)))
 
 
 def _last_reported(run: RunRecord) -> dict[str, dict[str, float]]:
     """By the newest logged step and the newest evaluation of the valid split."""
     newest = {"train": run.train[-1:], "valid": run.evaluations("valid")[-1:]}
-    return {where: names.reported(records[0]) if records else {} for where, records in newest.items()}
+    return {where: metric_names.reported(records[0]) if records else {} for where, records in newest.items()}
 
 
 def _reported_panels(run: RunRecord) -> list[Panel]:

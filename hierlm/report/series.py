@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from hierlm import metric_names
 from hierlm.report.run_record import Record, RunRecord
-from hierlm.tracking import names
 
 AXES = {"tokens": "training tokens", "steps": "steps", "seconds": "training time (s)", "flops": "training FLOPs"}
 _MOST_POINTS = 1500  # per curve of a page: more than a screen has columns
@@ -41,9 +41,9 @@ def phase_starts(run: RunRecord) -> list[PhaseStart]:
     """One per change of phase along the logged steps, placed at the last step before it."""
     positions = _positions(run)
     return [
-        PhaseStart(str(after.get(names.PHASE)), positions[int(before[names.STEP])])
+        PhaseStart(str(after.get(metric_names.PHASE)), positions[int(before[metric_names.STEP])])
         for before, after in pairwise(run.train)
-        if before.get(names.PHASE) != after.get(names.PHASE)
+        if before.get(metric_names.PHASE) != after.get(metric_names.PHASE)
     ]
 
 
@@ -71,7 +71,7 @@ def thinned(curve: Curve, *, most_points: int) -> Curve:
 def _curve(run: RunRecord, records: Sequence[Record], field: str) -> Curve:
     positions = _positions(run)
     points = [
-        (_position(positions, int(record[names.STEP])), float(record[field]))
+        (_position(positions, int(record[metric_names.STEP])), float(record[field]))
         for record in records
         if isinstance(record.get(field), int | float) and math.isfinite(record[field])
     ]
@@ -84,8 +84,8 @@ def _positions(run: RunRecord) -> dict[int, dict[str, float]]:
     positions: dict[int, dict[str, float]] = {0: dict.fromkeys(AXES, 0.0)}
     seconds, before = 0.0, 0
     for record in run.train:
-        step, tokens = int(record[names.STEP]), float(record.get(names.TOKENS_SEEN, 0))
-        seconds += (step - before) * float(record.get(names.STEP_SECONDS, 0.0))
+        step, tokens = int(record[metric_names.STEP]), float(record.get(metric_names.TOKENS_SEEN, 0))
+        seconds += (step - before) * float(record.get(metric_names.STEP_SECONDS, 0.0))
         before = step
         positions[step] = {"tokens": tokens, "steps": step, "seconds": seconds, "flops": flops * tokens}
     return positions

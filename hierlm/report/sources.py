@@ -1,13 +1,17 @@
 """The sources of a mixture one by one, as the last evaluation of the valid split found them."""
 
+from hierlm import metric_names
 from hierlm.report import formats
 from hierlm.report.page import table
 from hierlm.report.run_record import Record, RunRecord
-from hierlm.tracking import names
 
 NOTE = "The run's own numbers are the mean of its sources, weighted as the phase draws from them."
 
-_QUALITIES = {names.BITS_PER_DIMENSION: "bits/dim", names.BITS_PER_BYTE: "bits/byte", names.LOSS: "loss"}
+_QUALITIES = {
+    metric_names.BITS_PER_DIMENSION: "bits/dim",
+    metric_names.BITS_PER_BYTE: "bits/byte",
+    metric_names.LOSS: "loss",
+}
 
 
 def last_sources(run: RunRecord) -> dict[str, Record]:
@@ -15,9 +19,9 @@ def last_sources(run: RunRecord) -> dict[str, Record]:
     valid = run.evaluations("valid")
     if not valid:
         return {}
-    if names.SOURCES in valid[-1]:
-        return dict(valid[-1][names.SOURCES])
-    return _from_tracker(run, step=int(valid[-1][names.STEP]))
+    if metric_names.SOURCES in valid[-1]:
+        return dict(valid[-1][metric_names.SOURCES])
+    return _from_tracker(run, step=int(valid[-1][metric_names.STEP]))
 
 
 def source_rows(sources: dict[str, Record]) -> list[list[str]]:
@@ -37,14 +41,14 @@ def source_table(sources: dict[str, Record]) -> str:
 
 def _row(name: str, measured: Record, *, fields: list[str]) -> list[str]:
     values = [formats.quality(measured[field]) if field in measured else "-" for field in fields]
-    return [name, f"{measured[names.WEIGHT]:.3g}", *values, f"{int(measured[names.TOKENS]):,}"]
+    return [name, f"{measured[metric_names.WEIGHT]:.3g}", *values, f"{int(measured[metric_names.TOKENS]):,}"]
 
 
 def _from_tracker(run: RunRecord, *, step: int) -> dict[str, Record]:
     """A tracker keeps each source as a stream of its own, `valid/NAME`."""
     found = {}
     for record in run.records:
-        split, _, name = str(record.get(names.SPLIT, "")).partition("/")
-        if split == "valid" and name and record[names.STEP] == step and names.WEIGHT in record:
+        split, _, name = str(record.get(metric_names.SPLIT, "")).partition("/")
+        if split == "valid" and name and record[metric_names.STEP] == step and metric_names.WEIGHT in record:
             found[name] = record
     return found

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 
+from hierlm import metric_names
 from hierlm.report.columns import numbers
 from hierlm.report.run_record import Record, RunRecord
-from hierlm.tracking import names
 
 PARTS = {
     "compute": "steps that count, without waiting for data",
@@ -41,12 +41,12 @@ def time_split(run: RunRecord) -> TimeSplit | None:
         return None
     total = spans[-1].end - spans[0].start
     steps = _step_seconds(run.train)
-    waits = [seconds * float(record.get(names.DATA_WAIT_FRACTION, 0.0)) for record, seconds in steps]
+    waits = [seconds * float(record.get(metric_names.DATA_WAIT_FRACTION, 0.0)) for record, seconds in steps]
     seconds = {
         "compute": sum(seconds for _, seconds in steps) - sum(waits),
         "data_wait": sum(waits),
-        "evaluation": sum(numbers(run.records, names.EVAL_SECONDS)),
-        "save": sum(numbers(run.records, names.SAVE_BLOCKING_SECONDS)),
+        "evaluation": sum(numbers(run.records, metric_names.EVAL_SECONDS)),
+        "save": sum(numbers(run.records, metric_names.SAVE_BLOCKING_SECONDS)),
         "start_up": sum(_start_up(span, steps) for span in spans),
         "lost": sum(after.start - before.end for before, after in pairwise(spans) if not before.has_end),
         "between": sum(after.start - before.end for before, after in pairwise(spans) if before.has_end),
@@ -71,7 +71,7 @@ class Span:
 def attempt_spans(attempts: Sequence[Record], records: Sequence[Record]) -> list[Span]:
     """From the lines of attempts.jsonl and metrics.jsonl; a killed attempt left no end, but records."""
     starts = [index for index, record in enumerate(attempts) if record.get("event") == "start"]
-    kept = sorted(numbers(records, names.TIME))
+    kept = sorted(numbers(records, metric_names.TIME))
     spans = []
     for index in starts:
         start = _unix(attempts[index])
@@ -87,9 +87,9 @@ def attempt_spans(attempts: Sequence[Record], records: Sequence[Record]) -> list
 
 def _step_seconds(train: Sequence[Record]) -> list[tuple[Record, float]]:
     """Each logged step with the seconds of all steps since the one logged before."""
-    before = [0, *(int(record[names.STEP]) for record in train)]
+    before = [0, *(int(record[metric_names.STEP]) for record in train)]
     return [
-        (record, (int(record[names.STEP]) - last) * float(record.get(names.STEP_SECONDS, 0.0)))
+        (record, (int(record[metric_names.STEP]) - last) * float(record.get(metric_names.STEP_SECONDS, 0.0)))
         for record, last in zip(train, before, strict=False)
     ]
 
@@ -97,7 +97,9 @@ def _step_seconds(train: Sequence[Record]) -> list[tuple[Record, float]]:
 def _start_up(span: Span, steps: Sequence[tuple[Record, float]]) -> float:
     """Until the first logged interval of the attempt began; all of it when it logged nothing."""
     inside = [
-        (float(r[names.TIME]), seconds) for r, seconds in steps if span.start <= r.get(names.TIME, 0.0) <= span.end
+        (float(r[metric_names.TIME]), seconds)
+        for r, seconds in steps
+        if span.start <= r.get(metric_names.TIME, 0.0) <= span.end
     ]
     if not inside:
         return span.end - span.start

@@ -15,7 +15,7 @@ from typing import Any
 
 from hierlm import strict_json
 from hierlm.lease import UNFENCED, Fence
-from hierlm.tracking.names import STEP, TIME, Record
+from hierlm.metric_names import STEP, TIME, Record
 
 _COPY_BYTES = 1 << 20
 

@@ -36,7 +36,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from hierlm.tracking import names
+from hierlm import metric_names
 from hierlm.tracking.backend import MAX_POINTS, Dataset, Point, Status, TrackedRun
 from hierlm.tracking.file_lock import locked
 
@@ -140,7 +140,9 @@ class MlflowBackend:
         )
 
     def last_steps(self, run_id: str) -> dict[str, int]:
-        one_of_each = {names.stream_and_field(name)[0]: name for name in self.client.get_run(run_id).data.metrics}
+        one_of_each = {
+            metric_names.stream_and_field(name)[0]: name for name in self.client.get_run(run_id).data.metrics
+        }
         histories = {stream: self.client.get_metric_history(run_id, name) for stream, name in one_of_each.items()}
         return {stream: max(point.step for point in history) for stream, history in histories.items() if history}
 
@@ -266,14 +268,21 @@ def _records(client: MlflowClient, run: Run, *, phase_of_step: Mapping[int, str]
     """The histories of all metrics, put together again as the records they came from."""
     records: dict[tuple[int, str], dict[str, Any]] = {}
     for name in run.data.metrics:
-        prefix, field = names.stream_and_field(name)
+        prefix, field = metric_names.stream_and_field(name)
         for point in client.get_metric_history(run.info.run_id, name):
-            start = {**names.of_stream(prefix), names.STEP: point.step, names.TIME: point.timestamp / 1000}
+            start = {
+                **metric_names.of_stream(prefix),
+                metric_names.STEP: point.step,
+                metric_names.TIME: point.timestamp / 1000,
+            }
             record = records.setdefault((point.step, prefix), start)
             record[field] = point.value
             if point.step in phase_of_step:
-                record[names.PHASE] = phase_of_step[point.step]
-    return sorted(records.values(), key=lambda record: (record[names.STEP], record[names.KIND] != names.TRAIN))
+                record[metric_names.PHASE] = phase_of_step[point.step]
+    return sorted(
+        records.values(),
+        key=lambda record: (record[metric_names.STEP], record[metric_names.KIND] != metric_names.TRAIN),
+    )
 
 
 def _artifact_text(client: MlflowClient, run_id: str, name: str) -> str | None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from hierlm.lease import UNFENCED, Fence
+from hierlm.metric_names import KIND, PHASE, STEP, SYSTEM, TIME, Record, metric_values, stream
 from hierlm.run_dir import RunDir
 from hierlm.tracking.attach import attach, phase_run, set_status
 from hierlm.tracking.backend import MAX_POINTS, Backend, Point, Status
 from hierlm.tracking.file_lock import FileLock
 from hierlm.tracking.identity import RunIdentity
 from hierlm.tracking.jsonl import read_new_records
-from hierlm.tracking.names import KIND, PHASE, STEP, SYSTEM, TIME, Record, metric_values, stream
 from hierlm.tracking.state import StateFile
 from hierlm.tracking.system import system_files
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hierlm.lease import UNFENCED, Fence
+from hierlm.metric_names import KIND, NODE, STEP, SYSTEM
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import MetricsFile, read_records
-from hierlm.tracking.names import KIND, NODE, STEP, SYSTEM
 
 _MEGABYTE = 1e6
 _GPU_FIELDS = {

@@ -1,6 +1,5 @@
 """Loss over a whole split, the same on every layout, without touching training state."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,8 +11,8 @@ from torch import Tensor
 from data_pipeline.image_shape import Kind
 from data_pipeline.read.assignment import EvaluationLanes
 from data_pipeline.read.loader import EvaluationRows, Split
+from hierlm.bits import bits, perplexity
 from hierlm.nn.inputs import NO_INPUTS, Inputs
-from hierlm.tracking import names
 from hierlm.train.loaded_inputs import inputs_of
 
 
@@ -38,18 +37,6 @@ class EvaluationSums:
             "tokens": self.num_tokens,
             **self.reported,
         }
-
-
-def perplexity(loss: float) -> float:
-    """Of nats per token; as large as a float can be where the loss is larger."""
-    return math.exp(min(loss, 700.0))
-
-
-def bits(loss: float, *, tokens_per_byte: float, kind: Kind = "text") -> dict[str, float]:
-    """Nats per token as bits per source byte; of images, where a byte is a dimension, the same under that name too."""
-    per_byte = loss * tokens_per_byte / math.log(2)
-    per_dimension = {names.BITS_PER_DIMENSION: per_byte} if kind == "images" else {}
-    return {names.BITS_PER_BYTE: per_byte, **per_dimension}
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hierlm.tracking import names
-from hierlm.train.evaluation import Evaluation, perplexity
+from hierlm import metric_names
+from hierlm.bits import perplexity
+from hierlm.train.evaluation import Evaluation
 
 Metrics = dict[str, Any]
 
-_MEANS = (names.LOSS, names.BITS_PER_BYTE, names.BITS_PER_DIMENSION)
+_MEANS = (metric_names.LOSS, metric_names.BITS_PER_BYTE, metric_names.BITS_PER_DIMENSION)
 
 
 class MixtureEvaluation:
@@ -55,13 +56,15 @@ def with_headline(
     shares = {name: weights[name] / total for name in measured}
     fields = [field for field in (*_MEANS, *reported) if all(field in metrics for metrics in measured.values())]
     means = {field: _mean([(shares[name], metrics[field]) for name, metrics in measured.items()]) for field in fields}
-    loss = means.pop(names.LOSS)
+    loss = means.pop(metric_names.LOSS)
     return {
-        names.LOSS: loss,
-        names.PERPLEXITY: perplexity(loss),
+        metric_names.LOSS: loss,
+        metric_names.PERPLEXITY: perplexity(loss),
         **means,
-        names.TOKENS: sum(metrics[names.TOKENS] for metrics in measured.values()),
-        names.SOURCES: {name: {names.WEIGHT: shares[name], **metrics} for name, metrics in measured.items()},
+        metric_names.TOKENS: sum(metrics[metric_names.TOKENS] for metrics in measured.values()),
+        metric_names.SOURCES: {
+            name: {metric_names.WEIGHT: shares[name], **metrics} for name, metrics in measured.items()
+        },
     }
 
 

@@ -12,6 +12,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.read.loader import MixtureChange, Prefetcher, Request, open_split
 from data_pipeline.read.split import can_be_evaluated
 from hierlm import plugins
+from hierlm.bits import bits
 from hierlm.config.load import load_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
@@ -24,7 +25,7 @@ from hierlm.tracking.open import open_tracker
 from hierlm.tracking.system import SystemSampler
 from hierlm.tracking.tracker import FinalState
 from hierlm.train.checkpointing import Checkpointer
-from hierlm.train.evaluation import Evaluation, Share, bits
+from hierlm.train.evaluation import Evaluation, Share
 from hierlm.train.foundation import Foundation, lay_foundation
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook, is_logged
 from hierlm.train.loaded_inputs import wants_documents

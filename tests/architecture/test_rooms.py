@@ -20,11 +20,18 @@ ORDER = (
     ("hierlm.costs",),
     ("hierlm.checkpoint", "hierlm.tracking", "hierlm.config"),
     ("hierlm.optim",),
-    ("hierlm.lease", "hierlm.models", "hierlm.phases"),
+    ("hierlm.lease", "hierlm.models", "hierlm.objectives", "hierlm.phases"),
     ("hierlm.nn", "hierlm.durable", "hierlm.meeting", "hierlm.refused_versions"),
     ("hierlm.discovery",),
-    ("hierlm.plugins",),
-    ("hierlm.run_dir", "hierlm.errors", "hierlm.exit_codes", "hierlm.strict", "hierlm.strict_json"),
+    ("hierlm.plugins", "hierlm.bits"),
+    (
+        "hierlm.run_dir",
+        "hierlm.metric_names",
+        "hierlm.errors",
+        "hierlm.exit_codes",
+        "hierlm.strict",
+        "hierlm.strict_json",
+    ),
     ("data_pipeline",),
 )
 """From the top floor down; rooms of one line do not know each other. A new room is a new name here."""

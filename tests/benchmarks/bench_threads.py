@@ -16,9 +16,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from hierlm.metric_names import STEP, TOKENS_PER_SECOND
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import read_records
-from hierlm.tracking.names import STEP, TOKENS_PER_SECOND
 from tests.benchmarks.ratio import Claim
 from tests.conftest import ROOT, hierlm_path, prepare_tiny_dataset, quiet_environment
 

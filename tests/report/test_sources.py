@@ -2,10 +2,10 @@
 
 import json
 
+from hierlm.metric_names import metric_values, of_stream, stream
 from hierlm.report.run_record import RunRecord, load_run
 from hierlm.report.run_report import document, run_page, text
 from hierlm.report.sources import NOTE, last_sources
-from hierlm.tracking.names import metric_values, of_stream, stream
 from tests.report.conftest import MakeRun
 
 SOURCES = {

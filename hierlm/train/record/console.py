@@ -9,8 +9,8 @@ from typing import IO, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hierlm.metric_names import SOURCES
 from hierlm.report.formats import bits, reported, sources
-from hierlm.tracking.names import SOURCES
 
 
 class Console:

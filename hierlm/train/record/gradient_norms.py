@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from hierlm.metric_names import grad_norm_of_layer
 from hierlm.models.assembly import canonical_names
 from hierlm.models.config import ModelConfig
 from hierlm.parallel.before_update import Gradients
 from hierlm.phases.timeline import Moment
-from hierlm.tracking.names import grad_norm_of_layer
 from hierlm.train.loop import Completed
 
 

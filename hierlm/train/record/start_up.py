@@ -3,7 +3,7 @@
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from hierlm.tracking.names import KIND, START_UP, STEP
+from hierlm.metric_names import KIND, START_UP, STEP
 
 if TYPE_CHECKING:
     from hierlm.train.loop import Completed

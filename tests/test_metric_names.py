@@ -2,7 +2,7 @@
 
 import pytest
 
-from hierlm.tracking.names import grad_norm_of_layer, metric_values, of_stream, reported, stream, stream_and_field
+from hierlm.metric_names import grad_norm_of_layer, metric_values, of_stream, reported, stream, stream_and_field
 
 RECORDS = [
     {"kind": "train", "step": 3, "loss": 1.5},
