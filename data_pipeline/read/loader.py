@@ -1,12 +1,9 @@
-"""Batches for training and evaluation. The only file of this package that imports torch.
+"""Rows and batches for training and evaluation. This file and prefetch.py alone import torch in this package.
 
 Shapes: n rows read by this rank, T sequence_length. A row is T+1 consecutive tokens: inputs and their next tokens.
 """
 
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -26,7 +23,6 @@ __all__ = [
     "Batch",
     "EvaluationRows",
     "MixtureChange",
-    "Prefetcher",
     "Request",
     "Split",
     "TrainRows",
@@ -35,7 +31,24 @@ __all__ = [
 ]
 
 IGNORED_TARGET = -100  # what torch's cross entropy leaves out
-_POLL_SECONDS = 0.1
+
+
+class Rows(NamedTuple):
+    """Rows of the data as they are read: what a model is asked of them is for others to say."""
+
+    tokens: Tensor  # int64 [n, T + 1]: neighbouring rows share a token
+    valid: Tensor | None = None  # int64 [n]: how many of the last T are there; None: all
+    starts: Tensor | None = None  # bool [n], lanes only: the row begins a new stream
+    document_starts: Tensor | None = None  # bool [n, T], on request: the token is the first of a document
+
+
+def next_tokens(rows: Rows) -> tuple[Tensor, Tensor]:
+    """The first T tokens, and as targets the last T; IGNORED_TARGET past the end of a row that is not full."""
+    # of one row, `contiguous` would be two views of the same memory
+    tokens, targets = rows.tokens[:, :-1].clone(), rows.tokens[:, 1:].clone()
+    if rows.valid is not None:
+        targets.masked_fill_(torch.arange(targets.shape[1])[None, :] >= rows.valid[:, None], IGNORED_TARGET)
+    return tokens, targets
 
 
 class Batch(NamedTuple):
@@ -45,6 +58,14 @@ class Batch(NamedTuple):
     targets: Tensor  # int64 [n, T]
     starts: Tensor | None = None  # bool [n], lanes only: the row begins a new stream, its memory must be reset
     document_starts: Tensor | None = None  # bool [n, T], on request: the token is the first of a document
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        """With tokens and targets moved; masks stay."""
+        return self._replace(tokens=move(self.tokens), targets=move(self.targets))
+
+    def on_device(self) -> list[Tensor]:
+        """What `moved` moves."""
+        return [self.tokens, self.targets]
 
 
 class EvaluationBatch(NamedTuple):
@@ -111,18 +132,21 @@ class TrainRows:
         return float(len(request.rows) / num_bytes)
 
     def __call__(self, request: Request) -> Batch:
+        """The rows a request names, each token with the next as its target; errors as in `rows`."""
+        rows = self.rows(request)
+        return Batch(*next_tokens(rows), rows.starts, rows.document_starts)
+
+    def rows(self, request: Request) -> Rows:
         """The rows a request names; DataError when a source is too short for them."""
         length, where = request.sequence_length, self._order.rows(request)
-        tokens = np.empty((len(request.rows), length), dtype=np.int64)
-        targets = np.empty_like(tokens)
+        tokens = np.empty((len(request.rows), length + 1), dtype=np.int64)
         for source, split in enumerate(self.splits):
             inside = np.flatnonzero(where.sources == source)
             if len(inside):
-                rows = split.read_rows((where.rows[inside] * length).tolist(), length=length + 1)
-                tokens[inside], targets[inside] = rows[:, :-1], rows[:, 1:]
+                tokens[inside] = split.read_rows((where.rows[inside] * length).tolist(), length=length + 1)
         starts = None if where.starts is None else torch.from_numpy(where.starts)
         documents = self._document_starts(where.sources, where.rows, length)
-        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), starts, documents)
+        return Rows(torch.from_numpy(tokens), starts=starts, document_starts=documents)
 
     def _document_starts(self, sources: NDArray[np.int64], rows: NDArray[np.int64], length: int) -> Tensor | None:
         if not self._wants_document_starts:
@@ -132,11 +156,6 @@ class TrainRows:
             for source, row in zip(sources.tolist(), rows.tolist(), strict=True)
         ]
         return torch.from_numpy(np.stack(masks))
-
-
-def _inputs_and_targets(packed: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    whole = torch.from_numpy(packed)
-    return whole[:, :-1].clone(), whole[:, 1:].clone()  # of one row, `contiguous` would be two views of the same memory
 
 
 class EvaluationRows:
@@ -159,6 +178,12 @@ class EvaluationRows:
         return self.split.num_tokens - 1
 
     def read(self, rows: Sequence[int]) -> EvaluationBatch:
+        """Any rows by number, each token with the next as its target; as in `rows`."""
+        read = self.rows(rows)
+        assert read.valid is not None
+        return EvaluationBatch(*next_tokens(read), read.valid, read.document_starts)
+
+    def rows(self, rows: Sequence[int]) -> Rows:
         """Any rows by number; a number outside [0, len) gives a row of padding, so ranks can share a batch evenly."""
         length = self.sequence_length
         packed = np.zeros((len(rows), length + 1), dtype=np.int64)
@@ -166,11 +191,8 @@ class EvaluationRows:
         for out, row, count in zip(packed, rows, valid.tolist(), strict=True):
             if count:
                 self.split.read_into(out[: count + 1], start=row * length)
-        tokens, targets = _inputs_and_targets(packed)
-        padding = torch.arange(length)[None, :] >= torch.from_numpy(valid)[:, None]
         documents = self._document_starts(rows, valid.tolist()) if self._wants_document_starts else None
-        scored = targets.masked_fill_(padding, IGNORED_TARGET)
-        return EvaluationBatch(tokens, scored, torch.from_numpy(valid), documents)
+        return Rows(torch.from_numpy(packed), torch.from_numpy(valid), document_starts=documents)
 
     def _document_starts(self, rows: Sequence[int], valid: Sequence[int]) -> Tensor:
         """None where a row is padding."""
@@ -189,117 +211,3 @@ class EvaluationRows:
 def evaluation_rows(split: Split, *, sequence_length: int) -> EvaluationRows:
     """The rows of one evaluation of `split`."""
     return EvaluationRows(split, sequence_length=sequence_length)
-
-
-class Prefetcher:
-    """Reads batches in order on a background thread, at most `depth` ahead; depth 0 reads when asked.
-
-    An error of the reader is raised where the batch was due. Iterate it, and `close()` it or use it as a context.
-    With a CUDA `device` tokens and targets come there, copied while the steps before are computed; masks stay here.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[Request], Batch],
-        requests: Iterator[Request],
-        depth: int,
-        *,
-        device: torch.device | None = None,
-    ) -> None:
-        self.wait_seconds = 0.0  # of the last batch
-        self._read, self._requests = read, requests
-        self._copies = _CopiesAhead(device) if device is not None and device.type == "cuda" else None
-        self._closed = threading.Event()
-        self._ready: queue.Queue[Batch | _OnTheWay | BaseException] = queue.Queue(maxsize=max(depth, 1))
-        self._exhausted: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="data-prefetch", daemon=True) if depth else None
-        if self._thread:
-            self._thread.start()
-
-    def __iter__(self) -> "Prefetcher":
-        return self
-
-    def __next__(self) -> Batch:
-        began = time.perf_counter()
-        try:
-            item = self._take() if self._thread else self._next_item()
-        finally:
-            self.wait_seconds = time.perf_counter() - began
-        if isinstance(item, BaseException):
-            self._exhausted = item
-            raise item
-        return item.arrived() if isinstance(item, _OnTheWay) else item
-
-    def close(self) -> None:
-        """Stop the thread and drop what it read ahead."""
-        self._closed.set()
-        if self._thread and self._thread is not threading.current_thread():
-            self._thread.join(timeout=10)
-
-    def __enter__(self) -> "Prefetcher":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _take(self) -> "Batch | _OnTheWay | BaseException":
-        if self._exhausted is not None:
-            return self._exhausted
-        while True:
-            try:
-                return self._ready.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                if self._closed.is_set():
-                    raise RuntimeError("the prefetcher is closed") from None
-
-    def _next_item(self) -> "Batch | _OnTheWay | BaseException":
-        """The next batch, or what ends the sequence: StopIteration or the reader's error."""
-        try:
-            batch = self._read(next(self._requests))
-            return batch if self._copies is None else self._copies.begin(batch)
-        except BaseException as error:
-            return error
-
-    def _work(self) -> None:
-        item: Batch | _OnTheWay | BaseException | None = None
-        while not isinstance(item, BaseException) and not self._closed.is_set():
-            item = self._next_item()
-            self._offer(item)
-
-    def _offer(self, item: "Batch | _OnTheWay | BaseException") -> None:
-        while not self._closed.is_set():
-            try:
-                return self._ready.put(item, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
-
-
-class _OnTheWay(NamedTuple):
-    """A batch whose tokens and targets are being copied to a GPU."""
-
-    batch: Batch
-    copied: torch.cuda.Event
-
-    def arrived(self) -> Batch:
-        """The batch, for the stream this thread works on, which waits for the copy; this thread does not."""
-        stream = torch.cuda.current_stream(self.batch.tokens.device)
-        stream.wait_event(self.copied)
-        for tensor in (self.batch.tokens, self.batch.targets):
-            tensor.record_stream(stream)  # its memory belongs to the stream of the copies
-        return self.batch
-
-
-class _CopiesAhead:
-    """Copies to a GPU on a stream of their own, so that none waits for the step that is being computed."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def begin(self, batch: Batch) -> _OnTheWay:
-        """Returns at once: only from pinned memory does a copy run beside anything else."""
-        with torch.cuda.stream(self._stream):
-            tokens, targets = (
-                tensor.pin_memory().to(self._device, non_blocking=True) for tensor in (batch.tokens, batch.targets)
-            )
-            return _OnTheWay(batch._replace(tokens=tokens, targets=targets), self._stream.record_event())

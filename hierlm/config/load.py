@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from hierlm import models, plugins
+from hierlm import models, objectives, plugins
 from hierlm.config import rules
 from hierlm.config.problem import Problem, given, nearest, sentence
 from hierlm.config.raw import (
@@ -23,11 +23,11 @@ from hierlm.config.raw import (
 from hierlm.config.repair import repaired
 from hierlm.config.run_config import DEFAULT_OPTIMIZER, RunConfig
 from hierlm.config.schema import checked
-from hierlm.config.typed import typed_run_config
+from hierlm.config.typed import Chosen, typed_run_config
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
+from hierlm.objectives.config import DEFAULT_OBJECTIVE
 from hierlm.optim import optimizers
-from hierlm.optim.config import OptimConfig
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig[ModelConfig]:
@@ -56,32 +56,26 @@ def check_mapping(
     raw, of_plugins = _with_plugins(with_inherited_phases(written))
     config_class, problems = _config_class(raw.get("model"))
     arch_unknown = bool(problems)
-    optim_class, of_optim = _optim_class(raw.get("optim"))
+    chosen, of_choices = _chosen(config_class, raw)
     readable = {**raw, "model": {"arch": "?"}} if arch_unknown else dict(raw)
-    if of_optim:
-        del readable["optim"]
-    config, found = checked(typed_run_config(config_class, optim_class, raw=readable), readable)
-    problems += of_plugins + of_optim + found + ([] if arch_unknown else _switch_problems(config_class, raw))
+    for problem in of_choices:
+        del readable[problem.path.partition(".")[0]]
+    config, found = checked(typed_run_config(chosen, raw=readable), readable)
+    problems += of_plugins + of_choices + found + ([] if arch_unknown else _switch_problems(config_class, raw))
     if config is not None and not problems:
         conflicts = rules.conflicts(config)
     else:
-        conflicts = _conflicts_of_the_rest(readable, problems, config_class=config_class, optim_class=optim_class)
+        conflicts = _conflicts_of_the_rest(readable, problems, chosen=chosen)
     if is_recorded:
         conflicts = [conflict for conflict in conflicts if not conflict.spares_records]
     problems = [_with_reason(problem) for problem in _without_inherited(problems + conflicts, written)]
     return (None if problems else config), problems
 
 
-def _conflicts_of_the_rest(
-    raw: Mapping[str, Any],
-    problems: Sequence[Problem],
-    *,
-    config_class: type[ModelConfig],
-    optim_class: type[OptimConfig],
-) -> list[Problem]:
+def _conflicts_of_the_rest(raw: Mapping[str, Any], problems: Sequence[Problem], *, chosen: Chosen) -> list[Problem]:
     """Conflicts that rest on nothing reported already, where a stand-in value would be judged."""
     wrong = [problem.path for problem in problems]
-    stand_in = repaired(raw, wrong, config_class=config_class, optim_class=optim_class)
+    stand_in = repaired(raw, wrong, chosen=chosen)
     doubtful = [path for problem in problems for path in (problem.path, *problem.involves)]
     conflicts = [] if stand_in is None else rules.conflicts(stand_in)
     return [conflict for conflict in conflicts if not any(map(conflict.concerns, doubtful))]
@@ -130,18 +124,20 @@ def _config_class(part: object) -> tuple[type[ModelConfig], list[Problem]]:
     return config_class, []
 
 
-def _optim_class(part: object) -> tuple[type[OptimConfig], list[Problem]]:
-    """The optimizer's own Config, or the default's and the reason."""
-    name, problems = DEFAULT_OPTIMIZER, list[Problem]()
-    if isinstance(part, Mapping) and (given_name := part.get("name", name)) != name:
-        if optimizers.is_known(given_name):
-            name = given_name
+def _chosen(model: type[ModelConfig], raw: Mapping[str, Any]) -> tuple[Chosen, list[Problem]]:
+    """The Configs of objective and optimizer by their `name`; of a name that is not known the default's, and why."""
+    chosen, problems = {"objective": DEFAULT_OBJECTIVE, "optim": DEFAULT_OPTIMIZER}, list[Problem]()
+    for part, room in (("objective", objectives), ("optim", optimizers)):
+        written = raw.get(part)
+        name = written.get("name", chosen[part]) if isinstance(written, Mapping) else chosen[part]
+        if room.is_known(name):
+            chosen[part] = name
         else:
-            known = optimizers.names()
-            text = sentence(f"given {given(given_name)}", allowed=", ".join(known), near=nearest(given_name, known))
-            problems = [Problem("optim.name", text)]
-    config_class: type[OptimConfig] = optimizers.optimizer(name).Config
-    return config_class, problems
+            known = room.names()
+            text = sentence(f"given {given(name)}", allowed=", ".join(known), near=nearest(name, known))
+            problems.append(Problem(f"{part}.name", text))
+    objective, optimizer = objectives.objective(chosen["objective"]), optimizers.optimizer(chosen["optim"])
+    return Chosen(model, objective.Config, optimizer.Config), problems
 
 
 def _switch_problems(config_class: type[ModelConfig], raw: Mapping[str, Any]) -> list[Problem]:

@@ -6,9 +6,8 @@ from typing import Any
 
 from hierlm.config.run_config import RunConfig
 from hierlm.config.schema import checked
-from hierlm.config.typed import typed_run_config
+from hierlm.config.typed import Chosen, typed_run_config
 from hierlm.models.config import ModelConfig
-from hierlm.optim.config import OptimConfig
 
 STAND_INS: dict[str, Any] = {
     "name": "run",
@@ -24,22 +23,16 @@ STAND_INS: dict[str, Any] = {
 MAX_ROUNDS = 3
 
 
-def repaired(
-    raw: Mapping[str, Any],
-    wrong_paths: Iterable[str],
-    *,
-    config_class: type[ModelConfig],
-    optim_class: type[OptimConfig],
-) -> RunConfig[ModelConfig] | None:
+def repaired(raw: Mapping[str, Any], wrong_paths: Iterable[str], *, chosen: Chosen) -> RunConfig[ModelConfig] | None:
     """`raw` without what is wrong; None when that still makes no config. A wrong model part is left out as a whole."""
     mapping, wrong = copy.deepcopy(dict(raw)), list(wrong_paths)
     paths = [path for path in wrong if path.partition(".")[0] != "model"]
     if len(paths) < len(wrong):
-        mapping["model"], config_class = {"arch": "?"}, ModelConfig
+        mapping["model"], chosen = {"arch": "?"}, chosen._replace(model=ModelConfig)
     for _ in range(MAX_ROUNDS):
         for path in paths:
             _mend(mapping, path.split("."))
-        config, problems = checked(typed_run_config(config_class, optim_class, raw=mapping), mapping)
+        config, problems = checked(typed_run_config(chosen, raw=mapping), mapping)
         if config is not None:
             return config
         paths = [problem.path for problem in problems]

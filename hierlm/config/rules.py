@@ -8,6 +8,7 @@ from hierlm.config.problem import Problem, given, nearest, sentence
 from hierlm.config.run_config import RunConfig
 from hierlm.discovery import is_named, names_in
 from hierlm.models.config import ModelConfig
+from hierlm.objectives.config import DEFAULT_OBJECTIVE
 from hierlm.optim.optimizers import zero_stages
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import curve_spans
@@ -258,6 +259,17 @@ def optimizer_allows_zero_stage(config: Config) -> Iterator[Problem]:
         yield Problem("parallel.zero_stage", text, involves=("optim.name",))
 
 
+def architecture_has_the_objective(config: Config) -> Iterator[Problem]:
+    """What a model sees decides what it can be asked."""
+    name, arch = config.objective.name, config.model.arch
+    if type(config.model) is ModelConfig:
+        return  # stands for one that is not known
+    can = getattr(models.architecture(arch), "OBJECTIVES", frozenset({DEFAULT_OBJECTIVE}))
+    if name not in can:
+        text = f"given {given(name)}, allowed with model.arch {arch}: {', '.join(sorted(can))}"
+        yield Problem("objective.name", text, involves=("model.arch",))
+
+
 def _names(phases: tuple[PhaseConfig, ...]) -> str:
     return ("phase " if len(phases) == 1 else "phases ") + ", ".join(phase.name for phase in phases)
 
@@ -282,4 +294,5 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     cadences_are_positive,
     profile_is_within_the_run,
     optimizer_allows_zero_stage,
+    architecture_has_the_objective,
 )

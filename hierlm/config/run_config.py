@@ -7,6 +7,8 @@ from pydantic import Field
 from data_pipeline.config import DataConfig
 from hierlm.checkpoint.config import CheckpointConfig
 from hierlm.models.config import ModelConfig
+from hierlm.objectives import objective
+from hierlm.objectives.config import DEFAULT_OBJECTIVE, ObjectiveConfig
 from hierlm.optim.config import OptimConfig
 from hierlm.optim.optimizers import optimizer
 from hierlm.parallel.config import ParallelConfig
@@ -39,6 +41,7 @@ class RunConfig(Strict, Generic[M]):
     data: DataConfig
     phases: tuple[PhaseConfig, ...] = Field(min_length=1)
     parallel: ParallelConfig = ParallelConfig()
+    objective: ObjectiveConfig = Field(default_factory=lambda: objective(DEFAULT_OBJECTIVE).Config())
     optim: OptimConfig = Field(default_factory=lambda: optimizer(DEFAULT_OPTIMIZER).Config())
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()

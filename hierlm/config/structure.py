@@ -17,12 +17,14 @@ _ABSENT = object()
 
 
 def structural(config: Config) -> dict[str, Any]:
-    """What decides the numbers: seed, model, data weights, phases, optimizer, precision. Not layout, cadence, tracking.
+    """What decides the numbers: seed, model, objective, data weights, phases, optimizer, precision.
+
+    Not layout, cadence, tracking.
 
     Nor where the data lies: a checkpoint knows its datasets by fingerprint, so they may move but not change.
     """
     plain = config.model_dump(mode="json")
-    parts = {key: plain[key] for key in ("seed", "model", "optim")}
+    parts = {key: plain[key] for key in ("seed", "model", "objective", "optim")}
     parts["phases"] = [_plain_phase(phase) for phase in config.phases]
     sources = [{"weight": source.weight} for source in config.data.weighted_sources]
     return {**parts, "data": {"sources": sources}, "train": {"precision": config.train.precision}}
@@ -52,7 +54,7 @@ def differences(old: Config, new: Config) -> list[str]:
 def harmless_differences(old: Config, new: Config) -> list[str]:
     """The differences in everything else, in the same form."""
     before, after = _with_data_paths(old), _with_data_paths(new)
-    compared_elsewhere = ("seed", "model", "phases", "optim", "train.precision", "run_root")
+    compared_elsewhere = ("seed", "model", "objective", "phases", "optim", "train.precision", "run_root")
     return [
         change
         for change in _changes(before, after)

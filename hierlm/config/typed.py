@@ -1,13 +1,14 @@
-"""RunConfig typed by the files that a user's words choose: architecture, optimizer, schedule of every phase."""
+"""RunConfig typed by the files that a user's words choose: architecture, objective, optimizer, schedules."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, create_model
 
 from hierlm.config.run_config import RunConfig
 from hierlm.models.config import ModelConfig
+from hierlm.objectives.config import ObjectiveConfig
 from hierlm.optim.config import OptimConfig
 from hierlm.phases import schedules
 from hierlm.phases.config import DEFAULT_DECAY, LearningRateConfig, PhaseConfig
@@ -16,16 +17,22 @@ UNKNOWN = "?"
 """Tag of a curve whose `decay` names no file: the other fields are not held against it."""
 
 
-def typed_run_config(
-    model: type[ModelConfig], optim: type[OptimConfig], *, raw: Mapping[str, Any]
-) -> type[RunConfig[Any]]:
-    """The config of runs of one architecture and optimizer, with the schedules that the phases of `raw` name.
+class Chosen(NamedTuple):
+    """The Configs of what a user's words choose, each with fields of its own."""
+
+    model: type[ModelConfig]
+    objective: type[ObjectiveConfig]
+    optim: type[OptimConfig]
+
+
+def typed_run_config(chosen: Chosen, *, raw: Mapping[str, Any]) -> type[RunConfig[Any]]:
+    """The config of runs of what is chosen, with the schedules that the phases of `raw` name.
 
     With all there are where one of them is unknown: the error lists them, and looking for all takes a while.
     """
     asked = [DEFAULT_DECAY, *_decays(raw)]
     known = {str(name) for name in asked} if all(map(schedules.is_known, asked)) else schedules.names()
-    return _typed(model, optim, tuple(sorted(known)))
+    return _typed(chosen, tuple(sorted(known)))
 
 
 def _decays(raw: Mapping[str, Any]) -> Iterator[object]:
@@ -37,12 +44,13 @@ def _decays(raw: Mapping[str, Any]) -> Iterator[object]:
 
 
 @cache
-def _typed(model: type[ModelConfig], optim: type[OptimConfig], known: tuple[str, ...]) -> type[RunConfig[Any]]:
+def _typed(chosen: Chosen, known: tuple[str, ...]) -> type[RunConfig[Any]]:
     phase: Any = create_model("PhaseConfig", __base__=PhaseConfig, learning_rate=(_any_curve(known), ...))
     typed: type[RunConfig[Any]] = create_model(
         "RunConfig",
-        __base__=RunConfig[model],  # type: ignore[valid-type]
-        optim=(optim, Field(default_factory=optim)),
+        __base__=RunConfig[chosen.model],  # type: ignore[name-defined]
+        objective=(chosen.objective, Field(default_factory=chosen.objective)),
+        optim=(chosen.optim, Field(default_factory=chosen.optim)),
         phases=(tuple[phase, ...], Field(min_length=1)),
     )
     return typed

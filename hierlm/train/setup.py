@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from data_pipeline.checks import evaluation_problems
 from data_pipeline.errors import DataError
-from data_pipeline.read.loader import MixtureChange, Prefetcher, Request, open_split
+from data_pipeline.read.loader import MixtureChange, Request, open_split
+from data_pipeline.read.prefetch import Prefetcher
 from data_pipeline.read.split import can_be_evaluated
 from hierlm import plugins
 from hierlm.bits import bits

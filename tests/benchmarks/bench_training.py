@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipeline.config import SourceConfig
-from data_pipeline.read.loader import Prefetcher, Request, TrainRows
+from data_pipeline.read.loader import Request, TrainRows
+from data_pipeline.read.prefetch import Prefetcher
 from hierlm import models
 from hierlm.config.load import load_config
 from hierlm.costs.flops import flops_per_token

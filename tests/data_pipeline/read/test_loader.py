@@ -13,12 +13,12 @@ from data_pipeline.read.loader import (
     IGNORED_TARGET,
     Batch,
     EvaluationRows,
-    Prefetcher,
     Request,
     TrainRows,
     evaluation_rows,
     open_split,
 )
+from data_pipeline.read.prefetch import Prefetcher
 from tests.data_pipeline.making import prepared
 from tests.tracking.servers import until
 
