@@ -21,7 +21,8 @@ from hierlm.inference.remembering import AS_TRAINED, Remembering
 from hierlm.inference.windows import CarriedLanes, Passes, SlidingWindows
 from hierlm.models.assembly import State
 from hierlm.nn.inputs import NO_INPUTS, Inputs, moved
-from hierlm.train.evaluation import EvaluationSums, Score
+from hierlm.objectives import next_token
+from hierlm.train.evaluation import Score
 from hierlm.train.loaded_inputs import wants_documents
 from hierlm.train.mixture_evaluation import with_headline
 
@@ -105,7 +106,7 @@ def _scored(split: Split, passes: Passes, *, score: Score, progress: Callable[[i
     total = float(nats.sum())
     by_position = [n / c if c else None for n, c in zip(nats.tolist(), counts.tolist(), strict=True)]
     return {
-        **EvaluationSums(total, int(counts.sum()), split.tokens_per_byte, split.kind).metrics(),
+        **next_token.Totals.metrics(torch.stack([nats.sum(), counts.sum().double()]), split),
         "words": split.num_words,
         "word_perplexity": perplexity(total / split.num_words) if split.num_words else None,
         "loss_by_position": by_position,

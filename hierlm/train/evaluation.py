@@ -1,42 +1,27 @@
-"""Loss over a whole split, the same on every layout, without touching training state."""
+"""What the objective says of a whole split, the same on every layout, without touching training state."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from data_pipeline.image_shape import Kind
 from data_pipeline.read.assignment import EvaluationLanes
 from data_pipeline.read.loader import EvaluationRows, Split
-from hierlm.bits import bits, perplexity
-from hierlm.nn.inputs import NO_INPUTS, Inputs
-from hierlm.train.loaded_inputs import inputs_of
+from hierlm import objectives
+from hierlm.nn.inputs import NO_INPUTS, Inputs, without_tokens
+from hierlm.objectives.batch import Batch
+from hierlm.objectives.config import DEFAULT_OBJECTIVE, ObjectiveConfig
 
 
 @dataclass(frozen=True)
-class EvaluationSums:
-    """What an evaluation adds up."""
+class Evaluated:
+    """One split, the same on every rank."""
 
-    nats: float
-    num_tokens: int
-    tokens_per_byte: float  # of the split, counted at preparation
-    kind: Kind = "text"  # what the split is made of
-    reported: Mapping[str, float] = field(default_factory=dict)  # by layers, by name
-
-    def metrics(self) -> dict[str, float | int]:
-        """loss in nats per token, perplexity per token, bits per source byte (and dimension), tokens scored, and what
-        layers report."""
-        loss = self.nats / self.num_tokens
-        return {
-            "loss": loss,
-            "perplexity": perplexity(loss),
-            **bits(loss, tokens_per_byte=self.tokens_per_byte, kind=self.kind),
-            "tokens": self.num_tokens,
-            **self.reported,
-        }
+    sums: Tensor  # what the objective adds up, fp64
+    metrics: Mapping[str, float | int]  # what it makes of them
+    reported: Mapping[str, float]  # by layers, by name
 
 
 @dataclass(frozen=True)
@@ -75,36 +60,42 @@ class Evaluation:
         rows_per_pass: int,
         is_recurrent: bool = False,
         document_starts: bool = False,
+        objective: ObjectiveConfig | None = None,
         share: Share = ALONE,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """`rows_per_pass` over all ranks. A recurrent model reads the split as so many lanes, with memory carried.
 
-        With `document_starts` the score is told which document each token belongs to.
+        With `document_starts` the score is told which document each token belongs to. Without an `objective` it is the
+        default one.
         """
         assert rows_per_pass % share.dp_degree == 0
         self._split, self._score, self._rows_per_pass, self._share = split, score, rows_per_pass, share
         self._is_recurrent, self._progress, self._document_starts = is_recurrent, progress, document_starts
+        self._asked = objectives.objective(DEFAULT_OBJECTIVE if objective is None else objective.name)
+        self._objective = self._asked.Config() if objective is None else objective
 
-    def run(self, *, sequence_length: int, max_rows: int | None) -> EvaluationSums | None:
+    def run(self, *, sequence_length: int, max_rows: int | None) -> Evaluated | None:
         """Score the first `max_rows` rows (all by default); None when all ranks agreed to stop on the way."""
-        share, how = self._share, {"document_starts": self._document_starts}
-        rows = EvaluationRows(self._split, sequence_length=sequence_length, **how)
+        share, totals = self._share, self._asked.Totals()
+        rows = EvaluationRows(self._split, sequence_length=sequence_length, document_starts=self._document_starts)
         num_rows = min(len(rows), max_rows or len(rows))
         lanes = EvaluationLanes(num_rows, self._rows_per_pass)
-        sums = torch.zeros(2, dtype=torch.float64)
         share.forget_reports()
         for index in range(lanes.num_steps):
             if share.stopped():
                 return None
-            batch = rows.read(self._rows_of(index, lanes))
-            more = {"inputs": inputs_of(batch.document_starts)} if self._document_starts else {}
-            nats = self._score(batch.tokens, batch.targets, continues=self._is_recurrent and index > 0, **more)
-            sums += torch.stack([nats.double().sum().cpu(), batch.valid.sum().double()])
+            batch: Batch = self._asked.batch(rows.rows(self._rows_of(index, lanes)), self._objective)
+            totals.add(self._scored(batch, continues=self._is_recurrent and index > 0), batch)
             self._progress(index + 1, lanes.num_steps)
-        nats_sum, tokens = share.add_up(sums).tolist()
-        reported = share.reports(nats_sum / tokens)
-        return EvaluationSums(nats_sum, int(tokens), self._split.tokens_per_byte, self._split.kind, reported)
+        sums = share.add_up(totals.sums)
+        metrics = self._asked.Totals.metrics(sums, self._split)
+        return Evaluated(sums, metrics, share.reports(metrics[self._asked.HEADLINE]))
+
+    def _scored(self, batch: Batch, *, continues: bool) -> Tensor:
+        others = without_tokens(batch.inputs)
+        more = {"inputs": others} if others else {}
+        return self._score(batch.tokens, batch.targets, continues=continues, **more)
 
     def _rows_of(self, index: int, lanes: EvaluationLanes) -> list[int]:
         """This rank's rows of a pass: neighbours, or with memory one row of each lane; -1 is padding."""

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from data_pipeline.read.loader import Batch
+from hierlm.nn.inputs import without_tokens
+from hierlm.objectives.batch import Batch
 from hierlm.parallel.before_update import Gradients
 from hierlm.parallel.engine import Engine, StepResult
 from hierlm.phases.timeline import Moment, Timeline
-from hierlm.train.loaded_inputs import inputs_of
 from hierlm.train.watch.signals import StopRequest
 
 Outcome = Literal["finished", "paused", "stopped"]
@@ -68,8 +68,14 @@ def train(
             hook.before_step()
         batch = next(batches)
         moment = timeline.at(step)
-        inputs = inputs_of(batch.document_starts)
-        result = engine.train_step(batch.tokens, batch.targets, moment=moment, starts=batch.starts, inputs=inputs)
+        result = engine.train_step(
+            batch.tokens,
+            batch.targets,
+            moment=moment,
+            starts=batch.starts,
+            inputs=without_tokens(batch.inputs),
+            weights=batch.weights,
+        )
         completed = Completed(step + 1, moment, result, is_last=step + 1 == timeline.num_steps)
         for hook in hooks:
             hook.after_step(completed)

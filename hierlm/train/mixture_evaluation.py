@@ -33,11 +33,11 @@ class MixtureEvaluation:
         for name, evaluation in self._evaluations.items():
             if evaluation is None:
                 continue
-            sums = evaluation.run(sequence_length=sequence_length, max_rows=max_rows)
-            if sums is None:
+            found = evaluation.run(sequence_length=sequence_length, max_rows=max_rows)
+            if found is None:
                 return None
-            measured[name] = sums.metrics()
-            reported |= sums.reported.keys()
+            measured[name] = {**found.metrics, **found.reported}
+            reported |= found.reported.keys()
         if len(self._evaluations) == 1:
             return next(iter(measured.values()))
         given = dict(zip(self._evaluations, weights, strict=True))

@@ -18,6 +18,8 @@ from hierlm.config.load import load_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
+from hierlm.objectives import objective
+from hierlm.objectives.batch import Batch
 from hierlm.parallel.process import ProcessInfo
 from hierlm.phases.timeline import Moment
 from hierlm.run_dir import RunDir
@@ -52,7 +54,7 @@ class Attempt(Foundation):
     """Everything one attempt holds on this process."""
 
     first_step: int
-    batches: Prefetcher
+    batches: Prefetcher[Batch]
     hooks: Sequence[Hook]
     checkpointer: Checkpointer
     lease: Lease
@@ -151,7 +153,7 @@ def _gradient_norms(base: Foundation) -> list[GradientNormsHook]:
     ]
 
 
-def _log_hook(base: Foundation, batches: Prefetcher, *, gradient_norms: Sequence[GradientNormsHook]) -> LogHook:
+def _log_hook(base: Foundation, batches: Prefetcher[Batch], *, gradient_norms: Sequence[GradientNormsHook]) -> LogHook:
     return LogHook(
         base.course,
         engine=base.engine,
@@ -256,13 +258,14 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
             rows_per_pass=rows_per_pass,
             is_recurrent=recurrent,
             document_starts=wants_documents(config.model),
+            objective=config.objective,
             share=share,
         )
 
     return MixtureEvaluation(dict(zip(config.data.source_names, map(evaluation_of, paths), strict=True)))
 
 
-def _batches(base: Foundation, *, first_step: int) -> Prefetcher:
+def _batches(base: Foundation, *, first_step: int) -> Prefetcher[Batch]:
     """This rank's rows of every step from `first_step` on, read ahead."""
     engine, timeline = base.engine, base.timeline
 
@@ -271,7 +274,13 @@ def _batches(base: Foundation, *, first_step: int) -> Prefetcher:
             moment = timeline.at(step)
             yield _request(base, moment, rows=engine.local_rows(moment.phase.global_batch_size))
 
-    return Prefetcher(base.rows, requests(), base.config.data.prefetch_batches, device=engine.process.device)
+    asked, how = objective(base.config.objective.name), base.config.objective
+
+    def read(request: Request) -> Batch:
+        batch: Batch = asked.batch(base.rows.rows(request), how)
+        return batch
+
+    return Prefetcher(read, requests(), base.config.data.prefetch_batches, device=engine.process.device)
 
 
 def _request(base: Foundation, moment: Moment, *, rows: range) -> Request:

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.read.loader import TrainRows, open_split
+from hierlm.bits import bits
 from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
-from hierlm.train.evaluation import Evaluation, Share, bits
+from hierlm.train.evaluation import Evaluation, Share
 from hierlm.train.mixture_evaluation import MixtureEvaluation, with_headline
 from hierlm.train.setup import _bits_of_step, _request
 from tests.data_pipeline.making import prepared
