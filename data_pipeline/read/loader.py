@@ -31,12 +31,16 @@ __all__ = [
 ]
 
 IGNORED_TARGET = -100  # what torch's cross entropy leaves out
+NO_PASS = -1
+"""Where rows are read for an evaluation; with it, what is drawn for a sample is the same in every evaluation."""
 
 
 class Rows(NamedTuple):
     """Rows of the data as they are read: what a model is asked of them is for others to say."""
 
     tokens: Tensor  # int64 [n, T + 1]: neighbouring rows share a token
+    samples: Tensor  # int64 [n]: their numbers in the data pass, or in the split that is evaluated
+    data_pass: int = NO_PASS
     valid: Tensor | None = None  # int64 [n]: how many of the last T are there; None: all
     starts: Tensor | None = None  # bool [n], lanes only: the row begins a new stream
     document_starts: Tensor | None = None  # bool [n, T], on request: the token is the first of a document
@@ -146,7 +150,8 @@ class TrainRows:
                 tokens[inside] = split.read_rows((where.rows[inside] * length).tolist(), length=length + 1)
         starts = None if where.starts is None else torch.from_numpy(where.starts)
         documents = self._document_starts(where.sources, where.rows, length)
-        return Rows(torch.from_numpy(tokens), starts=starts, document_starts=documents)
+        samples = torch.from_numpy(request.first_sample + request.numbers)
+        return Rows(torch.from_numpy(tokens), samples, request.data_pass, starts=starts, document_starts=documents)
 
     def _document_starts(self, sources: NDArray[np.int64], rows: NDArray[np.int64], length: int) -> Tensor | None:
         if not self._wants_document_starts:
@@ -192,7 +197,8 @@ class EvaluationRows:
             if count:
                 self.split.read_into(out[: count + 1], start=row * length)
         documents = self._document_starts(rows, valid.tolist()) if self._wants_document_starts else None
-        return Rows(torch.from_numpy(packed), torch.from_numpy(valid), document_starts=documents)
+        samples = torch.tensor([*rows], dtype=torch.int64)
+        return Rows(torch.from_numpy(packed), samples, valid=torch.from_numpy(valid), document_starts=documents)
 
     def _document_starts(self, rows: Sequence[int], valid: Sequence[int]) -> Tensor:
         """None where a row is padding."""

@@ -5,8 +5,10 @@ An objective's file exports
     Config               its fields, an `ObjectiveConfig`; `objective.name` chooses it
     INPUTS               name -> `hierlm.nn.input_spec.InputSpec`: what its batches hold beside the tokens
     HEADLINE             the name of the metric by which runs are compared, and LOWER_IS_BETTER
-    batch(rows, config)  one rank's rows of the data -> what the model reads, its targets, and how much each counts;
-                         pure, on the loader's thread
+    batch(rows, config, seed=...)
+                         one rank's rows of the data -> what the model reads, its targets, and how much each counts;
+                         pure, on the loader's thread: what is drawn is keyed by seed, `rows.data_pass` and
+                         `rows.samples` (`hierlm.nn.draws.keyed_seed`), so that no layout changes it
     Totals               what an evaluation adds up: `add(nats, batch)`, the `sums` that ranks add up, and of these
                          `metrics(sums, of)`
 

@@ -23,7 +23,7 @@ class Config(ObjectiveConfig):
     name: Literal["next_token"] = "next_token"
 
 
-def batch(rows: "Rows", config: Config) -> "Batch":
+def batch(rows: "Rows", config: Config, *, seed: int) -> "Batch":
     """Tokens, and as targets the same a token later; of a row that is not full, none past its end."""
     from data_pipeline.read.loader import next_tokens
     from hierlm.nn.inputs import DOCUMENTS, documents_from_starts, with_tokens

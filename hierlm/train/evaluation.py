@@ -61,19 +61,20 @@ class Evaluation:
         is_recurrent: bool = False,
         document_starts: bool = False,
         objective: ObjectiveConfig | None = None,
+        seed: int = 0,
         share: Share = ALONE,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """`rows_per_pass` over all ranks. A recurrent model reads the split as so many lanes, with memory carried.
 
         With `document_starts` the score is told which document each token belongs to. Without an `objective` it is the
-        default one.
+        default one; what it draws is keyed by `seed`.
         """
         assert rows_per_pass % share.dp_degree == 0
         self._split, self._score, self._rows_per_pass, self._share = split, score, rows_per_pass, share
         self._is_recurrent, self._progress, self._document_starts = is_recurrent, progress, document_starts
         self._asked = objectives.objective(DEFAULT_OBJECTIVE if objective is None else objective.name)
-        self._objective = self._asked.Config() if objective is None else objective
+        self._objective, self._seed = self._asked.Config() if objective is None else objective, seed
 
     def run(self, *, sequence_length: int, max_rows: int | None) -> Evaluated | None:
         """Score the first `max_rows` rows (all by default); None when all ranks agreed to stop on the way."""
@@ -85,7 +86,8 @@ class Evaluation:
         for index in range(lanes.num_steps):
             if share.stopped():
                 return None
-            batch: Batch = self._asked.batch(rows.rows(self._rows_of(index, lanes)), self._objective)
+            read = rows.rows(self._rows_of(index, lanes))
+            batch: Batch = self._asked.batch(read, self._objective, seed=self._seed)
             totals.add(self._scored(batch, continues=self._is_recurrent and index > 0), batch)
             self._progress(index + 1, lanes.num_steps)
         sums = share.add_up(totals.sums)

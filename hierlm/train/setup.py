@@ -259,6 +259,7 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
             is_recurrent=recurrent,
             document_starts=wants_documents(config.model),
             objective=config.objective,
+            seed=config.seed,
             share=share,
         )
 
@@ -277,7 +278,7 @@ def _batches(base: Foundation, *, first_step: int) -> Prefetcher[Batch]:
     asked, how = objective(base.config.objective.name), base.config.objective
 
     def read(request: Request) -> Batch:
-        batch: Batch = asked.batch(base.rows.rows(request), how)
+        batch: Batch = asked.batch(base.rows.rows(request), how, seed=base.config.seed)
         return batch
 
     return Prefetcher(read, requests(), base.config.data.prefetch_batches, device=engine.process.device)

@@ -17,8 +17,8 @@ class Made(NamedTuple):
 
 
 def test_the_target_of_a_token_is_the_one_behind_it_and_none_past_the_end_of_a_row() -> None:
-    rows = Rows(torch.arange(10).reshape(2, 5), valid=torch.tensor([4, 2]))
-    made = batch(rows, Config())
+    rows = Rows(torch.arange(10).reshape(2, 5), torch.arange(2), valid=torch.tensor([4, 2]))
+    made = batch(rows, Config(), seed=0)
     assert made.tokens.tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]]
     assert made.targets.clamp(min=-1).tolist() == [[1, 2, 3, 4], [6, 7, -1, -1]]
     assert made.weights is None and list(made.inputs) == ["tokens"]
@@ -26,7 +26,7 @@ def test_the_target_of_a_token_is_the_one_behind_it_and_none_past_the_end_of_a_r
 
 def test_documents_are_numbered_where_the_rows_say_where_they_begin() -> None:
     begins = torch.tensor([[False, True, False, True]])
-    made = batch(Rows(torch.zeros(1, 5, dtype=torch.int64), document_starts=begins), Config())
+    made = batch(Rows(torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1), document_starts=begins), Config(), seed=0)
     assert made.inputs[DOCUMENTS].tolist() == [[0, 1, 1, 2]]
 
 
