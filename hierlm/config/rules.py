@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from hierlm import models
+from hierlm import models, objectives
 from hierlm.config.problem import Problem, given, nearest, sentence
 from hierlm.config.run_config import RunConfig
 from hierlm.discovery import is_named, names_in
 from hierlm.models.config import ModelConfig
-from hierlm.objectives.config import DEFAULT_OBJECTIVE
 from hierlm.optim.optimizers import zero_stages
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import curve_spans
@@ -260,13 +259,14 @@ def optimizer_allows_zero_stage(config: Config) -> Iterator[Problem]:
 
 
 def architecture_has_the_objective(config: Config) -> Iterator[Problem]:
-    """What a model sees decides what it can be asked."""
+    """What a model's tokens see decides what it can be asked."""
     name, arch = config.objective.name, config.model.arch
     if type(config.model) is ModelConfig:
         return  # stands for one that is not known
-    can = getattr(models.architecture(arch), "OBJECTIVES", frozenset({DEFAULT_OBJECTIVE}))
-    if name not in can:
-        text = f"given {given(name)}, allowed with model.arch {arch}: {', '.join(sorted(can))}"
+    sees = getattr(models.architecture(arch), "SEES", frozenset({"past"}))
+    if objectives.objective(name).SEES not in sees:
+        can = [other for other in objectives.names() if objectives.objective(other).SEES in sees]
+        text = f"given {given(name)}, allowed with model.arch {arch}: {', '.join(can)}"
         yield Problem("objective.name", text, involves=("model.arch",))
 
 

@@ -4,6 +4,7 @@ An objective's file exports
 
     Config               its fields, an `ObjectiveConfig`; `objective.name` chooses it
     INPUTS               name -> `hierlm.nn.input_spec.InputSpec`: what its batches hold beside the tokens
+    SEES                 "past" where a token's logits may hang on nothing behind it, else "all"
     HEADLINE             the name of the metric by which runs are compared, and LOWER_IS_BETTER
     batch(rows, config, seed=...)
                          one rank's rows of the data -> what the model reads, its targets, and how much each counts;
@@ -14,7 +15,7 @@ An objective's file exports
 
 The loss of a step is sum(w nats) / sum(w) over the global batch, nats of the model's logits at the targets: that is the
 engine's (`hierlm.parallel.weighting`), so an objective says targets and weights and nothing of layouts. An architecture
-names the objectives it can have in `OBJECTIVES`, by default next_token alone.
+says in `SEES` which kinds it can have, by default "past" alone.
 
 A file imports torch only inside its functions, so that its Config is checked where torch is not installed.
 """

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hierlm.objectives.batch import Batch, Source
 
 INPUTS: dict[str, Any] = {}
+SEES = "past"
 HEADLINE = metric_names.LOSS
 LOWER_IS_BETTER = True
 
