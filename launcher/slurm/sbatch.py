@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.job import JobSpec
+from launcher.provenance import SOURCE_ROOT
 from launcher.slurm.cluster import ClusterProfile, Container
 
-TRAIN_SCRIPT = Path(__file__).resolve().parent.parent / "slurm" / "train.sh"
+TRAIN_SCRIPT = SOURCE_ROOT / "slurm" / "train.sh"
 
 NOT_IN_A_HEADER = re.compile(r"[\n\r\\]")
 """A header line has no line breaks, and after a backslash Slurm no longer fills in the job id."""
