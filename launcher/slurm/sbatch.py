@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.cluster import ClusterProfile, Container
 from launcher.job import JobSpec
 from launcher.provenance import SOURCE_ROOT
-from launcher.slurm.cluster import ClusterProfile, Container
 
 TRAIN_SCRIPT = SOURCE_ROOT / "slurm" / "train.sh"
 
