@@ -119,6 +119,7 @@ def prepare(
         return
     given = (*inputs, *(more_inputs or ()))
     files = tuple(find_files(given))
+    limits = (min_document_bytes, max_repeated_line_share, min_compressed_share, max_compressed_share)
     request = Request(
         files=files,
         given=given,
@@ -130,14 +131,7 @@ def prepare(
         splits=parse_splits(splits),
         documents=DocumentOptions(documents, separator, field, record_end, broken, _image_shape(kind, files, broken)),
         policy=TextPolicy(bad_text, max_document_bytes, long_documents),
-        filters=Filters(
-            min_document_bytes=min_document_bytes,
-            max_repeated_line_share=max_repeated_line_share,
-            min_compressed_share=min_compressed_share,
-            max_compressed_share=max_compressed_share,
-            deduplicate=deduplicate,
-            near_threshold=near_threshold,
-        ),
+        filters=Filters(*limits, deduplicate=deduplicate, near_threshold=near_threshold),
         shard_tokens=shard_tokens,
         workers=workers,
         resume=resume,
