@@ -10,7 +10,7 @@ from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
 from hierlm.run_dir import RunDir
-from launcher.slurm.cluster import ClusterProfile
+from launcher.cluster import ClusterProfile
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data_pipeline.checks import check, evaluation_problems
+from data_pipeline.check.run import check, evaluation_problems
 from hierlm import models
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError

@@ -32,10 +32,10 @@ from data_pipeline.prepare.selection import FILE_NAME as LEFT_OUT_FILE
 from data_pipeline.prepare.selection import read_left_out, select, write_left_out
 from data_pipeline.prepare.shard_writer import write_atomically
 from data_pipeline.prepare.splits import Part, group, parts
+from data_pipeline.prepare.tokenizer_training import train_sentencepiece
 from data_pipeline.shard_index import FILE_NAME as INDEX_FILE
 from data_pipeline.shard_index import DatasetIndex, SplitRecord, TokenizerRecord, build_index, load_index
 from data_pipeline.tokenize.tokenizer import MODEL_FILES, Tokenizer, dtype_for, tokenizer_from
-from data_pipeline.tokenize.training import train_sentencepiece
 
 
 class Prepared(NamedTuple):

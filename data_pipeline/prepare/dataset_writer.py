@@ -10,7 +10,7 @@ from data_pipeline.prepare.pieces import Position
 from data_pipeline.prepare.shard_writer import ShardWriter
 from data_pipeline.shard_index import Dtype, ShardRecord
 from data_pipeline.tokenize.tokenizer import Tokenizer
-from data_pipeline.words import count_words_of_tokens
+from data_pipeline.tokenize.words import count_words_of_tokens
 
 
 class DatasetWriter:

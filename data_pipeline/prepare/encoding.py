@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.prepare.pieces import Piece, Position
 from data_pipeline.tokenize.tokenizer import Tokenizer, Tokens, tokenizer_from
-from data_pipeline.words import count_words
+from data_pipeline.tokenize.words import count_words
 
 IN_FLIGHT_PER_WORKER = 4
 

@@ -12,7 +12,7 @@ from data_pipeline.prepare.filters import Filters
 from data_pipeline.prepare.sources import SourceFile
 from data_pipeline.prepare.splits import Part, SplitPlan
 from data_pipeline.prepare.text_policy import TextPolicy
-from data_pipeline.tokenize.training import ModelType
+from data_pipeline.prepare.tokenizer_training import ModelType
 
 TokenizerKind = Literal["bytes", "sentencepiece", "huggingface"]
 DEFAULT_SHARD_TOKENS = 1 << 24

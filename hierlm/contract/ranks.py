@@ -16,7 +16,18 @@ from typing import Any
 
 from hierlm.meeting import rank_environment
 
-_PRELOAD = ["hierlm.parallel.engine", "hierlm.config.load", "hierlm.models.assembly", "pytest", "hypothesis"]
+_PRELOAD = [
+    "hierlm.parallel.engine",
+    "hierlm.config.load",
+    "hierlm.models.assembly",
+    # what a DeepSpeed engine imports only when it is built, torch's compiler among it: a second of every rank
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.zero.stage3",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.ops.op_builder.all_ops",
+    "pytest",
+    "hypothesis",
+]
 """What is not installed is left out."""
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_pipeline.checks import evaluation_problems
+from data_pipeline.check.run import evaluation_problems
 from data_pipeline.errors import DataError
 from data_pipeline.read.loader import IGNORED_TARGET, Split, open_split
 from data_pipeline.read.split import can_be_evaluated

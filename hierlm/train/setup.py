@@ -7,7 +7,7 @@ from functools import cache, partial
 
 import torch.distributed as dist
 
-from data_pipeline.checks import evaluation_problems
+from data_pipeline.check.run import evaluation_problems
 from data_pipeline.errors import DataError
 from data_pipeline.read.loader import MixtureChange, Request, open_split
 from data_pipeline.read.prefetch import Prefetcher

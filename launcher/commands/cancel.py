@@ -19,8 +19,8 @@ def command(run: RunArgument, as_json: JsonOption = False) -> None:
 
     A run started here by `hierlm train` is asked to save and stop. Submitted or trained again it goes on from there.
     """
-    from launcher.runs import Cluster, find_runs
-    from launcher.slurm.cancel import cancel_run
+    from launcher.runs.view import Cluster, find_runs
+    from launcher.submit.cancel import cancel_run
     from launcher.verb import print_json
 
     cluster = Cluster()

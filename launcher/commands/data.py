@@ -15,7 +15,7 @@ from data_pipeline.prepare.request import Request, TokenizerKind
 from data_pipeline.prepare.sources import find_files
 from data_pipeline.prepare.splits import parse_splits
 from data_pipeline.prepare.text_policy import BadText, LongDocuments, TextPolicy
-from data_pipeline.tokenize.training import ModelType
+from data_pipeline.prepare.tokenizer_training import ModelType
 from hierlm.exit_codes import FAILED
 from launcher.options import JsonOption
 from launcher.verb import json_on_stdout
@@ -119,6 +119,7 @@ def prepare(
         return
     given = (*inputs, *(more_inputs or ()))
     files = tuple(find_files(given))
+    limits = (min_document_bytes, max_repeated_line_share, min_compressed_share, max_compressed_share)
     request = Request(
         files=files,
         given=given,
@@ -130,14 +131,7 @@ def prepare(
         splits=parse_splits(splits),
         documents=DocumentOptions(documents, separator, field, record_end, broken, _image_shape(kind, files, broken)),
         policy=TextPolicy(bad_text, max_document_bytes, long_documents),
-        filters=Filters(
-            min_document_bytes=min_document_bytes,
-            max_repeated_line_share=max_repeated_line_share,
-            min_compressed_share=min_compressed_share,
-            max_compressed_share=max_compressed_share,
-            deduplicate=deduplicate,
-            near_threshold=near_threshold,
-        ),
+        filters=Filters(*limits, deduplicate=deduplicate, near_threshold=near_threshold),
         shard_tokens=shard_tokens,
         workers=workers,
         resume=resume,
@@ -186,7 +180,7 @@ def stdlib(
 @app.command(epilog="Example: hierlm data verify data/demo")
 def verify(directory: DatasetArgument, as_json: JsonOption = False) -> int:
     """Check every byte against the checksums; damaged shards are named, exit code 1."""
-    from data_pipeline.verify import verify as find_problems
+    from data_pipeline.check.verify import verify as find_problems
 
     with json_on_stdout(as_json) as print_json, _progress() as progress:
         problems = find_problems(directory, progress=progress)
@@ -205,7 +199,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Counts, compression and samples as text."""
-    from data_pipeline.inspection import inspect as summary_of
+    from data_pipeline.check.inspection import inspect as summary_of
 
     summary = summary_of(directory, samples=samples)
     if as_json:
@@ -235,7 +229,7 @@ def _progress() -> "Iterator[Progress]":
 
 
 def _prepare(request: Request, *, as_json: bool) -> None:
-    from data_pipeline.inspection import inspect as summary_of
+    from data_pipeline.check.inspection import inspect as summary_of
     from data_pipeline.prepare.dataset import prepare as prepare_dataset
 
     with json_on_stdout(as_json) as print_json:
@@ -255,8 +249,8 @@ def _prepare(request: Request, *, as_json: bool) -> None:
 
 def _submit(cluster: Path, *, output: Path, parts: int, as_json: bool) -> None:
     """The command of this process as jobs, without `--cluster`."""
-    from launcher.slurm.cluster import load_cluster
-    from launcher.slurm.preparation import JOBS_SUFFIX, submit_preparation
+    from launcher.cluster import load_cluster
+    from launcher.submit.preparation import JOBS_SUFFIX, submit_preparation
 
     words = [word for word in sys.argv[1:] if word not in (f"--cluster={cluster}", "--json")]
     if "--cluster" in words:

@@ -29,7 +29,7 @@ def command(
     """Print the end of the run's newest job log; of a run started here, the log of its first process."""
     from hierlm.errors import UserError
     from launcher import run_logs
-    from launcher.runs import find_run
+    from launcher.runs.view import find_run
     from launcher.verb import print_json
 
     run_dir = find_run(run)
@@ -58,8 +58,8 @@ class _Activity:
         self._active = True
 
     def __call__(self) -> bool:
-        from launcher.run_state import ACTIVE
-        from launcher.runs import Cluster, find_run, statuses
+        from launcher.runs.state import ACTIVE
+        from launcher.runs.view import Cluster, find_run, statuses
 
         run_dir = find_run(self._run)
         due = run_dir.finished.exists() or time.monotonic() - self._asked_at >= ASK_SLURM_EVERY_SECONDS

@@ -11,7 +11,7 @@ import typer
 from launcher.options import JsonOption
 
 if TYPE_CHECKING:
-    from launcher.runs import RunStatus
+    from launcher.runs.view import RunStatus
 
 EXAMPLE = "hierlm status --watch 5"
 
@@ -33,7 +33,7 @@ def command(
 
     Everything comes from the run directories and Slurm's queue; without a Slurm it works too.
     """
-    from launcher.runs import Cluster, all_runs, find_runs, statuses
+    from launcher.runs.view import Cluster, all_runs, find_runs, statuses
     from launcher.verb import print_json
 
     cluster = Cluster()
@@ -53,7 +53,7 @@ def command(
 
 
 def _show(look: "Callable[[], list[RunStatus]]", *, every: float | None, nothing: str) -> None:
-    from launcher.run_table import line, table
+    from launcher.runs.table import line, table
 
     while True:
         found = look()
@@ -74,7 +74,7 @@ def _watch(look: "Callable[[], list[RunStatus]]", *, every: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from launcher.run_table import table
+    from launcher.runs.table import table
 
     with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
         while True:

@@ -11,8 +11,8 @@ from launcher.options import ConfigArgument, JsonOption, OverridesArgument, Plug
 if TYPE_CHECKING:
     from hierlm.config.run_config import RunConfig
     from hierlm.models.config import ModelConfig
+    from launcher.cluster import ClusterProfile
     from launcher.slurm.chain import Link
-    from launcher.slurm.cluster import ClusterProfile
 
 EXAMPLE = "hierlm submit configs/demo/hourglass.yaml --cluster configs/clusters/generic.yaml --dry-run"
 
@@ -44,7 +44,7 @@ def command(
     into the queue. RUN/job.sbatch can be submitted again by plain sbatch.
     """
     from hierlm.errors import UserError
-    from launcher.slurm.cluster import ClusterProfile, load_cluster
+    from launcher.cluster import ClusterProfile, load_cluster
 
     if bool(array) + chain + (slices is not None) > 1:
         raise UserError("--array, --chain, --slices: given together, allowed: one of them")
@@ -67,8 +67,8 @@ def _submit_run(
     as_json: bool,
 ) -> None:
     from hierlm.config.load import load_config
-    from launcher.slurm.run import job_of, submit_run
     from launcher.slurm.sbatch import render
+    from launcher.submit.run import job_of, submit_run
     from launcher.verb import print_json
 
     config = load_config(path, overrides)
@@ -103,8 +103,8 @@ def _submit_sweep(
     as_json: bool,
 ) -> None:
     from launcher.prepare_run import run_dir_of
-    from launcher.slurm.run import job_of
-    from launcher.slurm.sweep import load_members, render_array, submit_sweep
+    from launcher.submit.run import job_of
+    from launcher.submit.sweep import load_members, render_array, submit_sweep
     from launcher.verb import print_json
 
     base, configs = load_members(path, overrides, axes)

@@ -36,7 +36,7 @@ def command(
     from launcher.job import local_job
     from launcher.preflight import refuse_what_cannot_run
     from launcher.prepare_run import prepare_run
-    from launcher.slurm import allocation
+    from launcher.submit import allocation
     from launcher.verb import json_on_stdout
 
     with json_on_stdout(as_json) as print_document:

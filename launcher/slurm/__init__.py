@@ -1,4 +1,4 @@
-"""Slurm: site, job script, submissions, sweeps, chains.
+"""Slurm itself: job scripts, the queue, what became of jobs.
 
 Its commands stand behind one function (client.py), so tests need no Slurm.
 """

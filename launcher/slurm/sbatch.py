@@ -5,10 +5,11 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.cluster import ClusterProfile, Container
 from launcher.job import JobSpec
-from launcher.slurm.cluster import ClusterProfile, Container
+from launcher.provenance import SOURCE_ROOT
 
-TRAIN_SCRIPT = Path(__file__).resolve().parent.parent / "slurm" / "train.sh"
+TRAIN_SCRIPT = SOURCE_ROOT / "slurm" / "train.sh"
 
 NOT_IN_A_HEADER = re.compile(r"[\n\r\\]")
 """A header line has no line breaks, and after a backslash Slurm no longer fills in the job id."""

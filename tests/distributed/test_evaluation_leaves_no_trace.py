@@ -7,15 +7,12 @@ import torch
 
 from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
+from tests.distributed.sizes import TWO_LAYERS
 from tests.distributed.spawn import run_ranks
 
 STEPS = 5
 SMALL = [
-    "model.num_layers=2",
-    "model.hidden_dim=16",
-    "model.num_heads=2",
-    "model.ffn_dim=32",
-    "model.vocab_size=64",
+    *TWO_LAYERS,
     "model.memory_length=20",
     "model.dropout=0.1",
     "model.evaluation_memory_length=32",

@@ -15,6 +15,7 @@ from hierlm.durable import FileWriter
 from hierlm.errors import UserError
 from hierlm.parallel.engine import TAG
 from hierlm.phases.timeline import Timeline
+from tests.distributed.sizes import TWO_LAYERS
 from tests.distributed.spawn import RankFailedError, run_ranks
 
 PHASES = (
@@ -24,11 +25,7 @@ PHASES = (
     r" {name: other, duration: {steps: 2}, trainable: ['layers\.1', 'layers\.0']}]"
 )
 SMALL = [
-    "model.num_layers=2",
-    "model.hidden_dim=16",
-    "model.num_heads=2",
-    "model.ffn_dim=32",
-    "model.vocab_size=64",
+    *TWO_LAYERS,
     f"phases={PHASES}",
     "parallel.micro_batch_size=1",
     "optim.weight_decay=0.3",

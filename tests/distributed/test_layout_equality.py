@@ -257,7 +257,7 @@ def test_a_pipeline_may_be_cut_anywhere(first_layer: int, single: Any) -> None:
 
 @pytest.mark.distributed
 def test_a_projection_left_whole_does_not_fit_its_neighbours() -> None:
-    with pytest.raises(RankFailedError, match="must match the size"):
+    with pytest.raises(RankFailedError, match=r"must match the size|Number of heads"):
         run("transformer", (1, 2, 1), 1, broken_plan={r"layers\.2\.attention\.key": "replicate"})
 
 

@@ -9,15 +9,12 @@ from torch import Tensor
 
 from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
+from tests.distributed.sizes import TWO_LAYERS
 from tests.distributed.spawn import run_ranks
 
 STEPS, ROWS = 4, 4
 SMALL = [
-    "model.num_layers=2",
-    "model.hidden_dim=16",
-    "model.num_heads=2",
-    "model.ffn_dim=32",
-    "model.vocab_size=64",
+    *TWO_LAYERS,
     "phases.0.sequence_length=16",
     f"phases.0.global_batch_size={ROWS}",
     "parallel.micro_batch_size=1",

@@ -59,12 +59,12 @@ def test_decay_reaches_in_a_layout_what_it_reaches_on_one_process(arch: str, mod
 
 def attempt(run_dir: str, decays_by_shape: bool) -> str:
     """Train to the end as this version does, or with the groups of 0.1; what the console said."""
-    from hierlm.parallel import engine
+    from hierlm.parallel import build
     from hierlm.train.record.console import Console
     from hierlm.train.run import run
 
     if decays_by_shape:
-        engine.canonical_kinds = kinds_by_shape
+        build.canonical_kinds = kinds_by_shape
     said = io.StringIO()
     assert run(RunDir(Path(run_dir)), console=Console(said)) == 0
     return said.getvalue()

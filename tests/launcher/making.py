@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from hierlm.run_dir import RunDir
+from launcher.cluster import ClusterProfile
 from launcher.job import JobSpec
-from launcher.slurm.cluster import ClusterProfile
 
 
 def job(run_dir: Path, *, command: tuple[str, ...] = ("python", "-m", "hierlm", "runs/x"), **fields: Any) -> JobSpec:

@@ -5,8 +5,8 @@ import pytest
 
 from hierlm.errors import UserError
 from hierlm.run_dir import RunDir
+from launcher.cluster import ClusterProfile
 from launcher.job import cluster_job, local_job
-from launcher.slurm.cluster import ClusterProfile
 from tests.config.making import config
 
 

@@ -7,9 +7,9 @@ import pytest
 from hierlm.errors import UserError
 from launcher import preflight
 from launcher.cli import run
+from launcher.cluster import ClusterProfile
 from launcher.slurm.client import run_command
-from launcher.slurm.cluster import ClusterProfile
-from launcher.slurm.run import submit_run
+from launcher.submit.run import submit_run
 from tests.config.making import config, write
 from tests.conftest import ROOT
 

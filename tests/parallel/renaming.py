@@ -18,13 +18,10 @@ from hierlm.parallel.seams.handle import Field, Handle
 from hierlm.parallel.seams.seam import Names, Seam, thing_at
 from hierlm.parallel.seams.spoken import SPOKEN
 from hierlm.parallel.seams.start import every_seam, handles
+from tests.distributed.sizes import TWO_LAYERS
 
 SMALL = [
-    "model.num_layers=2",
-    "model.hidden_dim=16",
-    "model.num_heads=2",
-    "model.ffn_dim=32",
-    "model.vocab_size=64",
+    *TWO_LAYERS,
     "phases.0.sequence_length=16",
     "phases.0.global_batch_size=4",
 ]

@@ -9,7 +9,7 @@ from hierlm.config.load import load_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.errors import UserError
 from hierlm.train.record.summary import count_parameters
-from launcher.slurm.sweep import load_members
+from launcher.submit.sweep import load_members
 from tests.benchmarks.claims import hourglass, lmu, multi_scale, skip_cross_head
 from tests.benchmarks.claims.catalogue import CLAIMS, chosen
 from tests.benchmarks.claims.corpora import DATASETS, prepare_command

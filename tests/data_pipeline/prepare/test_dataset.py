@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import webdataset
 
+from data_pipeline.check.verify import verify
 from data_pipeline.errors import DataError
 from data_pipeline.prepare.sources import SourceFile, text_blocks
 from data_pipeline.read.split import open_split
 from data_pipeline.shard_index import load_index
-from data_pipeline.verify import verify
 from tests.conftest import corpus
 from tests.data_pipeline.making import EVERY_PLANE, Silent, folder_content, prepared, stream_text
 

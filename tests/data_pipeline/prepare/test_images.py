@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_pipeline.checks import check
+from data_pipeline.check.run import check
 from data_pipeline.config import SourceConfig
 from data_pipeline.errors import DataError
 from data_pipeline.image_shape import ImageShape

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import DataError
+from data_pipeline.prepare.tokenizer_training import train_sentencepiece
 from data_pipeline.tokenize.sentencepiece import SentencePieceTokenizer
 from data_pipeline.tokenize.tokenizer import ByteTokenizer, dtype_for, fingerprint_of
-from data_pipeline.tokenize.training import train_sentencepiece
 from tests.data_pipeline.making import EVERY_PLANE
 
 LINES = [b"def add(first, second):\n", b"    return first + second\n", b"\n", "naïve  café\r\n".encode()] * 50

@@ -10,7 +10,7 @@ from hierlm.run_dir import RunDir
 from launcher.slurm.array import members, sweep_runs, write_sweep
 from launcher.slurm.chain import phase_links, slice_links, submit_chain
 from launcher.slurm.job_history import read_history
-from launcher.slurm.sweep import load_members, render_array, shape_problems
+from launcher.submit.sweep import load_members, render_array, shape_problems
 from tests.config.making import write
 from tests.launcher.making import job
 from tests.launcher.slurm.test_client import Answers

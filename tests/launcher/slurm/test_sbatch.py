@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launcher.slurm.sbatch import header_word, render
+from launcher.slurm.sbatch import TRAIN_SCRIPT, header_word, render
 from tests.launcher.making import job
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -109,3 +109,7 @@ def test_the_header_ends_before_the_first_command() -> None:
 @pytest.mark.parametrize("text", ["plain", "a b", 'say "x"', "it's", "#1", "a\\b", "50%j"])
 def test_header_words_are_read_as_one_word(text: str) -> None:
     assert shlex.split(header_word(text), comments=True) == [text]
+
+
+def test_the_script_that_a_job_runs_is_there() -> None:
+    assert TRAIN_SCRIPT.is_file()

@@ -9,15 +9,15 @@ from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
 from hierlm.run_dir import RunDir
+from launcher.cluster import ClusterProfile
 from launcher.job import JobSpec, cluster_job
 from launcher.memory_fit import memory_problems
 from launcher.preflight import refuse_what_cannot_run, tracker_note
 from launcher.prepare_run import PreparedRun, prepare_run, run_dir_of, write_whole
-from launcher.runs import jobs_of
+from launcher.runs.view import jobs_of
 from launcher.slurm import client
 from launcher.slurm.chain import Link, submit_chain
 from launcher.slurm.client import RunCommand, run_command
-from launcher.slurm.cluster import ClusterProfile
 from launcher.slurm.job_history import record_submit
 from launcher.slurm.sbatch import render
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data_pipeline.checks import check, evaluation_problems
+from data_pipeline.check.run import check, evaluation_problems
 from data_pipeline.config import SourceConfig
 from tests.data_pipeline.making import prepared
 
@@ -52,7 +52,7 @@ def test_all_problems_are_reported_together(folder):
 
 
 def test_checks_need_no_torch():
-    code = "import data_pipeline.checks, data_pipeline.prepare.dataset, sys; sys.exit('torch' in sys.modules)"
+    code = "import data_pipeline.check.run, data_pipeline.prepare.dataset, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from hierlm.errors import UserError
 from hierlm.run_dir import RunDir
+from launcher.cluster import ClusterProfile
 from launcher.job import JobSpec
 from launcher.prepare_run import write_whole
 from launcher.slurm import client
 from launcher.slurm.client import RunCommand, run_command
-from launcher.slurm.cluster import ClusterProfile
 from launcher.slurm.sbatch import header_options, log_redirection, name_and_log, software
 
 JOBS_SUFFIX = ".jobs"

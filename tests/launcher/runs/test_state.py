@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launcher.run_state import Evidence, count_attempts, judge, local_process
+from launcher.runs.state import Evidence, count_attempts, judge, local_process
 from launcher.slurm.client import QueuedJob
 
 HERE = socket.gethostname()
@@ -84,7 +84,7 @@ CRASHED = attempt("end", 3, why="failed (ValueError: x)")
     ],
 )
 def test_the_judgement(found: dict[str, Any], state: str, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launcher.run_state._is_our_process", lambda pid: pid == os.getpid())
+    monkeypatch.setattr("launcher.runs.state._is_our_process", lambda pid: pid == os.getpid())
     verdict = judge(evidence(**found))
     assert (verdict.state, verdict.reason) == (state, reason)
 

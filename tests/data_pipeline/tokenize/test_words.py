@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.words import count_words
+from data_pipeline.tokenize.words import count_words
 from tests.data_pipeline.making import prepared, stream_text
 
 TEXT = b"".join(f"one two\t  caf\u00e9 {number}\n\n".encode() for number in range(3000)) + b"no line end"

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from data_pipeline.verify import verify
+from data_pipeline.check.verify import verify
 from tests.data_pipeline.making import Silent, prepared
 
 TEXT = b"some text to keep safe\n" * 2000

@@ -8,8 +8,8 @@ from typing import Any
 
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import read_records
-from launcher.run_state import local_process
-from launcher.runs import jobs_of
+from launcher.runs.state import local_process
+from launcher.runs.view import jobs_of
 from launcher.slurm import client
 from launcher.slurm.job_history import record_cancel
 

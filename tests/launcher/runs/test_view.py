@@ -9,8 +9,9 @@ import pytest
 
 from hierlm.errors import UserError
 from hierlm.run_dir import RunDir
-from launcher import run_logs, runs
-from launcher.run_table import line
+from launcher import run_logs
+from launcher.runs import view
+from launcher.runs.table import line
 from launcher.slurm.client import QueuedJob
 from launcher.slurm.job_history import record_submit
 from tests.launcher.slurm.test_client import Answers
@@ -39,9 +40,9 @@ def log_steps(run: RunDir, *steps: int, torn: str = "") -> None:
         file.write('{"kind": "eval", "step": 3, "split": "valid", "loss": 9.0}\n' + torn)
 
 
-def status(run: RunDir, *jobs: QueuedJob) -> runs.RunStatus:
-    cluster = runs.Cluster(run_command=Answers(scontrol=UserError("forgotten"), sacct=UserError("none")))
-    return runs.status_of(run, queue=jobs, cluster=cluster)
+def status(run: RunDir, *jobs: QueuedJob) -> view.RunStatus:
+    cluster = view.Cluster(run_command=Answers(scontrol=UserError("forgotten"), sacct=UserError("none")))
+    return view.status_of(run, queue=jobs, cluster=cluster)
 
 
 def running(run: RunDir) -> QueuedJob:
@@ -57,7 +58,7 @@ def test_numbers_come_from_the_last_training_record(run: RunDir) -> None:
 
 
 def test_only_the_end_of_a_long_file_is_read(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "TAIL_BYTES", 500)
+    monkeypatch.setattr(view, "TAIL_BYTES", 500)
     log_steps(run, *range(1, 3000))
     assert status(run).step == 2999
 
@@ -79,10 +80,10 @@ def test_the_line_leaves_out_what_is_not_known(run: RunDir) -> None:
 
 
 def test_a_run_is_found_by_name_and_by_path(run: RunDir) -> None:
-    assert runs.find_run("some-run").path == Path("runs/some-run")
-    assert runs.find_run(run.path) == run
+    assert view.find_run("some-run").path == Path("runs/some-run")
+    assert view.find_run(run.path) == run
     with pytest.raises(UserError, match=r"some-rum: neither a run directory .* nearest: some-run"):
-        runs.find_run("some-rum")
+        view.find_run("some-rum")
 
 
 def test_the_newest_job_log_is_the_log(run: RunDir) -> None:

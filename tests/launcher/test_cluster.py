@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from hierlm.errors import UserError
-from launcher.slurm.cluster import ClusterProfile, load_cluster
+from launcher.cluster import ClusterProfile, load_cluster
 from tests.conftest import ROOT
 
 

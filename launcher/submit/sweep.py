@@ -8,15 +8,15 @@ from pathlib import Path
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
 from hierlm.run_dir import RunDir
+from launcher.cluster import ClusterProfile
 from launcher.job import JobSpec
 from launcher.prepare_run import write_whole
 from launcher.slurm import client
 from launcher.slurm.array import members, sweep_dir, write_sweep
 from launcher.slurm.client import RunCommand, run_command
-from launcher.slurm.cluster import ClusterProfile
 from launcher.slurm.job_history import record_submit
-from launcher.slurm.run import Config, job_of, place_run, problems_before_the_queue
 from launcher.slurm.sbatch import header_options
+from launcher.submit.run import Config, job_of, place_run, problems_before_the_queue
 
 
 @dataclass(frozen=True)

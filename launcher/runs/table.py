@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from launcher.runs import RunStatus
+from launcher.runs.view import RunStatus
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -16,7 +16,7 @@ from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import read_new_records, read_records
-from launcher.run_state import Evidence, State, count_attempts, judge
+from launcher.runs.state import Evidence, State, count_attempts, judge
 from launcher.slurm import client
 from launcher.slurm.array import SWEEP_SUFFIX, sweep_runs
 from launcher.slurm.job_history import read_history
