@@ -263,7 +263,7 @@ def architecture_has_the_objective(config: Config) -> Iterator[Problem]:
     name, arch = config.objective.name, config.model.arch
     if type(config.model) is ModelConfig:
         return  # stands for one that is not known
-    sees = getattr(models.architecture(arch), "SEES", frozenset({"past"}))
+    sees = models.sees(models.architecture(arch))
     if objectives.objective(name).SEES not in sees:
         can = [other for other in objectives.names() if objectives.objective(other).SEES in sees]
         text = f"given {given(name)}, allowed with model.arch {arch}: {', '.join(can)}"

@@ -65,6 +65,11 @@ class Case:
         """As it begins, fp32, training mode."""
         return LanguageModel(self.config, seed=seed).train()
 
+    def concerns_what_sees(self, visibility: str) -> None:
+        """NotConcernedError for an architecture that is never asked for this visibility (its `SEES`)."""
+        if visibility not in models.sees(self.architecture):
+            raise NotConcernedError(f"no token of it sees {visibility} alone")
+
     def tokens(self, length: int, *, batch: int = 2, seed: int = 3) -> Tensor:
         """int64 [batch, length]."""
         generator = torch.Generator().manual_seed(seed)

@@ -12,6 +12,7 @@ CUTS = ([1] * 13, [5, 1, 1, 6], [2, 3, 8], [13])
 @torch.no_grad()
 def generation_equals_the_forward_pass(case: Case) -> None:
     """Whatever pieces a text comes in."""
+    case.concerns_what_sees("past")
     text = case.tokens(13)
     whole, _ = case.model(text)
     for cut in CUTS:
@@ -22,6 +23,7 @@ def generation_equals_the_forward_pass(case: Case) -> None:
 
 def generation_costs_less(case: Case) -> None:
     """A token more costs a fraction of the whole text, where layers keep a cache."""
+    case.concerns_what_sees("past")
     model, text = case.model, case.tokens(24)
     decoder = Decoder(model)
     if not decoder.is_cached:

@@ -20,6 +20,7 @@ def has_a_row_of_logits_for_each_token(case: Case) -> None:
 @torch.no_grad()
 def no_logit_depends_on_a_later_token(case: Case) -> None:
     """Other tokens from any place on change no logit before it."""
+    case.concerns_what_sees("past")
     for length in LENGTHS:
         text = case.tokens(length)
         original, _ = case.model(text)
@@ -50,6 +51,7 @@ def every_past_token_matters(case: Case) -> None:
 @torch.no_grad()
 def logits_of_a_prefix_are_a_prefix(case: Case) -> None:
     """A text cut short has the logits that the whole text has there."""
+    case.concerns_what_sees("past")
     text = case.tokens(13)
     whole, _ = case.model(text)
     for length in range(1, 13):

@@ -22,7 +22,8 @@ from hierlm.inference.windows import CarriedLanes, Passes, SlidingWindows
 from hierlm.models.assembly import State
 from hierlm.nn.inputs import NO_INPUTS, Inputs, moved
 from hierlm.objectives import next_token
-from hierlm.train.evaluation import Score
+from hierlm.objectives.config import DEFAULT_OBJECTIVE
+from hierlm.train.evaluation import Evaluation, Score
 from hierlm.train.loaded_inputs import wants_documents
 from hierlm.train.mixture_evaluation import with_headline
 
@@ -42,6 +43,7 @@ AS_IN_TRAINING = Reading()
 
 _COMMON = ("step", "phase", "split", "sequence_length", "stride", "carries_memory", "left_out")
 """What is the same in the records of all sources."""
+_OF_ONE_SOURCE = ("data", "name", metric_names.WEIGHT, "words", "word_perplexity", "loss_by_position")
 
 
 def evaluate_run(
@@ -62,7 +64,8 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """For each data source: step, phase, split, data, its name and weight in that phase, how it was read, loss,
     perplexity, bits_per_byte, tokens, words and word_perplexity (None where words were not counted), loss_by_position
-    (nats; None where nothing is scored). A source without the split is left out, and named in `left_out`.
+    (nats; None where nothing is scored). Of another objective than next_token: its metrics, and no loss by position.
+    A source without the split is left out, and named in `left_out`.
 
     UserError when the model cannot be evaluated in this way, DataError when no source of the phase has the split.
     """
@@ -79,10 +82,9 @@ def evaluate(
         if not has:
             continue
         opened = open_split(path, split)
-        passes = _passes(opened, loaded, reading)
         place = {"step": loaded.step, "phase": loaded.phase.name, "split": split, "data": path}
         known = {**place, "name": name, metric_names.WEIGHT: weight, **reading_record}
-        records.append({**known, **_scored(opened, passes, score=Scorer(loaded), progress=progress)})
+        records.append({**known, **_measured(opened, loaded, reading, progress=progress)})
     return records
 
 
@@ -90,9 +92,36 @@ def headline(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What several records of `evaluate` come to: their weighted mean, as training's evaluation has it, and all of
     them under `sources`."""
     weights = {record["name"]: record[metric_names.WEIGHT] for record in records}
-    mean = with_headline({record["name"]: record for record in records}, weights=weights)
+    measured = {r["name"]: {k: v for k, v in r.items() if k not in (*_COMMON, *_OF_ONE_SOURCE)} for r in records}
+    mean = with_headline(measured, weights=weights)
+    shares = {name: each[metric_names.WEIGHT] for name, each in mean[metric_names.SOURCES].items()}
     common = {key: value for key, value in records[0].items() if key in _COMMON}
-    return {**common, **mean, metric_names.SOURCES: [{**each} for each in mean[metric_names.SOURCES].values()]}
+    sources = [{**record, metric_names.WEIGHT: shares[record["name"]]} for record in records]
+    return {**common, **mean, metric_names.SOURCES: sources}
+
+
+def _measured(
+    split: Split, loaded: LoadedRun, reading: Reading, *, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """What the run's objective says of a split; of tokens foretold one after another, the loss by position too."""
+    asked, score = loaded.config.objective, Scorer(loaded)
+    if asked.name == DEFAULT_OBJECTIVE:
+        return _scored(split, _passes(split, loaded, reading), score=score, progress=progress)
+    if reading.stride is not None:
+        raise UserError(f"--stride: windows overlap for {DEFAULT_OBJECTIVE} only, not for {asked.name}; leave it out")
+    evaluation = Evaluation(
+        split,
+        score=score,
+        rows_per_pass=ROWS_PER_PASS,
+        is_recurrent=loaded.is_recurrent,
+        document_starts=wants_documents(loaded.config.model),
+        objective=asked,
+        seed=loaded.config.seed,
+        progress=progress,
+    )
+    found = evaluation.run(sequence_length=_sequence_length(loaded, reading), max_rows=None)
+    assert found is not None  # nobody stops it
+    return {**found.metrics, "loss_by_position": None}
 
 
 def _scored(split: Split, passes: Passes, *, score: Score, progress: Callable[[int, int], None]) -> dict[str, Any]:

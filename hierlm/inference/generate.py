@@ -11,6 +11,7 @@ from hierlm.errors import UserError
 from hierlm.inference.load_run import LoadedRun, load_run
 from hierlm.inference.sampling import Sampling
 from hierlm.models.decoding import Decoder
+from hierlm.objectives import objective
 
 
 def generate_text(
@@ -22,6 +23,9 @@ def generate_text(
     or the run was trained on images.
     """
     loaded = load_run(path, checkpoint=checkpoint)
+    if objective(loaded.config.objective.name).SEES != "past":
+        name = loaded.config.objective.name
+        raise UserError(f"{path}: trained for {name}, which sees what comes behind; `hierlm generate` needs next_token")
     split = open_split(loaded.config.data.weighted_sources[0].path, "train")
     if split.kind == "images":
         raise UserError(f"{path}: its data {split.directory} is images; `hierlm generate` continues text only")

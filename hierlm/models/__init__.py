@@ -3,7 +3,8 @@
 A model file exports `Config`, `layers(config)`, `list_length(config)`, `TENSOR_PLAN`, and if needed
 `shared_weights(config)`; `INPUTS`, name -> `hierlm.nn.input_spec.InputSpec` of what it reads beside the tokens; and
 `PARAM_RULES`, a tuple of `hierlm.optim.config.ParameterRule`: learning rates and weight decays that some of its
-parameters need, which `optim.rules` of a run may overrule.
+parameters need, which `optim.rules` of a run may overrule; and `SEES`, a frozenset of "past" (a token's logits hang
+on nothing behind it, the default) and "all", which says what objectives it can have.
 It imports torch only inside `layers`, so that its Config is checked where torch is not installed.
 """
 
@@ -36,6 +37,11 @@ def architecture(name: str) -> ModuleType:
     if not is_known(name):
         raise ValueError(f"unknown architecture {name!r}; known: {', '.join(names())}")
     return module_named(name, package=__name__)
+
+
+def sees(architecture: ModuleType) -> frozenset[str]:
+    """What tokens of a model can see: `past` alone, or `all`."""
+    return frozenset(getattr(architecture, "SEES", ("past",)))
 
 
 def from_config(source: "str | Path | Mapping[str, Any]", *, seed: int | None = None) -> "LanguageModel":

@@ -6,12 +6,14 @@ An objective's file exports
     INPUTS               name -> `hierlm.nn.input_spec.InputSpec`: what its batches hold beside the tokens
     SEES                 "past" where a token's logits may hang on nothing behind it, else "all"
     HEADLINE             the name of the metric by which runs are compared, and LOWER_IS_BETTER
+    units(loss, of)      what a mean loss is in other units, for steps of training; may be nothing
     batch(rows, config, seed=...)
                          one rank's rows of the data -> what the model reads, its targets, and how much each counts;
                          pure, on the loader's thread: what is drawn is keyed by seed, `rows.data_pass` and
                          `rows.samples` (`hierlm.nn.draws.keyed_seed`), so that no layout changes it
     Totals               what an evaluation adds up: `add(nats, batch)`, the `sums` that ranks add up, and of these
-                         `metrics(sums, of)`
+                         `metrics(sums, of)`, `loss`, `tokens` and HEADLINE among them. Of a mixture's sources floats
+                         are averaged and whole numbers added up
 
 The loss of a step is sum(w nats) / sum(w) over the global batch, nats of the model's logits at the targets: that is the
 engine's (`hierlm.parallel.weighting`), so an objective says targets and weights and nothing of layouts. An architecture

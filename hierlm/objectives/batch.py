@@ -42,3 +42,10 @@ class Source(Protocol):
     def tokens_per_byte(self) -> float: ...
     @property
     def kind(self) -> Kind: ...
+
+
+class Drawn(NamedTuple):
+    """The same of rows that were drawn from several."""
+
+    tokens_per_byte: float
+    kind: Kind

@@ -36,6 +36,11 @@ def batch(rows: "Rows", config: Config, *, seed: int) -> "Batch":
     return Batch(with_tokens(tokens, inputs), targets, starts=rows.starts)
 
 
+def units(loss: float, of: "Source") -> dict[str, float]:
+    """Nats per token as bits per source byte (and dimension)."""
+    return bits(loss, tokens_per_byte=of.tokens_per_byte, kind=of.kind)
+
+
 class Totals:
     """Nats, and the tokens that were foretold."""
 
@@ -57,6 +62,6 @@ class Totals:
         return {
             metric_names.LOSS: loss,
             metric_names.PERPLEXITY: perplexity(loss),
-            **bits(loss, tokens_per_byte=of.tokens_per_byte, kind=of.kind),
+            **units(loss, of),
             metric_names.TOKENS: int(num_tokens),
         }

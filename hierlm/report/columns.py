@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from hierlm import metric_names
+from hierlm import metric_names, objectives
+from hierlm.objectives.config import DEFAULT_OBJECTIVE
 from hierlm.report import formats
 from hierlm.report.run_record import RunRecord
+from hierlm.report.summary import SplitResult
 
 Value = float | str | None
 
@@ -24,7 +26,7 @@ class Column:
     better: Literal["low", "high"] | None = None
 
 
-COLUMNS = (
+_OF_EVERY_RUN = (
     Column("run", "run", "name of the run, or of runs that differ in nothing but the seed"),
     Column("model", "model", "architecture"),
     Column(
@@ -59,9 +61,27 @@ COLUMNS = (
     Column("status", "status", "running, finished, stopped or failed"),
 )
 
+
+def _headlines() -> tuple[Column, ...]:
+    """What runs of other objectives are compared by: of the valid and of the test split."""
+    taken = {column.key for column in _OF_EVERY_RUN}
+    asked = [objectives.objective(name) for name in objectives.names()]
+    found = {one.HEADLINE: bool(one.LOWER_IS_BETTER) for one in asked if one.HEADLINE not in taken}
+    return tuple(
+        Column(start + name, title + name, f"of the last evaluation of the {split} split", formats.quality, better)
+        for name, lower in found.items()
+        for better in (("low",) if lower else ("high",))
+        for start, title, split in (("", "", "valid"), ("test_", "test ", "test"))
+    )
+
+
+HEADLINES = _headlines()
+COLUMNS = (*_OF_EVERY_RUN, *HEADLINES)
+"""Those of a plugin's objective too, if it was taken up before this file is imported."""
+
 QUALITIES = (metric_names.BITS_PER_DIMENSION, metric_names.BITS_PER_BYTE)
 """What runs are judged by, before the loss: it does not depend on the tokenizer."""
-_OF_EVALUATIONS = (metric_names.LOSS, metric_names.PERPLEXITY, *QUALITIES)
+_OF_EVALUATIONS = (metric_names.LOSS, metric_names.PERPLEXITY, *QUALITIES, *(column.key for column in HEADLINES))
 
 BY_KEY: Mapping[str, Column] = {column.key: column for column in COLUMNS}
 
@@ -73,14 +93,27 @@ def measures(run: RunRecord) -> dict[str, Value]:
         **{column.key: None for column in COLUMNS},
         "run": run.name,
         "model": run.config.get("model.arch", "?"),
+        "headline": headline(run),
         "seed": run.config.get("seed"),
         "status": "unknown" if run.summary is None else run.summary.status,
         **{key: value for key, value in values.items() if value is not None},
     }
 
 
+def headline(run: RunRecord) -> str:
+    """The metric that the run's objective is judged by; the loss where no such objective is known here."""
+    name = run.config.get("objective.name", DEFAULT_OBJECTIVE)
+    return str(objectives.objective(name).HEADLINE) if objectives.is_known(name) else metric_names.LOSS
+
+
 def quality_of(measured: Sequence[Mapping[str, Value]]) -> str:
-    """The column to judge runs by: bits per dimension or byte if every run with a loss has it, else the loss."""
+    """The column to judge runs by: the headline of their objective, if it is one for all of them.
+
+    Where that is the loss, bits per dimension or byte are taken if every run with a loss has them.
+    """
+    asked = {str(values.get("headline", metric_names.LOSS)) for values in measured}
+    if asked != {metric_names.LOSS} and len(asked) == 1:
+        return asked.pop()
     known = [values for values in measured if values["loss"] is not None]
     return next((key for key in QUALITIES if known and all(v[key] is not None for v in known)), metric_names.LOSS)
 
@@ -89,11 +122,16 @@ def _from_summary(run: RunRecord) -> dict[str, Value]:
     summary = run.summary
     if summary is None:
         return {}
-    valid = {} if summary.valid is None else summary.valid.model_dump(exclude={"step"})
+    valid = {} if summary.valid is None else _known(summary.valid)
     plain = {key: getattr(summary, key) for key in BY_KEY if key in type(summary).model_fields and key != "seed"}
-    bits = (metric_names.BITS_PER_BYTE, metric_names.BITS_PER_DIMENSION)
-    test = {} if summary.test is None else {f"test_{name}": getattr(summary.test, name) for name in bits}
-    return {**valid, **plain, "train_flops": summary.train_flops, **test}
+    test = {} if summary.test is None else {f"test_{name}": value for name, value in _known(summary.test).items()}
+    return {**valid, **plain, "train_flops": summary.train_flops, **{k: v for k, v in test.items() if k in BY_KEY}}
+
+
+def _known(result: SplitResult) -> dict[str, Value]:
+    """What has a column."""
+    found = {**result.model_dump(exclude={"step", "metrics"}), **result.metrics}
+    return {name: value for name, value in found.items() if name in BY_KEY}
 
 
 def _from_records(run: RunRecord) -> dict[str, Value]:

@@ -41,24 +41,22 @@ def quality(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
-def bits(record: Mapping[str, Any]) -> str:
-    """What a record says of its loss in bits, in the unit its data is judged by."""
-    if metric_names.BITS_PER_DIMENSION in record:
-        return f"bits/dim {record[metric_names.BITS_PER_DIMENSION]:.4f}"
-    return f"bits/byte {record[metric_names.BITS_PER_BYTE]:.4f}"
+_BITS = {metric_names.BITS_PER_DIMENSION: "bits/dim", metric_names.BITS_PER_BYTE: "bits/byte"}
+
+
+def bits(record: Mapping[str, Any]) -> list[str]:
+    """What a record says of its loss in bits, in the unit its data is judged by; nothing where it has none."""
+    return [f"{title} {record[field]:.4f}" for field, title in _BITS.items() if field in record][:1]
 
 
 def reported(record: Mapping[str, Any]) -> list[str]:
-    """What layers report beside the loss: `loss/boundary 0.4312`, `boundary_rate 0.1875`."""
+    """What is measured beside the loss: `loss/boundary 0.4312`, `boundary_rate 0.1875`, `accuracy 0.8125`."""
     return [f"{name} {value:.4g}" for name, value in metric_names.reported(record).items()]
 
 
 def sources(record: Mapping[str, Any]) -> str:
     """What the numbers of an evaluation are the weighted mean of: `mean of 0.7 wiki 3.1024, 0.3 code 2.2310`."""
-    key = next(
-        (key for key in (metric_names.BITS_PER_DIMENSION, metric_names.BITS_PER_BYTE) if key in record),
-        metric_names.LOSS,
-    )
+    key = next((key for key in _BITS if key in record), metric_names.LOSS)
     each = (f"{s[metric_names.WEIGHT]:.3g} {name} {s[key]:.4f}" for name, s in record[metric_names.SOURCES].items())
     return f"mean of {', '.join(each)}"
 

@@ -89,7 +89,7 @@ def run_page(run: RunRecord, *, balance: StageBalance | None) -> str:
             panels=[] if balance is None else [stage_panel(balance)],
         ),
         Section("Step by step", panels=_step_panels(run)),
-        Section("Reported by layers", panels=_reported_panels(run)),
+        Section("Beside the loss", panels=_reported_panels(run)),
         Section("Attempts", body=_attempts(run.attempts)),
         Section("Config", body=table([("key", "text"), ("value", "text")], [[k, v] for k, v in run.config.items()])),
     ]
@@ -128,7 +128,8 @@ def _time_rows(split: TimeSplit) -> list[list[str]]:
 
 def _tiles(run: RunRecord, split: TimeSplit | None) -> dict[str, str]:
     values = measures(run)
-    asked = (*QUALITIES, "loss", "steps", "tokens_seen", "tokens_per_second", "peak_device_memory_bytes")
+    speed = ("steps", "tokens_seen", "tokens_per_second", "peak_device_memory_bytes")
+    asked = dict.fromkeys((quality_of([values]), *QUALITIES, "loss", *speed))
     tiles = {BY_KEY[key].title: _shown(key, values[key]) for key in asked if values[key] is not None}
     if split is not None and split.goodput is not None:
         tiles["goodput"] = formats.share(split.goodput)

@@ -2,6 +2,7 @@
 
 from hierlm import metric_names
 from hierlm.report import formats
+from hierlm.report.columns import HEADLINES
 from hierlm.report.page import table
 from hierlm.report.run_record import Record, RunRecord
 
@@ -11,6 +12,7 @@ _QUALITIES = {
     metric_names.BITS_PER_DIMENSION: "bits/dim",
     metric_names.BITS_PER_BYTE: "bits/byte",
     metric_names.LOSS: "loss",
+    **{column.key: column.title for column in HEADLINES},
 }
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from hierlm import strict_json
 from hierlm.errors import UserError
@@ -17,9 +17,10 @@ class SplitResult(Strict):
     """The last evaluation on one split."""
 
     loss: float  # nats per token
-    perplexity: float  # exp(loss), per token
+    perplexity: float | None = None  # exp(loss), per token; None where the objective has no such number
     bits_per_byte: float | None = None  # None where the source bytes are unknown
     bits_per_dimension: float | None = None  # of images only
+    metrics: dict[str, float] = Field(default_factory=dict)  # all else that was measured, by name
     step: NonNegativeInt  # completed optimizer steps of the weights that were evaluated
 
 

@@ -34,14 +34,14 @@ class LogHook:
         memory: DeviceMemory,
         peak: Peak,
         flops_per_token: Callable[[int], float],
-        bits_of: Callable[[float, Moment], dict[str, float]],
+        units_of: Callable[[float, Moment], dict[str, float]],
         wait_seconds: Callable[[], float],
         seen_before_update: Callable[[], dict[str, Any]],
     ) -> None:
         """`seen_before_update`: more fields of the record of a step, by what was seen of its gradients."""
         self._config, self._timeline, self._engine = course.config, course.timeline, engine
         self._recorder, self._console, self._memory, self._peak = course.recorder, course.console, memory, peak
-        self._flops_per_token, self._bits_of, self._wait_seconds = flops_per_token, bits_of, wait_seconds
+        self._flops_per_token, self._units_of, self._wait_seconds = flops_per_token, units_of, wait_seconds
         self._seen_before_update = seen_before_update
         self._timer = IntervalTimer()
 
@@ -72,7 +72,7 @@ class LogHook:
             "phase": moment.phase.name,
             "tokens_seen": moment.tokens_seen + moment.phase.tokens_per_step,
             "loss": measured.loss,
-            **self._bits_of(measured.loss, moment),
+            **self._units_of(measured.loss, moment),
             **measured.reported,
             "learning_rate": moment.learning_rate,
             "grad_norm": float(completed.result.grad_norm),

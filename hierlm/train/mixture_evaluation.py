@@ -14,8 +14,6 @@ from hierlm.train.evaluation import Evaluation
 
 Metrics = dict[str, Any]
 
-_MEANS = (metric_names.LOSS, metric_names.BITS_PER_BYTE, metric_names.BITS_PER_DIMENSION)
-
 
 class MixtureEvaluation:
     """One evaluation per source, by name; None for a source without the split."""
@@ -29,7 +27,6 @@ class MixtureEvaluation:
         `weights` of all sources, in their order; `max_rows` of each.
         """
         measured: dict[str, Metrics] = {}
-        reported: set[str] = set()
         for name, evaluation in self._evaluations.items():
             if evaluation is None:
                 continue
@@ -37,36 +34,31 @@ class MixtureEvaluation:
             if found is None:
                 return None
             measured[name] = {**found.metrics, **found.reported}
-            reported |= found.reported.keys()
         if len(self._evaluations) == 1:
             return next(iter(measured.values()))
         given = dict(zip(self._evaluations, weights, strict=True))
-        return with_headline(measured, weights={name: given[name] for name in measured}, reported=sorted(reported))
+        return with_headline(measured, weights={name: given[name] for name in measured})
 
 
-def with_headline(
-    measured: Mapping[str, Mapping[str, Any]], *, weights: Mapping[str, float], reported: Sequence[str] = ()
-) -> Metrics:
-    """The weighted mean of the sources' losses and bits, its perplexity, all tokens; under `sources` each, with its
-    share of the weights. Of what layers report, `reported` by name, the mean is taken too, of their sums as well.
+def with_headline(measured: Mapping[str, Mapping[str, Any]], *, weights: Mapping[str, float]) -> Metrics:
+    """What sources come to together, of every metric that each of them has; under `sources` each, with its share.
 
-    The same to the last digit in whatever order the sources come: sums are rounded once, at their end.
+    Of floats the weighted mean (of sums that layers report as well), of whole numbers the sum; the perplexity is that
+    of the mean loss. The same to the last digit in whatever order the sources come: sums are rounded once, at their
+    end.
     """
     total = math.fsum(weights.values())
     shares = {name: weights[name] / total for name in measured}
-    fields = [field for field in (*_MEANS, *reported) if all(field in metrics for metrics in measured.values())]
-    means = {field: _mean([(shares[name], metrics[field]) for name, metrics in measured.items()]) for field in fields}
-    loss = means.pop(metric_names.LOSS)
-    return {
-        metric_names.LOSS: loss,
-        metric_names.PERPLEXITY: perplexity(loss),
-        **means,
-        metric_names.TOKENS: sum(metrics[metric_names.TOKENS] for metrics in measured.values()),
-        metric_names.SOURCES: {
-            name: {metric_names.WEIGHT: shares[name], **metrics} for name, metrics in measured.items()
-        },
-    }
+    first, *others = measured.values()
+    fields = [field for field in first if all(field in metrics for metrics in others)]
+    found = {field: _together([(shares[name], each[field]) for name, each in measured.items()]) for field in fields}
+    if metric_names.PERPLEXITY in found:
+        found[metric_names.PERPLEXITY] = perplexity(found[metric_names.LOSS])
+    sources = {name: {metric_names.WEIGHT: shares[name], **metrics} for name, metrics in measured.items()}
+    return {**found, metric_names.SOURCES: sources}
 
 
-def _mean(weighted: Sequence[tuple[float, float]]) -> float:
+def _together(weighted: Sequence[tuple[float, float | int]]) -> float | int:
+    if all(isinstance(value, int) for _, value in weighted):
+        return sum(int(value) for _, value in weighted)
     return math.fsum(share * value for share, value in weighted if share)

@@ -13,13 +13,12 @@ from data_pipeline.read.loader import MixtureChange, Request, open_split
 from data_pipeline.read.prefetch import Prefetcher
 from data_pipeline.read.split import can_be_evaluated
 from hierlm import plugins
-from hierlm.bits import bits
 from hierlm.config.load import load_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
 from hierlm.objectives import objective
-from hierlm.objectives.batch import Batch
+from hierlm.objectives.batch import Batch, Drawn
 from hierlm.parallel.process import ProcessInfo
 from hierlm.phases.timeline import Moment
 from hierlm.run_dir import RunDir
@@ -160,16 +159,18 @@ def _log_hook(base: Foundation, batches: Prefetcher[Batch], *, gradient_norms: S
         memory=base.memory,
         peak=device_peak(base.process.device, precision=base.config.train.precision),
         flops_per_token=cache(partial(flops_per_token, base.config.model)),
-        bits_of=partial(_bits_of_step, base),
+        units_of=partial(_units_of_step, base),
         wait_seconds=lambda: batches.wait_seconds,
         seen_before_update=lambda: {name: norm for hook in gradient_norms for name, norm in hook.take().items()},
     )
 
 
-def _bits_of_step(base: Foundation, loss: float, moment: Moment) -> dict[str, float]:
+def _units_of_step(base: Foundation, loss: float, moment: Moment) -> dict[str, float]:
     """By the bytes of the sources that this step's rows, those of all ranks, were drawn from."""
-    drawn = _request(base, moment, rows=range(moment.phase.global_batch_size))
-    return bits(loss, tokens_per_byte=base.rows.tokens_per_byte(drawn), kind=base.rows.splits[0].kind)
+    request = _request(base, moment, rows=range(moment.phase.global_batch_size))
+    drawn = Drawn(base.rows.tokens_per_byte(request), base.rows.splits[0].kind)
+    units: dict[str, float] = objective(base.config.objective.name).units(loss, drawn)
+    return units
 
 
 def _profile(base: Foundation, *, first_step: int) -> list[ProfileHook]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.options import JsonOption
+from launcher.options import JsonOption, PluginOption
 from launcher.verb import json_on_stdout
 
 EXAMPLE = "hierlm compare demo --sort memory --html runs/demo-report.html"
@@ -19,6 +19,7 @@ def command(
     sort: Annotated[str | None, typer.Option(metavar="COLUMN", help="a title of the table; best first")] = None,
     each: Annotated[bool, typer.Option("--each", help="a row per run, repetitions with other seeds too")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="write one self-contained page")] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the runs of an experiment, best first; seeds become one row, mean ± deviation."""

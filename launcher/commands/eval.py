@@ -54,7 +54,7 @@ def command(
             return
         for record, curve in zip(records, curves, strict=True):
             print(_line(record, of=record["data"]))
-            if per_position:
+            if per_position and curve is not None:
                 print("\n".join(_table(curve)))
         if "left_out" in records[0]:
             print(f"{', '.join(records[0]['left_out'])}: no split {split}, left out")
@@ -63,16 +63,25 @@ def command(
             print(_line(mean, of=f"{shares} (weights of phase {mean['phase']})"))
 
 
+_ELSEWHERE = ("words", "word_perplexity", "sequence_length", "stride")
+"""Numbers of a record that are no metrics of the objective, or are shown by name."""
+
+
 def _line(record: dict[str, Any], *, of: str) -> str:
-    from hierlm.report.formats import bits
+    from hierlm.report.formats import bits, reported
 
     words = record.get("word_perplexity")
-    return (
-        f"{of} {record['split']} | step {record['step']} | loss {record['loss']:.4f} nats/token | "
-        f"perplexity {record['perplexity']:.4g} | {bits(record)} | "
-        + (f"word perplexity {words:.4g} | " if words is not None else "")
-        + f"{record['tokens']:,} tokens"
-    )
+    parts = [
+        f"{of} {record['split']}",
+        f"step {record['step']}",
+        f"loss {record['loss']:.4f} nats/token",
+        *([f"perplexity {record['perplexity']:.4g}"] if "perplexity" in record else []),
+        *bits(record),
+        *([f"word perplexity {words:.4g}"] if words is not None else []),
+        *reported({name: value for name, value in record.items() if name not in _ELSEWHERE}),
+        f"{record['tokens']:,} tokens",
+    ]
+    return " | ".join(parts)
 
 
 def _table(curve: Sequence[float | None]) -> Iterator[str]:

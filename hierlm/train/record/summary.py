@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Any
 
-from hierlm import models
+from hierlm import metric_names, models
 from hierlm.config.run_config import RunConfig
 from hierlm.costs.flops import flops_per_token
 from hierlm.models.assembly import LanguageModel
@@ -84,8 +84,9 @@ def _last_result(records: list[dict[str, Any]], split: str) -> SplitResult | Non
         return None
     return SplitResult(
         loss=last["loss"],
-        perplexity=last["perplexity"],
-        bits_per_byte=last["bits_per_byte"],
+        perplexity=last.get("perplexity"),
+        bits_per_byte=last.get("bits_per_byte"),
         bits_per_dimension=last.get("bits_per_dimension"),
+        metrics=metric_names.reported(last),
         step=last["step"],
     )

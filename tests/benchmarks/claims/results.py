@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, NonNegativeInt
 
+from hierlm.bits import perplexity
 from hierlm.errors import UserError
 from hierlm.report.run_record import RunRecord, load_run
 from hierlm.report.series import Curve, evaluation_curve, thinned, training_curve
@@ -107,7 +108,7 @@ def run_result(run: Run, record: RunRecord) -> RunResult:
         train_seconds=_rounded(seconds)[-1],
         peak_bytes=summary.peak_device_memory_bytes or 0,
         loss=summary.valid.loss,
-        perplexity=summary.valid.perplexity,
+        perplexity=perplexity(summary.valid.loss),
         bits_per_byte=summary.valid.bits_per_byte or 0.0,
         evaluations=_curve(evaluation_curve(record, "loss")),
         training=_curve(thinned(training_curve(record, "loss"), most_points=_CURVE_POINTS)),
