@@ -68,7 +68,8 @@ class Case:
     def concerns_what_sees(self, visibility: str) -> None:
         """NotConcernedError for an architecture that is never asked for this visibility (its `SEES`)."""
         if visibility not in models.sees(self.architecture):
-            raise NotConcernedError(f"no token of it sees {visibility} alone")
+            seen = ", ".join(sorted(models.sees(self.architecture)))
+            raise NotConcernedError(f"tokens see: {seen}")
 
     def tokens(self, length: int, *, batch: int = 2, seed: int = 3) -> Tensor:
         """int64 [batch, length]."""

@@ -20,6 +20,7 @@ MATHEMATICS: tuple[Check, ...] = (
     visibility.has_a_row_of_logits_for_each_token,
     visibility.no_logit_depends_on_a_later_token,
     visibility.every_past_token_matters,
+    visibility.every_token_reaches_every_logit,
     visibility.logits_of_a_prefix_are_a_prefix,
     visibility.rows_do_not_touch,
     state.forward_is_the_fold_over_the_list,

@@ -1,5 +1,7 @@
 """Which tokens a logit depends on."""
 
+from collections.abc import Iterator
+
 import torch
 
 from hierlm.contract.case import Case, require, require_close
@@ -37,6 +39,21 @@ def no_logit_depends_on_a_later_token(case: Case) -> None:
 @torch.no_grad()
 def every_past_token_matters(case: Case) -> None:
     """A changed token changes its own logit and every later one."""
+    for position, unmoved in _unmoved(case):
+        later = [place for place in unmoved if place >= position]
+        require(not later, f"token {position} does not reach the logits of {later}")
+
+
+@torch.no_grad()
+def every_token_reaches_every_logit(case: Case) -> None:
+    """In both directions, where tokens see all of the text."""
+    case.concerns_what_sees("all")
+    for position, unmoved in _unmoved(case):
+        require(not unmoved, f"token {position} does not reach the logits of {unmoved}")
+
+
+def _unmoved(case: Case) -> Iterator[tuple[int, list[int]]]:
+    """Each position of a text, and where logits stay what they were when its token is another."""
     length, vocabulary = 14, case.config.vocab_size
     text = case.tokens(length, batch=1)
     original, _ = case.model(text)
@@ -44,8 +61,7 @@ def every_past_token_matters(case: Case) -> None:
         changed = text.clone()
         changed[:, position] = (changed[:, position] + vocabulary * 2 // 5) % vocabulary
         difference = (case.model(changed)[0] - original).abs().amax(dim=(0, 2))
-        unmoved = [later for later in range(position, length) if not difference[later] > 0]
-        require(not unmoved, f"token {position} does not reach the logits of {unmoved}")
+        yield position, [place for place in range(length) if not difference[place] > 0]
 
 
 @torch.no_grad()

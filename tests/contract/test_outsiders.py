@@ -83,7 +83,40 @@ def test_the_example_keeps_the_contract(tmp_path: Path) -> None:
     case = case_of(tmp_path)
     found = [outcome(check, case) for check in MATHEMATICS]
     assert [each for each in found if each.state == "failed"] == []
-    assert [each.name for each in found if each.state == "left out"] == ["state_continues_the_streams"]
+    left_out = ["every_token_reaches_every_logit", "state_continues_the_streams"]
+    assert [each.name for each in found if each.state == "left out"] == left_out
+
+
+ENCODER = '''
+"""A transformer whose tokens see all of the text (1810.04805)."""
+
+from hierlm.models import transformer
+from hierlm.models.transformer import PAPER, TENSOR_PLAN, Config, list_length, num_parameters
+
+PLUGIN = "architecture.encoder"
+SEES = frozenset({"all"})
+
+
+def layers(config):
+    from functools import partial
+
+    from hierlm.nn.attention.visibility import All
+    from hierlm.nn.basic.block import Block
+
+    return [partial(spec, rule=All()) if spec.func is Block else spec for spec in transformer.layers(config)]
+'''
+
+
+def test_an_encoder_is_asked_for_both_directions_and_not_for_the_past_alone(tmp_path: Path) -> None:
+    plugins.give_files([str(written(tmp_path / "encoder.py", ENCODER))])
+    sizes = {"num_layers": 2, "hidden_dim": 16, "ffn_dim": 24, "num_heads": 2, "vocab_size": 40}
+    for positions in ("rotary", "relative"):
+        case = Case({"arch": "encoder", "positions": positions, **sizes})
+        found = {each.name: each for each in (outcome(check, case) for check in MATHEMATICS)}
+        assert [each for each in found.values() if each.state == "failed"] == []
+        assert found["every_token_reaches_every_logit"].state == "ok"
+        asked_of_the_past = ("no_logit_depends_on_a_later_token", "logits_of_a_prefix_are_a_prefix")
+        assert {found[name].state for name in asked_of_the_past} == {"left out"}
 
 
 @pytest.mark.parametrize("what", WRONG)

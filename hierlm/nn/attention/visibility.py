@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hierlm.nn.attention.positions import relative_shift
-from hierlm.nn.kernels.attend import Prefixes, attend, visible_keys
+from hierlm.nn.kernels.attend import Prefixes, attend, attend_all, visible_keys
 
 
 class _InSteps:
@@ -102,7 +102,30 @@ class GroupsSoFar(_InSteps):
         return range(1 - self.first - num_queries, 1)
 
 
-Rule = Causal | OnePerGroup | GroupsSoFar
+@dataclass(frozen=True)
+class All:
+    """Every query sees every key, those behind it too: an encoder's. There is nothing to decode step by step."""
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """[B, H, Q, K]."""
+        return attend_all(queries, keys, values)
+
+    def mask(self, num_queries: int, num_keys: int, *, device: torch.device) -> Tensor:
+        """bool [Q, S], True = visible."""
+        return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+
+    def by_pair(self, by_offset: Tensor, num_keys: int) -> Tensor:
+        """As for `Causal`; the offset is j - i."""
+        queries = torch.arange(by_offset.shape[-2], device=by_offset.device)
+        offsets = torch.arange(num_keys, device=by_offset.device)[None, :] - queries[:, None]
+        return _gathered(by_offset, offsets, span=self.offset_span(len(queries), num_keys))
+
+    def offset_span(self, num_queries: int, num_keys: int) -> range:
+        """The offsets of visible pairs."""
+        return range(1 - num_queries, num_keys)
+
+
+Rule = Causal | OnePerGroup | GroupsSoFar | All
 
 
 def _gathered(by_offset: Tensor, offsets: Tensor, *, span: range) -> Tensor:

@@ -11,7 +11,7 @@ from hierlm.nn.attention.head_windows import HeadWindows, SeenByWindow, Windowed
 from hierlm.nn.attention.multi_head import KeyValues
 from hierlm.nn.attention.offset_attention import make_attention
 from hierlm.nn.attention.positions import token_positions
-from hierlm.nn.attention.visibility import Causal
+from hierlm.nn.attention.visibility import Causal, Rule
 from hierlm.nn.basic.dropout import Dropout, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
 from hierlm.nn.basic.initialisation import initialise
@@ -22,10 +22,11 @@ from hierlm.nn.shape import BlockShape
 from hierlm.nn.stream import Stream
 
 Parts = Literal["sf", "s", "f"]
+PAST = Causal()
 
 
 class Block(Layer):
-    """Causal self-attention (s) and feed-forward (f) at one level, or one of the two.
+    """Self-attention (s) and feed-forward (f) at one level, or one of the two. `rule` says who sees whom.
 
     Neighbours lie `stride` tokens apart; with `follows_drawn_factor`, as many as the shorten factor of the step.
     """
@@ -38,8 +39,10 @@ class Block(Layer):
         follows_drawn_factor: bool = False,
         parts: Parts = "sf",
         head_windows: HeadWindows | None = None,
+        rule: Rule = PAST,
     ) -> None:
         super().__init__()
+        self.rule = rule
         self.stride, self.norm_first = ShortenFactor(stride), shape.norm_first
         self.follows_drawn_factor = follows_drawn_factor
         self.attends, self.feeds_forward = "s" in parts, "f" in parts
@@ -84,7 +87,7 @@ class Block(Layer):
         stride = self.stride.now(training=self.training)
         positions = token_positions(x.shape[1], first=first, stride=stride, device=x.device)
         seen = self.attention.key_values(x, positions, past=past)
-        return self.attention(x, positions, seen=seen, rule=Causal(), stride=stride), seen
+        return self.attention(x, positions, seen=seen, rule=self.rule, stride=stride), seen
 
     def begin_step(self, context: StepContext) -> None:
         take_dropout(self, context)

@@ -1,6 +1,7 @@
 """The door: a layer says who sees whom, and here the way is chosen, by device, type and the shape of what is seen.
 
     attend              every query sees the first so many keys, or the newest of them
+    attend_all          every query sees every key
     attend_under        a mask says it, or numbers that are added to the scores
     attend_by_distance  the scores have a term for each distance, which learns
 
@@ -18,7 +19,7 @@ from hierlm.nn.kernels.fused_attention import attend_fused
 from hierlm.nn.kernels.prefixes import Prefixes, visible_keys
 from hierlm.nn.kernels.relative_blocks import Operands
 
-__all__ = ["Operands", "Prefixes", "attend", "attend_by_distance", "attend_under", "visible_keys"]
+__all__ = ["Operands", "Prefixes", "attend", "attend_all", "attend_by_distance", "attend_under", "visible_keys"]
 
 _QUERY_BLOCKS = 4  # multiplies 5/8 of all pairs; more blocks save little and each adds up the gradients of its keys
 _LEAST_QUERIES = 64
@@ -41,6 +42,11 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, sees: Prefixes, win
     if sees.run > 1:
         return _remainders_as_heads(queries, keys, values, factor=sees.run)
     return attend_fused(queries, keys, values, is_causal=True)
+
+
+def attend_all(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The same of all keys."""
+    return attend_fused(queries, keys, values)
 
 
 def attend_under(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor) -> Tensor:
