@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def dumps(document: object, **how: Any) -> str:
-    """As `json.dumps`; `how` is passed on to it."""
-    return json.dumps(_finite(document), allow_nan=False, **how)
+def dumps(document: object, **options: Any) -> str:
+    """As `json.dumps`; `options` are passed on to it."""
+    return json.dumps(_finite(document), allow_nan=False, **options)
 
 
 def _finite(value: Any) -> Any:

@@ -12,8 +12,8 @@ TAIL_BLOCK_BYTES = 1 << 16
 
 def newest_log(run_dir: RunDir) -> Path | None:
     """Where the run has said something last: the log of a job, or that of this machine's terminal."""
-    told = [*run_dir.logs.glob("job-*.log"), *run_dir.logs.glob(run_dir.console_log.name)]
-    return max(told, key=lambda path: path.stat().st_mtime_ns, default=None)
+    logs = [*run_dir.logs.glob("job-*.log"), *run_dir.logs.glob(run_dir.console_log.name)]
+    return max(logs, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def last_lines(path: Path, count: int) -> list[str]:

@@ -141,6 +141,6 @@ def _stop_if_taken_over(team: Team, lease: Fence) -> None:
             return None
         return None
 
-    told = team.exchange(successor() if team.is_first else None)[0]
-    if told is not None:
-        raise TakenOverError(told)
+    taken_over = team.exchange(successor() if team.is_first else None)[0]
+    if taken_over is not None:
+        raise TakenOverError(taken_over)

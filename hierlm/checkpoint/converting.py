@@ -20,11 +20,11 @@ def turn_to_convert(checkpoints: Path, *, report: Callable[[str], None]) -> Iter
     """Wait until nobody else converts a checkpoint in this directory; a wait is said once."""
     descriptor = os.open(checkpoints / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        told = False
+        has_said = False
         while _is_held_elsewhere(descriptor):
-            if not told:
+            if not has_said:
                 report(f"{checkpoints}: another process is converting a checkpoint: waiting for it")
-            told = True
+            has_said = True
             sleep(_SECONDS_BETWEEN_TRIES)
         yield
     finally:

@@ -73,11 +73,11 @@ def write_universal(
 
 def _write_parameter(files: FileWriter, folder: Path, state: CanonicalState, name: str) -> None:
     rule = state.rule(name)
-    how: dict[str, Any] = {"cat_dim": -1 if rule == "row" else 0}
+    joins: dict[str, Any] = {"cat_dim": -1 if rule == "row" else 0}
     if rule == "vocabulary":
-        how["vocab_tensor"] = True
+        joins["vocab_tensor"] = True
     for kind in state.kinds:  # a clone: saving a view would write all of the file it looks into
-        _save(files, folder / f"{kind}.pt", {"param": state.tensor(name, kind).clone(), **how})
+        _save(files, folder / f"{kind}.pt", {"param": state.tensor(name, kind).clone(), **joins})
     for count, value in state.counts_of(name).items():
         _save(files, folder / f"{count}.pt", torch.tensor(float(value)))
 

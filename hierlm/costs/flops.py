@@ -10,6 +10,7 @@ Shapes: one row of T tokens.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,15 +56,15 @@ def layer_costs(config: ModelConfig, *, sequence_length: int, bytes_per_value: i
     cannot run without it: such a model is run once on real random tokens instead.
     """
     specs = layer_specs(config)
-    how: dict[str, Any] = {"shared": _shared_sizes(config), "bytes_per_value": bytes_per_value}
-    how["inputs"] = input_specs(config)
+    inputs, shared = input_specs(config), _shared_sizes(config)
+    costs_of = partial(_costs, specs, inputs=inputs, shared=shared, bytes_per_value=bytes_per_value)
     tokens = torch.randint(config.vocab_size, (1, sequence_length), generator=torch.Generator().manual_seed(0))
     try:
-        return _costs(specs, tokens.to("meta"), **how)
+        return costs_of(tokens.to("meta"))
     except RuntimeError as error:  # torch has two ways to say it: a value is asked for, a shape hangs on values
         if not (isinstance(error, NotImplementedError) or "meta tensor" in str(error).lower()):
             raise
-        return _costs(specs, tokens, **how)
+        return costs_of(tokens)
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int) -> float:

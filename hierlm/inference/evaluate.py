@@ -154,8 +154,9 @@ def _passes(split: Split, loaded: LoadedRun, reading: Reading) -> Passes:
     stride = length if reading.stride is None else reading.stride
     if not 1 <= stride <= length:
         raise UserError(f"--stride: given {stride}, allowed 1 to the sequence length {length}")
-    how = {"stride": stride, "windows_per_pass": ROWS_PER_PASS}
-    return SlidingWindows(split, sequence_length=length, **how, document_starts=documents)
+    return SlidingWindows(
+        split, sequence_length=length, stride=stride, windows_per_pass=ROWS_PER_PASS, document_starts=documents
+    )
 
 
 def _sequence_length(loaded: LoadedRun, reading: Reading) -> int:

@@ -33,9 +33,9 @@ def _looking_first(optimizer: Bf16Optimizer, step: Callable[[], None], groups: G
     def step_if_finite(closure: None = None) -> None:
         gradients = [gradient for group in optimizer.fp32_groups_gradients for gradient in group]
         is_lost = ~torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
-        told = is_lost.to(torch.uint8)
-        dist.all_reduce(told, op=dist.ReduceOp.MAX, group=groups.model)
-        optimizer.overflow = bool(told)
+        lost_anywhere = is_lost.to(torch.uint8)
+        dist.all_reduce(lost_anywhere, op=dist.ReduceOp.MAX, group=groups.model)
+        optimizer.overflow = bool(lost_anywhere)
         if optimizer.overflow:
             optimizer.clear_hp_grads()
             optimizer.clear_lp_grads()

@@ -66,8 +66,8 @@ class Setting:
     def key(self) -> tuple[Any, ...]:
         """Equal where the profile of one model is."""
         of_phase = (self.phase.sequence_length, repr(sorted(self.phase.model.items())))
-        how = (self.recompute, self.bf16, self.on_gpu, self.sequence_parallel, self.loss_chunk_tokens)
-        return (*of_phase, self.rows, self.tp_degree, *how)
+        of_layout = (self.recompute, self.bf16, self.on_gpu, self.sequence_parallel, self.loss_chunk_tokens)
+        return (*of_phase, self.rows, self.tp_degree, *of_layout)
 
 
 def profile(setting: Setting) -> Profile:

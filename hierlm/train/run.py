@@ -55,27 +55,29 @@ def run(
 
 
 def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
-    until_step = attempt.timeline.end_of(until_phase) if until_phase else attempt.timeline.num_steps
+    until_step = attempt.base.timeline.end_of(until_phase) if until_phase else attempt.base.timeline.num_steps
     attempt.catch_up()
-    attempt.console.start_bar(total_steps=attempt.timeline.num_steps, completed=attempt.first_step)
+    attempt.base.console.start_bar(total_steps=attempt.base.timeline.num_steps, completed=attempt.first_step)
     outcome = train(
-        engine=attempt.engine,
-        timeline=attempt.timeline,
+        engine=attempt.base.engine,
+        timeline=attempt.base.timeline,
         batches=attempt.heartbeat.marking(attempt.batches, first_step=attempt.first_step),
         first_step=attempt.first_step,
         until_step=until_step,
         hooks=attempt.hooks,
-        stop=attempt.stop,
+        stop=attempt.base.stop,
     )
-    attempt.console.close()
+    attempt.base.console.close()
     attempt.checkpointer.wait()
     if outcome == "paused":
         attempt.checkpointer.require_saved(until_step)
         _end(attempt, why=f"finished phase {until_phase}")
-        attempt.console.say(f"phase {until_phase} is finished (step {attempt.step}): the next job goes on from there")
+        attempt.base.console.say(
+            f"phase {until_phase} is finished (step {attempt.step}): the next job goes on from there"
+        )
         attempt.close(None)
         return 0
-    if outcome == "finished" and not attempt.stop.agreed(attempt.engine.process.device):
+    if outcome == "finished" and not attempt.base.stop.agreed(attempt.base.engine.process.device):
         require_finite_end(attempt)
         write_run_summary(attempt, status="finished")
         mark_finished(attempt)
@@ -83,9 +85,9 @@ def _train_and_finish(attempt: Attempt, *, until_phase: str | None) -> int:
         attempt.close("FINISHED")
         return 0
     write_run_summary(attempt, status="stopped")
-    _end(attempt, why=f"stopped ({attempt.stop.signal_name})")
-    attempt.console.say(
-        f"stopped by {attempt.stop.signal_name} after step {attempt.step}: run it again to go on from there"
+    _end(attempt, why=f"stopped ({attempt.base.stop.signal_name})")
+    attempt.base.console.say(
+        f"stopped by {attempt.base.stop.signal_name} after step {attempt.step}: run it again to go on from there"
     )
     attempt.close("KILLED")
     return STOPPED
@@ -95,7 +97,7 @@ def _end(attempt: Attempt, *, why: str) -> bool:
     """Record the end; False when another attempt has the run, and with it the last word."""
     try:
         if attempt.is_writer:
-            record_end(attempt.run_dir, lease=attempt.lease, last_step=attempt.step, why=why)
+            record_end(attempt.base.run_dir, lease=attempt.lease, last_step=attempt.step, why=why)
     except TakenOverError:
         return False
     except OSError:  # a full disk must not hide the error that ended the attempt

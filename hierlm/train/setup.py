@@ -49,9 +49,10 @@ ENDS_AT = "HIERLM_JOB_ENDS_AT"
 
 
 @dataclass(frozen=True)
-class Attempt(Foundation):
+class Attempt:
     """Everything one attempt holds on this process."""
 
+    base: Foundation
     first_step: int
     batches: Prefetcher[Batch]
     hooks: Sequence[Hook]
@@ -69,14 +70,14 @@ class Attempt(Foundation):
     @property
     def is_writer(self) -> bool:
         """Whether this rank writes what belongs to the run as a whole."""
-        return self.engine.process.rank == 0
+        return self.base.engine.process.rank == 0
 
     def close(self, state: FinalState | None) -> None:
         """Flush what is recorded and set the run's state at the tracker; None: it goes on in another attempt."""
         self.heartbeat.stop()
         if self.sampler is not None:
             self.sampler.stop()
-        self.recorder.finish(state)
+        self.base.recorder.finish(state)
 
 
 def set_up(
@@ -119,7 +120,7 @@ def set_up(
     start_up.done("hooks")
     console.say(f"ready after {start_up.total_seconds:.1f} s")
     return Attempt(
-        **vars(base),
+        base,
         first_step=first_step,
         batches=batches,
         hooks=hooks,
@@ -276,10 +277,10 @@ def _batches(base: Foundation, *, first_step: int) -> Prefetcher[Batch]:
             moment = timeline.at(step)
             yield _request(base, moment, rows=engine.local_rows(moment.phase.global_batch_size))
 
-    asked, how = objective(base.config.objective.name), base.config.objective
+    asked, chosen = objective(base.config.objective.name), base.config.objective
 
     def read(request: Request) -> Batch:
-        batch: Batch = asked.batch(base.rows.rows(request), how, seed=base.config.seed)
+        batch: Batch = asked.batch(base.rows.rows(request), chosen, seed=base.config.seed)
         return batch
 
     return Prefetcher(read, requests(), base.config.data.prefetch_batches, device=engine.process.device)

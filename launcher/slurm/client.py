@@ -120,16 +120,16 @@ def _queued(line: str) -> QueuedJob:
     return QueuedJob(
         job_id=job_id,
         state=state,
-        reason=_told(reason) if waits else None,
+        reason=_known(reason) if waits else None,
         elapsed_seconds=_seconds(elapsed) or 0,
         seconds_left=_seconds(left),
-        starts_at=_told(start) if waits else None,
-        nodes=_told(nodes),
+        starts_at=_known(start) if waits else None,
+        nodes=_known(nodes),
         command=command,
     )
 
 
-def _told(text: str) -> str | None:
+def _known(text: str) -> str | None:
     return None if text in _NOTHING else text
 
 

@@ -105,5 +105,5 @@ def shape_problems(jobs: Sequence[JobSpec]) -> list[str]:
     shapes = {(job.num_nodes, job.tasks_per_node): job for job in jobs}
     if len(shapes) == 1:
         return []
-    told = "; ".join(f"{job.name} needs {nodes} x {tasks}" for (nodes, tasks), job in shapes.items())
-    return [f"--array: its members need different jobs (nodes x processes): {told}; submit them apart"]
+    needs = "; ".join(f"{job.name} needs {nodes} x {tasks}" for (nodes, tasks), job in shapes.items())
+    return [f"--array: its members need different jobs (nodes x processes): {needs}; submit them apart"]

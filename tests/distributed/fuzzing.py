@@ -147,14 +147,14 @@ def _drawn(random: Random, arch: str) -> Run:
     )
     degrees = random.choice(DEGREES)
     layout = Layout(*degrees, zero=random.choice([0, 1] if degrees[2] > 1 else [0, 1, 2, 3, 3]))
-    how = (
+    neutral = (
         f"parallel.micro_batch_size={random.choice([1, 2, 4])}",
         f"parallel.activation_recompute={random.choice(['none', 'selective', 'full'])}",
         f"parallel.stage_cut={_cut(random, Run(arch, words, layout))}",
         *random.choice([[], [], ["train.loss_chunk_tokens=11"]]),
         *(["parallel.sequence_parallel=true"] if arch in SHARES_TOKENS and layout.tp > 1 else []),
     )
-    return Run(arch, words, layout, how=how, restarts=_restarts(random, sizes, steps))
+    return Run(arch, words, layout, neutral=neutral, restarts=_restarts(random, sizes, steps))
 
 
 def _dropouts(random: Random, arch: str) -> Words:

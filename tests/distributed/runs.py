@@ -66,18 +66,18 @@ class Run:
     arch: str
     overrides: tuple[str, ...]
     layout: Layout = ALONE
-    how: tuple[str, ...] = ()  # more of what may make no difference
+    neutral: tuple[str, ...] = ()  # more of what may make no difference
     restarts: Mapping[int, Sequence[int]] = field(default_factory=dict)  # step -> rows that begin a new stream
     counted: float | None = None  # share of the targets that count, unevenly over rows; None: all, alike
 
     @property
     def words(self) -> list[str]:
-        return [*self.overrides, *self.layout.overrides, *self.how]
+        return [*self.overrides, *self.layout.overrides, *self.neutral]
 
     @property
     def alone(self) -> "Run":
         """The same on one process, the plain way: every step in one micro-batch."""
-        return replace(self, layout=ALONE, how=())
+        return replace(self, layout=ALONE, neutral=())
 
     def __str__(self) -> str:
         """What reproduces it."""

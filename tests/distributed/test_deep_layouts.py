@@ -58,8 +58,8 @@ def run_of(name: str, layout: Layout) -> Run:
     inside = "" if len(layer_specs(config)) > 2 else "0[.]blocks[.]"
     phases = PHASES.format(trainable=[f"layers[.]{inside}[0-9]*[2468]"])
     cut = even_cut(config, num_stages=4) if layout.pp == 4 else "cost"
-    how = ("parallel.micro_batch_size=2", f"parallel.stage_cut={cut}")
-    return Run(model.arch, (*model.words, *SETTINGS, phases), layout, how=how, restarts=RESTARTS)
+    neutral = ("parallel.micro_batch_size=2", f"parallel.stage_cut={cut}")
+    return Run(model.arch, (*model.words, *SETTINGS, phases), layout, neutral=neutral, restarts=RESTARTS)
 
 
 def layouts_of(name: str) -> list[Layout]:

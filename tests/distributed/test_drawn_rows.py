@@ -103,8 +103,8 @@ def runs_of(models: list[str], micro_batch_size: int, layout: tuple[int, int, in
         f"parallel.{axis}_parallel_degree={degree}"
         for axis, degree in zip(("data", "tensor", "pipeline"), layout, strict=True)
     ]
-    how = [*SIZES, *degrees, f"parallel.micro_batch_size={micro_batch_size}"]
-    return [(model, [*how, *MODELS[model]]) for model in models]
+    words = [*SIZES, *degrees, f"parallel.micro_batch_size={micro_batch_size}"]
+    return [(model, [*words, *MODELS[model]]) for model in models]
 
 
 def run(runs: list[tuple[str, list[str]]], world_size: int) -> list[Any]:

@@ -48,13 +48,15 @@ def run_of(kind: str, layout: Layout, recompute: str, *, unigram_file: str, cut:
     words += (f"model.unigram_model={unigram_file}", "model.vocab_size=256") if kind == "unigram" else ()
     config = load_config("configs/tiny/dynamic_pooling.yaml", [*words]).model
     cut = cut or even_cut(config, num_stages=layout.pp)
-    how = ("parallel.micro_batch_size=2", f"parallel.stage_cut={cut}", f"parallel.activation_recompute={recompute}")
-    return Run("dynamic_pooling", words, layout, how=how)
+    neutral = ("parallel.micro_batch_size=2", f"parallel.stage_cut={cut}", f"parallel.activation_recompute={recompute}")
+    return Run("dynamic_pooling", words, layout, neutral=neutral)
 
 
 def cases() -> list[Any]:
     found = []
-    for case in [(kind, layout, how) for kind in KINDS for layout in (TWO, FOUR, COPIED, SLICED) for how in RECOMPUTE]:
+    for case in [
+        (kind, layout, recompute) for kind in KINDS for layout in (TWO, FOUR, COPIED, SLICED) for recompute in RECOMPUTE
+    ]:
         marks = [pytest.mark.slow if case in QUICK else pytest.mark.matrix]
         found.append(pytest.param(*case, marks=marks, id="-".join(map(str, case))))
     return found

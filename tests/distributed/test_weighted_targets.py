@@ -28,7 +28,7 @@ QUICK = ("micro-batches of 1", "dp 2, pp 2")
 
 def way(name: str) -> Run:
     layout, size = WAYS[name]
-    return Run("transformer", MODEL, layout, how=(f"parallel.micro_batch_size={size}",), counted=COUNTED)
+    return Run("transformer", MODEL, layout, neutral=(f"parallel.micro_batch_size={size}",), counted=COUNTED)
 
 
 @pytest.fixture(scope="module")
