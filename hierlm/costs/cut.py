@@ -1,12 +1,14 @@
 """From what the user wrote to the layers of every stage."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from hierlm.config.run_config import RunConfig
 from hierlm.costs.flops import LayerCost, layer_costs
 from hierlm.costs.stage_cut import StageCut, cut_by_cost, cut_by_hand, cut_uniformly
 from hierlm.errors import UserError
+from hierlm.models.assembly import shared_weights
 from hierlm.parallel.config import ParallelConfig
 
 
@@ -15,7 +17,18 @@ def stage_cut(config: RunConfig[Any]) -> StageCut:
 
     A pure function of the config: every rank finds the same cut by itself.
     """
-    return cut_for(config.parallel, costs=cut_costs(config))
+    costs = cut_costs(config)
+    cut = cut_for(config.parallel, costs=costs)
+    tied = {share.user for share in shared_weights(config.model)}
+    weighty = [index for index, cost in enumerate(costs) if cost.parameters or index in tied]
+    for stage, (first, behind) in enumerate(pairwise(cut.boundaries)):
+        if not any(first <= index < behind for index in weighty):  # an optimizer of nothing is refused by torch
+            names = ", ".join(cost.name for cost in costs[first:behind])
+            raise UserError(
+                f"parallel.stage_cut: given {config.parallel.stage_cut}, stage {stage} holds no weights ({names}); "
+                "cut elsewhere, or into fewer stages (parallel.pipeline_parallel_degree)"
+            )
+    return cut
 
 
 def cut_costs(config: RunConfig[Any]) -> list[LayerCost]:
