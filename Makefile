@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# three workers for two cores: most tests wait for their own processes now and then; a file's tests stay together,
+# four workers for two cores: most tests wait for their own processes now and then; a file's tests stay together,
 # and files with slow tests come first (tests/conftest.py)
-IN_PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+IN_PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo matrix test test-fast lint bench chaos claims clean install versions
 .DEFAULT_GOAL := help
