@@ -6,6 +6,11 @@ from typing import Any
 MAX_EXAMPLES = 5  # of each kind
 
 
+def printable(name: str) -> str:
+    """A file's name as text that every stream can carry: a byte that is no UTF-8, say ff, is written as \\udcff."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass
 class Report:
     """Counts by kind, with the first places of each."""
@@ -18,7 +23,13 @@ class Report:
         self.counts[kind] = self.counts.get(kind, 0) + count
         places = self.examples.setdefault(kind, [])
         if len(places) < MAX_EXAMPLES:
-            places.append(where)
+            places.append(printable(where))
+
+    def take_over(self, other: "Report") -> None:
+        """Add all that `other` has met."""
+        for kind, places in other.examples.items():
+            self.counts[kind] = self.counts.get(kind, 0) + other.counts[kind]
+            self.examples[kind] = [*self.examples.get(kind, []), *places][:MAX_EXAMPLES]
 
     @property
     def record(self) -> dict[str, Any]:
