@@ -1,7 +1,7 @@
 """Host memory that is free and still held: given back to the system between layers.
 
-The allocator of the C library keeps what was freed between slices that stay. 814 M parameters at tp 8, where a rank keeps
-399 MiB and the largest layer has 295, came to 784 MiB at most without this, and to 694 with it.
+The allocator of the C library keeps what was freed between slices that stay. 814 M parameters at tp 8, where a rank
+keeps 399 MiB and the largest layer has 295, came to 784 MiB at most without this, and to 694 with it.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """This rank's layers of a model: built, tied and sliced, in whatever layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -37,10 +37,18 @@ class StageLayers(NamedTuple):
     borrowed: list[BorrowedWeight]
 
 
-def build_stage(config: ModelConfig, *, seed: int, stage: Sequence[int], groups: Groups) -> StageLayers:
+def build_stage(
+    config: ModelConfig,
+    *,
+    seed: int,
+    stage: Sequence[int],
+    groups: Groups,
+    partition: Callable[[Layer], None] = lambda layer: None,
+) -> StageLayers:
     """Build layers `stage` with the initial weights they have in every layout, and keep this rank's slices of them.
 
     One layer after another is built whole, cut, and left: a rank never holds more than its own part and one layer.
+    `partition` takes from each, once cut, what other data-parallel ranks keep.
     A stage is a range; a plan leaves out layers that are like their neighbours.
     """
     specs, plan = layer_specs(config), tensor_plan(config)
@@ -52,6 +60,7 @@ def build_stage(config: ModelConfig, *, seed: int, stage: Sequence[int], groups:
     for index in (*sorted(elsewhere), *stage):
         layer = build_layer(specs[index], seed=seed, index=index)
         slice_layer(layer, index, plan, groups)
+        partition(layer)
         names = {share.owner_parameter for share in shares if share.owner == index}
         owned |= {(index, name): layer.get_parameter(name) for name in names}
         if index not in elsewhere:
