@@ -5,6 +5,7 @@ anew to go back: reading all members costs one pass over the archive, not one fo
 """
 
 import io
+import lzma
 import os
 import stat
 import struct
@@ -30,6 +31,7 @@ _DAMAGES = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     struct.error,
     ValueError,
     EOFError,
