@@ -29,7 +29,7 @@ def verify(directory: Path, *, progress: Progress) -> list[str]:
 def _index_problems(directory: Path, index: DatasetIndex) -> list[str]:
     problems: list[str] = []
     try:
-        load_tokenizer(directory, index.tokenizer)
+        load_tokenizer(directory, index.tokenizer, lossy=index.lossy)
     except DataError as error:
         problems += error.problems
     if dataset_fingerprint(tokenizer=index.tokenizer, splits=index.splits) != index.fingerprint:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipeline.read.loader import Split, TrainRows
+from data_pipeline.read.split import lossy_note
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.engine import Engine
@@ -64,6 +65,9 @@ def lay_foundation(
     rows = TrainRows(config.data.weighted_sources, seed=config.seed, document_starts=documents)
     memory = DeviceMemory(process.device)
     console.say(_opening(config, timeline, rows.splits))
+    for split in rows.splits:
+        if split.index.lossy:
+            console.say(lossy_note(split.directory))
     for warning in check_environment(process):
         console.say(warning)
     start_up.done("data and checks")
