@@ -25,7 +25,7 @@ from data_pipeline.prepare.output_folder import (
     without_places,
 )
 from data_pipeline.prepare.parts import SHARD_NUMBERS_PER_PART, Span, part_spans, require_whole, text_between
-from data_pipeline.prepare.pieces import Group, Position, pieces
+from data_pipeline.prepare.pieces import Group, pieces
 from data_pipeline.prepare.progress import Progress
 from data_pipeline.prepare.report import Report
 from data_pipeline.prepare.request import Request, model_bytes, refuse_meaningless_options, signature_of, stamp_of

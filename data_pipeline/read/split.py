@@ -15,7 +15,9 @@ def open_split(path: str | Path, split: str) -> Split:
 
 def lossy_note(path: str | Path) -> str:
     """What to know of a dataset that was prepared with --allow-lossy, wherever its bytes or bits per byte are told."""
-    return f"{path}: its tokenizer changes text (--allow-lossy): bytes, and bits per byte, are of what its tokens decode to"
+    return (
+        f"{path}: its tokenizer changes text (--allow-lossy): bytes and bits per byte are of what its tokens decode to"
+    )
 
 
 def can_be_evaluated(path: str | Path, split: str) -> bool:

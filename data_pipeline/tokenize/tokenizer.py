@@ -1,4 +1,4 @@
-"""Bytes to tokens and back. Without loss, decode(encode(text)) == text; preparing a dataset checks it for every text."""
+"""Bytes to tokens and back. Without loss, decode(encode(text)) == text: preparation checks it for every text."""
 
 import hashlib
 import re
