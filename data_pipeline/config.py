@@ -3,8 +3,11 @@
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
+
+Verify = Literal["background", "before", "never"]
 
 
 class SourceConfig(BaseModel):
@@ -22,6 +25,10 @@ class DataConfig(BaseModel):
     path: str | None = None
     sources: tuple[SourceConfig, ...] = ()
     tokenizer: str | None = Field(default=None, description="expected kind or fingerprint; a mismatch is refused")
+    verify: Verify = Field(
+        default="background",
+        description="checksums of local shards, each once: beside training, before its first step, or never",
+    )
     prefetch_batches: NonNegativeInt = Field(default=2, description="batches read ahead of the step; 0 = read in step")
 
     @model_validator(mode="after")

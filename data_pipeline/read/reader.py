@@ -136,7 +136,7 @@ class SplitReader:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens."""
-        return load_tokenizer(self.directory, self.index.tokenizer)
+        return load_tokenizer(self.directory, self.index.tokenizer, lossy=self.index.lossy)
 
     def read_rows(self, starts: Sequence[int], *, length: int) -> NDArray[Any]:
         """Rows [n, length] of tokens [start, start + length) for each start, in the dataset's own narrow type."""

@@ -23,7 +23,7 @@ class HuggingFaceTokenizer(PieceTokenizer):
 
     kind = "huggingface"
 
-    def __init__(self, model: bytes, *, where: str) -> None:
+    def __init__(self, model: bytes, *, where: str, allow_lossy: bool = False) -> None:
         try:
             import tokenizers
         except ImportError:
@@ -37,12 +37,16 @@ class HuggingFaceTokenizer(PieceTokenizer):
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._byte_level = "ByteLevel" in json.dumps([described.get("pre_tokenizer"), described.get("decoder")])
+        inside = described.get("model") or {}
+        self._goes_on, self._ends_word = inside.get("continuing_subword_prefix"), inside.get("end_of_word_suffix")
         self._added = {entry["id"]: entry["content"] for entry in described.get("added_tokens", [])}
         self._vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self._names = {token: name for name, token in self._vocabulary.items()}
         self.vocab_size = max(self._vocabulary.values()) + 1
         self._byte_ids = self._find_byte_ids(where)
-        self._require_lossless(where)
+        self._knows_spaces = self._byte_level or " " in self._vocabulary or SPACE_MARK in self._vocabulary
+        if not allow_lossy:
+            self._require_lossless(where)
 
     def _find_byte_ids(self, where: str) -> Tokens:
         names = _ALPHABET if self._byte_level else {f"<0x{byte:02X}>": byte for byte in range(256)}
@@ -59,6 +63,11 @@ class HuggingFaceTokenizer(PieceTokenizer):
         name: str = self._names.get(token, "")
         if token in self._added:
             return str(self._added[token]).encode()
+        if self._ends_word and name.endswith(self._ends_word):  # a mark in the vocabulary, no text
+            return self._text(name.removesuffix(self._ends_word)) + b" "
+        return self._text(name.removeprefix(self._goes_on or ""))
+
+    def _text(self, name: str) -> bytes:
         if self._byte_level and _ALPHABET.keys() >= set(name):
             return bytes(_ALPHABET[character] for character in name)
         if len(name) == 6 and name.startswith("<0x"):

@@ -17,7 +17,7 @@ class SentencePieceTokenizer(PieceTokenizer):
 
     kind = "sentencepiece"
 
-    def __init__(self, model: bytes, *, where: str) -> None:
+    def __init__(self, model: bytes, *, where: str, allow_lossy: bool = False) -> None:
         import sentencepiece
 
         self.model = model
@@ -27,7 +27,9 @@ class SentencePieceTokenizer(PieceTokenizer):
             raise DataError(f"{where}: not a sentencepiece model ({' '.join(str(error).split())})") from None
         self.vocab_size = self._processor.get_piece_size()
         self._byte_ids = self._find_byte_ids(where)
-        self._require_lossless(where)
+        self._knows_spaces = not self._processor.is_unknown(self._processor.piece_to_id(SPACE_MARK))
+        if not allow_lossy:
+            self._require_lossless(where)
 
     def _find_byte_ids(self, where: str) -> Tokens:
         ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]

@@ -41,6 +41,7 @@ from hierlm.train.record.start_up import StartUp, StartUpHook
 from hierlm.train.record.throughput import device_peak
 from hierlm.train.skipped_steps import SkippedStepsHook
 from hierlm.train.watch.heartbeat import HeartbeatWriter
+from hierlm.train.watch.shards import ShardsHook
 from hierlm.train.watch.signals import StopRequest
 from hierlm.train.watch.wiring import HeartbeatHook, start_heartbeat
 
@@ -114,10 +115,12 @@ def set_up(
         SkippedStepsHook(config=config, engine=base.engine, console=console),
         StartUpHook(start_up, recorder=base.recorder, console=console),
         *_profile(base, first_step=first_step),
+        ShardsHook(base.shards, stop=stop, console=console, device=process.device),
         evaluation,
         CheckpointHook(config=config, timeline=base.timeline, checkpointer=checkpointer),
     )
     start_up.done("hooks")
+    base.shards.go_on_beside(stop)
     console.say(f"ready after {start_up.total_seconds:.1f} s")
     return Attempt(
         base,

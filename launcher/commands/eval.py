@@ -38,6 +38,7 @@ def command(
     Of several data sources each has a line; the last line is their mean, weighted as in the checkpoint's phase.
     """
     with json_on_stdout(as_json) as print_document:
+        from data_pipeline.read.split import lossy_note
         from hierlm.inference.evaluate import Reading, evaluate_run, headline
         from hierlm.inference.remembering import Remembering
         from launcher.progress import stderr_progress
@@ -54,6 +55,8 @@ def command(
             return
         for record, curve in zip(records, curves, strict=True):
             print(_line(record, of=record["data"]))
+            if "lossy" in record:
+                print(lossy_note(record["data"]))
             if per_position and curve is not None:
                 print("\n".join(_table(curve)))
         if "left_out" in records[0]:
@@ -63,7 +66,7 @@ def command(
             print(_line(mean, of=f"{shares} (weights of phase {mean['phase']})"))
 
 
-_ELSEWHERE = ("words", "word_perplexity", "sequence_length", "stride")
+_ELSEWHERE = ("lossy", "words", "word_perplexity", "sequence_length", "stride")
 """Numbers of a record that are no metrics of the objective, or are shown by name."""
 
 
