@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipeline.errors import DataError
+from data_pipeline.masking import masked, masked_tree
 from data_pipeline.prepare.documents import DocumentOptions
 from data_pipeline.prepare.filters import Filters
 from data_pipeline.prepare.sources import SourceFile
@@ -75,7 +76,7 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
     return {
         "inputs": [
             {
-                "given": list(request.given) if part.only_split is None else f"split {part.only_split}",
+                "given": list(map(masked, request.given)) if part.only_split is None else f"split {part.only_split}",
                 "num_files": len(part.files),
                 "stored_bytes": sum(file.stored_bytes for file in part.files),
             }
@@ -85,7 +86,7 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
         "tokenizer_model_sha256": model and hashlib.sha256(model).hexdigest(),
         "vocab_size": request.vocab_size if trained else None,
         "model_type": request.model_type if trained else None,
-        "splits": {**dict(request.splits.shares), **dict(request.splits.files)},
+        "splits": {**dict(request.splits.shares), **masked_tree(dict(request.splits.files))},
         "documents": _documents_record(request.documents),
         "text_policy": asdict(request.policy),
         "filters": asdict(request.filters),

@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from data_pipeline.errors import DataError
+from data_pipeline.masking import masked
+from data_pipeline.prepare.pipe import is_pipe, open_pipe
 from data_pipeline.remote import glob_remote, is_remote, open_remote, remote_size
 
 BLOCK_BYTES = 1 << 20
 _ZSTD_FEED_BYTES = 1 << 14  # small, so that a highly compressed block cannot fill the memory
+
+
+def is_elsewhere(path: str) -> bool:
+    """Whether a source is no place in the file system."""
+    return is_pipe(path) or is_remote(path)
 
 
 class Readable(Protocol):
@@ -35,14 +42,18 @@ class SourceFile:
     @cached_property
     def stored_bytes(self) -> int:
         """Size as stored, before decompression; 0 where it cannot be known."""
+        if is_pipe(self.path):
+            return 0
         return remote_size(self.path) if is_remote(self.path) else os.stat(self.path).st_size
 
     @property
     def modified_seconds(self) -> float:
         """When a local file was last written to."""
-        return 0.0 if is_remote(self.path) else os.stat(self.path).st_mtime
+        return 0.0 if is_elsewhere(self.path) else os.stat(self.path).st_mtime
 
     def open_stored(self) -> BinaryIO:
+        if is_pipe(self.path):
+            return open_pipe(self.path)
         return open_remote(self.path) if is_remote(self.path) else open(self.path, "rb")
 
 
@@ -69,10 +80,12 @@ def find_files(inputs: Sequence[str]) -> list[SourceFile]:
 
 
 def _readable(file: SourceFile) -> bool:
-    return is_remote(file.path) or os.access(file.path, os.R_OK)
+    return is_elsewhere(file.path) or os.access(file.path, os.R_OK)
 
 
 def _expand(given: str) -> list[SourceFile]:
+    if is_pipe(given):
+        return [SourceFile(given, masked(given))]
     if is_remote(given):
         return _remote_files(given)
     path = Path(given)
@@ -90,8 +103,8 @@ def _expand(given: str) -> list[SourceFile]:
 
 
 def _remote_files(address: str) -> list[SourceFile]:
-    if address.startswith("pipe:") or not glob.has_magic(address):
-        return [SourceFile(address, address.rsplit("/", 1)[-1] if "://" in address else address)]
+    if not glob.has_magic(address):
+        return [SourceFile(address, masked(address.rsplit("/", 1)[-1]))]
     matches = glob_remote(address)
     if not matches:
         raise DataError(f"{address}: the pattern matches no file")
