@@ -3,9 +3,33 @@
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
+
+from data_pipeline.masking import holds_secret
+
+PIPE = "pipe:"
+
+
+def place_of_data(path: str) -> str:
+    """A folder or an address; ValueError for a command, which a config never runs, and for what must not be kept."""
+    if path.lstrip().startswith(PIPE):
+        raise ValueError(
+            "`pipe:` is for `hierlm data prepare --input` alone, no config runs a command; prepare what it gives as a "
+            "dataset, and name its folder"
+        )
+    if holds_secret(path):
+        raise ValueError(
+            "holds a secret, and a config is written down and sent on; leave it out and give it to the store's own "
+            "client (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, ...)"
+        )
+    if not path.isprintable() or ("://" in path and "::" in path):
+        raise ValueError("allowed: a folder or one address, on one line")
+    return path
+
+
+Place = Annotated[str, AfterValidator(place_of_data)]
 
 Verify = Literal["background", "before", "never"]
 
@@ -14,7 +38,7 @@ class SourceConfig(BaseModel):
     """One prepared dataset and its share of the training rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    path: str
+    path: Place
     weight: PositiveFloat = 1.0
 
 
@@ -22,7 +46,7 @@ class DataConfig(BaseModel):
     """Either one `path` or weighted `sources`; every dataset was made by `hierlm data prepare`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    path: str | None = None
+    path: Place | None = None
     sources: tuple[SourceConfig, ...] = ()
     tokenizer: str | None = Field(default=None, description="expected kind or fingerprint; a mismatch is refused")
     verify: Verify = Field(

@@ -1,25 +1,30 @@
-"""Bytes that lie elsewhere: `https://`, `pipe:COMMAND`, and whatever fsspec knows (`s3://`, `gs://`, ...).
+"""Bytes that lie elsewhere: `https://`, and whatever fsspec knows (`s3://`, `gs://`, ...).
 
-A read that fails is tried again from the same position, with growing pauses.
+A read that fails is tried again from the same position, with growing pauses. Addresses may be somebody else's: none of
+them runs a command (`prepare/pipe.py` does, of what is typed), and what is read whole has a bound.
 """
 
 import io
 import re
-import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
+from data_pipeline.config import PIPE
 from data_pipeline.errors import DataError
+from data_pipeline.masking import masked
 
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.5  # doubles with every try
 TIMEOUT_SECONDS = 60
 BUFFER_BYTES = 1 << 20
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|pipe:")
+MAX_SMALL_BYTES = 1 << 28
+"""Of an index or a tokenizer: that of 100,000 shards has a tenth of it."""
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
 def is_remote(path: str | Path) -> bool:
@@ -27,24 +32,37 @@ def is_remote(path: str | Path) -> bool:
     return isinstance(path, str) and _ADDRESS.match(path) is not None and not path.startswith("file://")
 
 
+def refuse_command(path: str | Path) -> None:
+    """DataError for `pipe:COMMAND`, which only the command line of a preparation may name."""
+    if isinstance(path, str) and path.lstrip().startswith(PIPE):
+        raise DataError(
+            f"{masked(path)}: a command is run for `hierlm data prepare --input` alone; prepare what it gives as a "
+            "dataset, and name its folder"
+        )
+
+
 def open_remote(address: str) -> BinaryIO:
     """A buffered reader of what lies at `address`. DataError when that cannot be reached or is not there."""
-    if address.startswith("pipe:"):
-        return io.BufferedReader(_Pipe(address.removeprefix("pipe:")), BUFFER_BYTES)
+    refuse_command(address)
     return io.BufferedReader(RemoteReader(address), BUFFER_BYTES)
 
 
 def read_file(folder: str | Path, name: str) -> bytes:
     """The whole of a small file in a folder that is local or remote. OSError as for a local one."""
+    refuse_command(folder)
     if not is_remote(folder):
         return (Path(folder) / name).read_bytes()
-    with open_remote(f"{str(folder).rstrip('/')}/{name}") as file:
-        return file.read()
+    address = f"{str(folder).rstrip('/')}/{name}"
+    with open_remote(address) as file:
+        content = file.read(MAX_SMALL_BYTES + 1)
+    if len(content) > MAX_SMALL_BYTES:
+        raise DataError(f"{masked(address)}: more than {MAX_SMALL_BYTES >> 20} MiB, which no {name} has")
+    return content
 
 
 def remote_size(address: str) -> int:
-    """Bytes at `address` as stored, 0 where that is unknown."""
-    return 0 if address.startswith("pipe:") else RemoteReader(address).size
+    """Bytes at `address` as stored."""
+    return RemoteReader(address).size
 
 
 def glob_remote(pattern: str) -> list[str]:
@@ -108,7 +126,7 @@ class RemoteReader(io.RawIOBase):
             except Exception as error:  # stores raise their own kinds
                 self._drop()
                 if attempt + 1 == TRIES or _is_final(error):
-                    raise DataError(f"{self._address}: cannot be read ({_said(error)})") from None
+                    raise DataError(f"{masked(self._address)}: cannot be read ({_said(error)})") from None
                 self._sleep(FIRST_PAUSE_SECONDS * 2**attempt)
         raise AssertionError("unreachable")
 
@@ -151,33 +169,12 @@ def _skip(stream: Any, count: int) -> None:
 
 def _fsspec(address: str) -> Any:
     scheme = address.partition("://")[0]
+    if "::" in address:  # fsspec would read one address through another, and templates of a third one
+        raise DataError(f"{masked(address)}: an address is one, without `::`")
     try:
         import fsspec
 
         fsspec.get_filesystem_class(scheme)
     except (ImportError, ValueError) as error:
-        raise DataError(f"{address}: {scheme}:// cannot be read here ({_said(error)})") from None
+        raise DataError(f"{masked(address)}: {scheme}:// cannot be read here ({_said(error)})") from None
     return fsspec
-
-
-class _Pipe(io.RawIOBase):
-    """The output of a shell command; a command that fails is an error at its end, never a short text."""
-
-    def __init__(self, command: str) -> None:
-        self._command = command
-        self._process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = cast(io.BufferedReader, self._process.stdout).readinto(buffer)
-        if count == 0 and self._process.wait() != 0:
-            raise DataError(f"pipe:{self._command}: the command failed with exit code {self._process.returncode}")
-        return count
-
-    def close(self) -> None:
-        if not self.closed:
-            cast(io.BufferedReader, self._process.stdout).close()
-            self._process.wait()
-        super().close()

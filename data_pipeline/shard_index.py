@@ -5,15 +5,19 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from data_pipeline.errors import DataError
 from data_pipeline.image_shape import ImageShape, Kind
+from data_pipeline.names import Count, RelativeName, Sha256
 from data_pipeline.remote import read_file
 
 FILE_NAME = "dataset.json"
 SCHEMA_VERSION = 1
 Dtype = Literal["uint8", "uint16", "uint32"]
+ITEM_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4}
+MAX_VOCABULARY = 1 << 32
+MAX_CHUNK_TOKENS = 1 << 32
 
 
 class _Record(BaseModel):
@@ -23,23 +27,23 @@ class _Record(BaseModel):
 class ShardRecord(_Record):
     """One finished tar; `name` is relative to the dataset."""
 
-    name: str
-    sha256: str
-    bytes: NonNegativeInt
-    tokens: NonNegativeInt
-    source_bytes: NonNegativeInt
-    documents: NonNegativeInt = Field(description="documents that end in this shard")
-    words: NonNegativeInt | None = Field(default=None, description="that begin in this shard; older datasets: none")
+    name: RelativeName
+    sha256: Sha256
+    bytes: Count
+    tokens: Count
+    source_bytes: Count
+    documents: Count = Field(description="documents that end in this shard")
+    words: Count | None = Field(default=None, description="that begin in this shard; older datasets: none")
 
 
 class SplitRecord(_Record):
     """The shards of one split in stream order, with their sums."""
 
     shards: tuple[ShardRecord, ...]
-    tokens: NonNegativeInt
-    source_bytes: NonNegativeInt
-    documents: NonNegativeInt
-    words: NonNegativeInt | None = None
+    tokens: Count
+    source_bytes: Count
+    documents: Count
+    words: Count | None = None
 
     @classmethod
     def of(cls, shards: tuple[ShardRecord, ...]) -> "SplitRecord":
@@ -49,35 +53,43 @@ class SplitRecord(_Record):
 class Totals(_Record):
     """Sums over the splits."""
 
-    tokens: NonNegativeInt
-    source_bytes: NonNegativeInt
-    documents: NonNegativeInt
-    words: NonNegativeInt | None = None
+    tokens: Count
+    source_bytes: Count
+    documents: Count
+    words: Count | None = None
 
 
 class TokenizerRecord(_Record):
     """Which tokenizer made the tokens; `file` is beside dataset.json, none for bytes."""
 
     kind: str
-    fingerprint: str
-    vocab_size: PositiveInt
-    file: str | None = None
+    fingerprint: Sha256
+    vocab_size: PositiveInt = Field(le=MAX_VOCABULARY)
+    file: RelativeName | None = None
 
 
 class DatasetIndex(_Record):
     """The whole of dataset.json."""
 
     schema_version: Literal[1] = 1
-    fingerprint: str
+    fingerprint: Sha256
     tokenizer: TokenizerRecord
     dtype: Dtype
-    chunk_tokens: PositiveInt
-    splits: dict[str, SplitRecord]
+    chunk_tokens: PositiveInt = Field(le=MAX_CHUNK_TOKENS)
+    splits: dict[RelativeName, SplitRecord]
     totals: Totals
     kind: Kind = "text"
     lossy: bool = Field(False, description="source bytes and words are of what the tokens hold, not of the text")
     image_shape: ImageShape | None = Field(None, description="height and width of every image, each a document")
     made: dict[str, Any] = Field(description="inputs with sizes, options, versions, counts of what was left out")
+
+    @model_validator(mode="after")
+    def tokens_have_room(self) -> "DatasetIndex":
+        """A shard holds at least its tokens: no reader looks beyond it."""
+        for shard in (shard for split in self.splits.values() for shard in split.shards):
+            if shard.tokens * ITEM_BYTES[self.dtype] > shard.bytes:
+                raise ValueError(f"{shard.name}: {shard.tokens} tokens do not fit into {shard.bytes} bytes")
+        return self
 
     def as_json(self) -> str:
         content = self.model_dump(mode="json")
@@ -133,7 +145,7 @@ def load_index(directory: str | Path) -> DatasetIndex:
         raise DataError(_missing(Path(directory))) from None
     except DataError:  # of a remote dataset: says all there is to say
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, BinaryIO
 
-from pydantic import NonNegativeInt
-
+from data_pipeline.names import Count, Sha256
 from hierlm.strict import Strict
 
 _CHUNK_BYTES = 8 << 20
@@ -21,8 +21,8 @@ _NUM_THREADS = min(8, os.cpu_count() or 1)
 class FileRecord(Strict):
     """What a file must be."""
 
-    size_bytes: NonNegativeInt
-    sha256: str
+    size_bytes: Count
+    sha256: Sha256
 
 
 class FileWriter:
@@ -148,15 +148,21 @@ def list_files(root: Path) -> list[str]:
 
 def write_synced(path: Path, text: str) -> None:
     """Write a small text file so that after a crash there is the old one or the new one, whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    write_through(temporary, text)
-    temporary.rename(path)
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}.partial")
+    try:
+        write_through(temporary, text)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
 def write_through(path: Path, text: str) -> None:
-    """Write a small text file and bring its content to disk."""
-    with path.open("w", encoding="utf-8") as file:
+    """Write a new small text file and bring its content to disk; FileExistsError where something has the name.
+
+    Not even a link: what lies ready under a temporary name is somebody else's.
+    """
+    with path.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

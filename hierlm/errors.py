@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 
+from data_pipeline.masking import masked
+
 
 class UserError(ValueError):
-    """Wrong input. Each problem is one line: what, where, what was given, what is allowed, how to mend. Exit code 2."""
+    """Wrong input. Each problem is one line: what, where, what was given, what is allowed, how to mend. Exit code 2.
+
+    Secrets in what was given are masked: errors are logged.
+    """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems: tuple[str, ...] = tuple(map(masked, (problems,) if isinstance(problems, str) else problems))
         super().__init__("\n".join(self.problems))
 
 

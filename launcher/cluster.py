@@ -2,19 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from hierlm.config.raw import read_mapping, resolved
 from hierlm.config.schema import checked
 from hierlm.errors import UserError
 from hierlm.strict import Strict
+from launcher.header_text import HeaderText, Word
 
 TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d{1,3}):(?P<minutes>[0-5]\d)(?::[0-5]\d)?")
-
-Word = Annotated[str, StringConstraints(pattern=r"^\S+$")]
-"""One word: it becomes the value of a scheduler option."""
 
 
 class Container(Strict):
@@ -31,7 +29,7 @@ class ClusterProfile(Strict):
     partition: Word | None = None
     account: Word | None = None
     qos: Word | None = None
-    constraint: str | None = Field(default=None, description="node features, Slurm's own syntax")
+    constraint: HeaderText | None = Field(default=None, description="node features, Slurm's own syntax")
     reservation: Word | None = None
     time_limit: str = Field(default="24:00:00", description="of one job: HH:MM:SS or D-HH:MM:SS, whole minutes")
     max_nodes: PositiveInt | None = Field(default=None, description="the largest job the site allows")
@@ -57,7 +55,7 @@ class ClusterProfile(Strict):
     container: Container | None = None
     environment: dict[str, str] = Field(default_factory=dict, description="exported in the job, e.g. NCCL settings")
     setup: tuple[str, ...] = Field(default=(), description="shell lines run once on the first node before training")
-    sbatch_lines: tuple[str, ...] = Field(default=(), description="further options, e.g. --mail-type=FAIL")
+    sbatch_lines: tuple[HeaderText, ...] = Field(default=(), description="further options, e.g. --mail-type=FAIL")
     signal_margin_seconds: PositiveInt = Field(default=180, description="warning before the time limit; > time to save")
     max_starts: PositiveInt = Field(default=100, description="of one submission, whatever ended them")
     max_starts_without_progress: PositiveInt = Field(
@@ -72,10 +70,10 @@ class ClusterProfile(Strict):
             raise ValueError("allowed: HH:MM:SS or D-HH:MM:SS, at least one minute, in quotes")
         return text
 
-    @field_validator("sbatch_lines", "setup")
+    @field_validator("setup")
     @classmethod
     def single_lines(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        if any("\n" in line for line in lines):
+        if any(line.splitlines() not in ([], [line]) or "\0" in line for line in lines):
             raise ValueError("allowed: one line per item")
         return lines
 
@@ -85,6 +83,8 @@ class ClusterProfile(Strict):
         wrong = [name for name in variables if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: not a name for an environment variable")
+        if any("\0" in value for value in variables.values()):
+            raise ValueError("a value holds a zero byte, which no environment can")
         return variables
 
     @property

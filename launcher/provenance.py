@@ -12,6 +12,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.masking import masked
 from hierlm.plugins import installed
 
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +23,7 @@ def collect(command_line: Sequence[str]) -> dict[str, Any]:
     """One JSON object; git is null outside a checkout."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command_line": shlex.join(command_line),
+        "command_line": masked(shlex.join(command_line)),
         "working_directory": os.getcwd(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -65,7 +66,7 @@ def git_state(root: Path) -> dict[str, Any] | None:
     return {
         "sha": sha.strip() if sha else None,
         "dirty": bool(status.strip()),
-        "diff": diff[:MAX_DIFF_CHARACTERS],
+        "diff": masked(diff[:MAX_DIFF_CHARACTERS]),
         "diff_truncated": len(diff) > MAX_DIFF_CHARACTERS,
         "untracked": [line[3:] for line in status.splitlines() if line.startswith("??")],
     }

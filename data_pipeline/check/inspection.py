@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.image_shape import NUM_CHANNELS, ImageShape
+from data_pipeline.masking import masked_tree
 from data_pipeline.read.reader import SplitReader
 from data_pipeline.shard_index import load_index
 
@@ -28,7 +29,7 @@ def inspect(directory: str | Path, *, samples: int = 1) -> dict[str, Any]:
         "chunk_tokens": index.chunk_tokens,
         "splits": {name: _split_summary(SplitReader(directory, name), samples=samples) for name in index.splits},
         "totals": index.totals.model_dump(),
-        "made": index.made,
+        "made": masked_tree(index.made),
     }
 
 

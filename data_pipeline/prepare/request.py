@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipeline.errors import DataError
+from data_pipeline.masking import masked
 from data_pipeline.prepare.documents import DocumentOptions
 from data_pipeline.prepare.filters import Filters
 from data_pipeline.prepare.report import Report, printable
@@ -77,7 +78,7 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
     model = model_bytes(request)
     is_bytes = request.tokenizer == "bytes"
     trained = not is_bytes and model is None
-    given = [printable(given) for given in request.given]
+    given = [masked(printable(given)) for given in request.given]
     return {
         "inputs": [
             {
@@ -94,7 +95,7 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
         "allow_lossy": request.allow_lossy or None,  # as it reads in datasets from before there was a choice
         "splits": {
             **dict(request.splits.shares),
-            **{name: printable(path) for name, path in request.splits.files},
+            **{name: masked(printable(path)) for name, path in request.splits.files},
         },
         "documents": _documents_record(request.documents),
         "text_policy": asdict(request.policy),

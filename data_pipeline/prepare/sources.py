@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_pipeline.errors import DataError
+from data_pipeline.masking import masked
 from data_pipeline.prepare.archives import BrokenArchiveError, Member, archive_kind, members_of
 from data_pipeline.prepare.compressed import BLOCK_BYTES, text_of
 from data_pipeline.prepare.folders import files_below
+from data_pipeline.prepare.pipe import is_pipe, open_pipe
 from data_pipeline.prepare.report import Report, printable
 from data_pipeline.remote import glob_remote, is_remote, open_remote, remote_size
 
@@ -48,21 +50,24 @@ class SourceFile:
         """Size as stored, before decompression; 0 where it cannot be known."""
         if isinstance(self.place, Member):
             return self.place.stored_bytes
-        return remote_size(self.path) if self.is_remote else self._stat.st_size
+        if is_pipe(self.path):
+            return 0
+        return remote_size(self.path) if self.is_elsewhere else self._stat.st_size
 
     @property
     def modified_seconds(self) -> float:
         """When a local file, or the archive it lies in, was last written to."""
-        return 0.0 if self.is_remote else self._stat.st_mtime
+        return 0.0 if self.is_elsewhere else self._stat.st_mtime
 
     @property
-    def is_remote(self) -> bool:
-        return not self.place and is_remote(self.path)
+    def is_elsewhere(self) -> bool:
+        """Whether it is no place in the file system."""
+        return not self.place and (is_pipe(self.path) or is_remote(self.path))
 
     @property
     def identity(self) -> tuple[object, ...]:
         """Equal for two inputs that are one and the same file, whatever links lead to it."""
-        if self.is_remote:
+        if self.is_elsewhere:
             return (self.path,)
         inside = self.place.number if isinstance(self.place, Member) else None
         return (self._stat.st_dev, self._stat.st_ino, inside)
@@ -73,7 +78,9 @@ class SourceFile:
             return self.place.open()
         if isinstance(self.place, Unreadable):
             raise DataError(f"{self.path}: cannot be read: {self.place.reason}")
-        return open_remote(self.path) if self.is_remote else open(self.local_path, "rb")
+        if is_pipe(self.path):
+            return open_pipe(self.path)
+        return open_remote(self.path) if self.is_elsewhere else open(self.local_path, "rb")
 
     @property
     def local_path(self) -> str:
@@ -110,7 +117,7 @@ def find_files(inputs: Sequence[str], *, report: Report | None = None) -> list[S
 
 
 def _readable(file: SourceFile) -> bool:
-    return file.is_remote or os.access(file.local_path, os.R_OK)
+    return file.is_elsewhere or os.access(file.local_path, os.R_OK)
 
 
 def _once(files: Sequence[SourceFile], report: Report) -> list[SourceFile]:
@@ -123,6 +130,8 @@ def _once(files: Sequence[SourceFile], report: Report) -> list[SourceFile]:
 
 
 def _expand(given: str, report: Report) -> list[SourceFile]:
+    if is_pipe(given):
+        return [SourceFile(given, masked(given))]
     if is_remote(given):
         return _remote_files(given)
     path = Path(given)
@@ -159,8 +168,8 @@ def _files_at(given: str, *, name: str, report: Report) -> list[SourceFile]:
 
 
 def _remote_files(address: str) -> list[SourceFile]:
-    if address.startswith("pipe:") or not glob.has_magic(address):
-        return [SourceFile(address, address.rsplit("/", 1)[-1] if "://" in address else address)]
+    if not glob.has_magic(address):
+        return [SourceFile(address, masked(address.rsplit("/", 1)[-1]))]
     matches = glob_remote(address)
     if not matches:
         raise DataError(f"{address}: the pattern matches no file")

@@ -98,7 +98,7 @@ class ShardCache:
         address = f"{self._address}/{shard.name}"
         partial = path.with_suffix(PARTIAL)
         for _ in range(ARRIVALS):
-            digest = _copy(address, partial)
+            digest = _copy(address, partial, max_bytes=shard.bytes)
             if digest == shard.sha256:
                 partial.replace(path)
                 return
@@ -131,13 +131,15 @@ def _is_abandoned(partial: Path) -> bool:
     return time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
 
 
-def _copy(address: str, path: Path) -> str:
-    """Fetch to `path`; the sha256 of what arrived."""
+def _copy(address: str, path: Path, *, max_bytes: int) -> str:
+    """Fetch to `path`; the sha256 of what arrived, of no more than a block beyond `max_bytes`."""
     digest = hashlib.sha256()
     with open_remote(address) as remote, path.open("r+b") as file:  # keeps the size it was given, which others count
         while block := remote.read(_READ_BYTES):
             digest.update(block)
             file.write(block)
+            if file.tell() > max_bytes:  # more than there is room for, and not what is wanted
+                break
         file.truncate()
     return digest.hexdigest()
 

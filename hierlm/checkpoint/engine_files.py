@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, cat
 
-from hierlm.checkpoint.tensor_file import read_tensors
+from hierlm.checkpoint.tensor_file import read_mapping
+from hierlm.errors import UserError
 from hierlm.optim.state_names import StateNames
 
 WEIGHTS = "fp32"
@@ -62,7 +63,10 @@ class Slice:
 
 
 def read_slices(engine_dir: Path) -> list[Slice]:
-    """All slices, stage by stage. ValueError if the folder is no checkpoint of the engine, or is incomplete."""
+    """All slices, stage by stage. ValueError if the folder is no checkpoint of the engine, or is incomplete.
+
+    UserError for files that hold other things than the engine puts there.
+    """
     model_files = {int(m[1]): path for path, m in _matching(engine_dir, _MODEL_FILE)}
     optimizer_files: dict[int, dict[int, Path]] = {}
     for path, match in _matching(engine_dir, _OPTIMIZER_FILE):
@@ -79,8 +83,28 @@ def _matching(engine_dir: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Path
 
 
 def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Slice:
-    model = read_tensors(model_file)
-    optimizers = [read_tensors(path)["optimizer_state_dict"] for _, path in sorted(by_dp_rank.items())]
+    model = read_mapping(model_file)
+    optimizers = [read_mapping(path) for _, path in sorted(by_dp_rank.items())]
+    try:
+        found = _slice_of(model, [optimizer["optimizer_state_dict"] for optimizer in optimizers], model_file, index)
+        return _require_whole(found, model_file)
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{model_file}: does not hold what the engine saves ({type(error).__name__}: {error}); go on from another "
+            "checkpoint"
+        ) from None
+
+
+def _require_whole(found: Slice, model_file: Path) -> Slice:
+    """Every parameter has the values that its shape tells of: nothing is made of a shape alone."""
+    for name, piece in found.pieces.items():
+        count = sum(part.numel() for part in piece.fragments.get(WEIGHTS, ()))
+        if count != math.prod(piece.shape):
+            raise UserError(f"{model_file}: {name}: {count} values for shape {list(piece.shape)}; restore the file")
+    return found
+
+
+def _slice_of(model: dict[str, Any], optimizers: list[Any], model_file: Path, index: int) -> Slice:
     if optimizers and len(optimizers) != model["dp_world_size"]:
         raise ValueError(
             f"{model_file.parent}: {len(optimizers)} of {model['dp_world_size']} optimizer files are there"

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -12,6 +13,7 @@ from hierlm import models
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
 from hierlm.checkpoint.digest import tensor_bytes
 from hierlm.errors import UserError
+from hierlm.interpolation import only_listed_variables
 from hierlm.models.assembly import canonical_names
 from hierlm.plugins import take_up
 
@@ -40,7 +42,8 @@ def export(engine_dir: Path, *, run_config: Path, output: Path) -> dict[str, int
 
 
 def _names_of(run_config: Any) -> list[str]:
-    part: Any = OmegaConf.to_container(run_config.model, resolve=True)
+    with only_listed_variables():
+        part: Any = OmegaConf.to_container(run_config.model, resolve=True)
     recorded: Any = OmegaConf.to_container(run_config.get("plugins") or OmegaConf.create([]))
     take_up(recorded)
     return canonical_names(models.architecture(part["arch"]).Config.model_validate(part))
@@ -68,12 +71,15 @@ def _write_safetensors(path: Path, state: CanonicalState) -> int:
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the data starts aligned
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in state.names:
-            file.write(tensor_bytes(state.tensor(name, "fp32")))
-    temporary.rename(path)
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}.partial")
+    try:
+        with temporary.open("xb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in state.names:
+                file.write(tensor_bytes(state.tensor(name, "fp32")))
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return offset // 4
 
 

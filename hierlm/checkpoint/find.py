@@ -1,9 +1,13 @@
-"""The newest checkpoint that is really there: every byte is checked before any is used. Torch-free."""
+"""The newest checkpoint that is really there: every byte is checked before any is used. Torch-free.
 
-from collections.abc import Callable
+Checked means: as the manifest says, and nothing but tensors and plain data (`archive`), whoever wrote the manifest.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hierlm.checkpoint.archive import problem_of
 from hierlm.checkpoint.layout import LATEST, PARTIAL, REPLACED, SWEPT, entries, step_dir, steps_present
 from hierlm.checkpoint.manifest import Manifest, ManifestError, read_manifest
 from hierlm.checkpoint.team import ALONE, Team
@@ -51,15 +55,17 @@ def newest_good(checkpoints: Path, *, report: Report, team: Team = ALONE) -> Che
     listing = team.exchange(list_checkpoints(checkpoints) if team.is_first else [])[0]
     say: Report = report if team.is_first else lambda line: None
     _report_unfinished(checkpoints, listing, say)
+    newest_is = ""
     for listed in reversed(listing):
         problems = _problems(listed, team=team)
         if not problems:
             assert listed.manifest is not None
             return CheckpointRef(listed.path, listed.manifest)
         say(f"{listed.path} is damaged ({summary(problems)}): passed over")
+        newest_is = newest_is or f" ({listed.path.name}: {summary(problems)})"
     if listing or team.exchange((checkpoints / LATEST).exists())[0]:
         raise UserError(
-            f"{checkpoints}: checkpoints were made but none of them is good: "
+            f"{checkpoints}: checkpoints were made but none of them is good{newest_is}: "
             "restore one from a copy, or choose another `name` to start afresh"
         )
     return None
@@ -112,7 +118,16 @@ def _problems(listed: Listed, *, team: Team) -> list[str]:
         return ["its losses were not finite when it was saved"]
     names = team.share(list(listed.manifest.files))
     mine = damage(listed.path, {name: listed.manifest.files[name] for name in names})
+    if not mine:  # what was changed on the way has been told; this is what was written to do harm
+        mine = list(_refused(listed.path, names))
     return [line for lines in team.exchange(mine) for line in lines]
+
+
+def _refused(root: Path, names: Sequence[str]) -> Iterator[str]:
+    """One line for each file of tensors that holds other things than tensors and plain data."""
+    for name in names:
+        if name.endswith(".pt") and (problem := problem_of(root / name)) is not None:
+            yield f"{name}: {problem}"
 
 
 def _report_unfinished(checkpoints: Path, listing: list[Listed], say: Report) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
+from data_pipeline.names import RelativeName
 from data_pipeline.read.cursor import Cursor
 from hierlm.checkpoint.layout import MANIFEST
 from hierlm.durable import FileRecord, write_synced
@@ -70,7 +71,7 @@ class Manifest(Facts):
     versions: dict[str, str]
     written_at: str
     save_seconds: NonNegativeFloat
-    files: dict[str, FileRecord]
+    files: dict[RelativeName, FileRecord]
 
     @property
     def size_bytes(self) -> int:
@@ -112,7 +113,7 @@ def read_manifest(directory: Path) -> Manifest:
         content = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ManifestError(f"{MANIFEST}: missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{MANIFEST}: cannot be read ({type(error).__name__})") from None
     if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
         raise ManifestError(f"{MANIFEST}: content differs from its checksum")
@@ -122,7 +123,9 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise ManifestError(f"{MANIFEST}: {error.errors()[0]['msg']}") from None
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ManifestError(f"{MANIFEST}: {where}: {first['msg']}") from None
 
 
 def installed_versions() -> dict[str, str]:

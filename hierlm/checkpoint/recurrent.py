@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+from hierlm.checkpoint.tensor_file import read_mapping
+from hierlm.errors import UserError
+
 MEMORY = "memory"
 """The folder inside a checkpoint; absent when the model has no recurrent memory."""
 
@@ -22,5 +25,11 @@ def write_recurrent_state(checkpoint: Path, state: tuple[Any, ...], *, rank: int
 def read_recurrent_states(checkpoint: Path) -> Sequence[tuple[int, dict[int, tuple[torch.Tensor, ...]]]]:
     """What every rank of the layout that saved has written; empty without recurrent memory."""
     files = sorted((checkpoint / MEMORY).glob("rank-*.pt"))
-    loaded = [torch.load(file, weights_only=True) for file in files]
-    return [(item["first_row"], item["memories"]) for item in loaded]
+    return [_state_of(read_mapping(file, is_mapped=False), file) for file in files]
+
+
+def _state_of(content: dict[str, Any], file: Path) -> tuple[int, dict[int, tuple[torch.Tensor, ...]]]:
+    first_row, memories = content.get("first_row"), content.get("memories")
+    if not isinstance(first_row, int) or not isinstance(memories, dict):
+        raise UserError(f"{file}: holds no recurrent memory; go on from another checkpoint")
+    return first_row, memories

@@ -1,44 +1,77 @@
-"""Read the engine's tensor files without the engine: tensors and plain data come back, its own objects stay sealed.
+"""The one door to files of tensors, the engine's and our own: plain data and tensors come in, nothing runs.
 
-So a digest needs torch but not DeepSpeed, and a file cannot run code of its choosing when it is read.
+No file of a checkpoint is unpickled (`plain_pickle`), here or by the engine, which is handed what this door gives
+(docs/decisions/checkpoint-door.md). So a digest needs torch but not DeepSpeed.
 """
 
-import pickle
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-_PLAIN_BUILTINS = frozenset({"set", "frozenset", "slice", "complex", "bytearray", "range"})
-_TENSOR_PARTS = frozenset({"Tensor", "Size", "device", "dtype"})
+from hierlm.checkpoint.archive import Archive, Stretch, open_archive
+from hierlm.checkpoint.plain_pickle import NotPlainError, Numbers, Sealed, Strided
+from hierlm.errors import UserError
 
+__all__ = ["Sealed", "read_tensors"]
 
-class Sealed:
-    """An object of a class we do not load: its attributes and arguments as data."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str, /) -> Any:
-        known = (
-            (module == "collections" and name == "OrderedDict")
-            or (module == "builtins" and name in _PLAIN_BUILTINS)
-            or (module == "torch" and (name in _TENSOR_PARTS or name.endswith("Storage")))
-            or (module in ("torch._utils", "torch._tensor") and name.startswith("_rebuild_"))
-            or module == "torch.storage"
-        )
-        return super().find_class(module, name) if known else Sealed
+_ALIGNMENT = 64
+"""Of values in a file; a tensor of values that lie otherwise is copied."""
 
 
-_PICKLE = SimpleNamespace(Unpickler=_Unpickler, __name__="hierlm.checkpoint.tensor_file")
+def read_tensors(path: Path, *, is_mapped: bool = True) -> Any:
+    """What `torch.save` put into a file; its tensors are on the CPU and read from disk as they are touched.
+
+    With `is_mapped` false they are read at once and outlive the file. Objects of the engine's classes come as `Sealed`
+    data. UserError, in one line, for a file that holds anything else; OSError where there is none.
+    """
+    archive = open_archive(path)
+    return archive.content(_Values(archive, is_mapped=is_mapped).tensor)
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """The mapping a file holds; its tensors are on the CPU and read from disk as they are touched."""
-    content: dict[str, Any] = torch.load(
-        str(path), map_location="cpu", mmap=True, weights_only=False, pickle_module=_PICKLE
-    )
+def read_mapping(path: Path, *, is_mapped: bool = True) -> dict[str, Any]:
+    """The same of a file that holds a mapping; UserError for any other."""
+    content = read_tensors(path, is_mapped=is_mapped)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no mapping: it is not what hierlm saved; go on from another checkpoint")
     return content
+
+
+class _Values:
+    """The values of an archive's tensors; those that shared memory when they were saved share it again."""
+
+    def __init__(self, archive: Archive, *, is_mapped: bool) -> None:
+        self._archive, self._is_mapped = archive, is_mapped
+        self._whole: Any = None
+        self._known: dict[Numbers, Any] = {}
+
+    def tensor(self, described: Strided) -> Tensor:
+        numbers = described.numbers
+        if numbers not in self._known:
+            self._known[numbers] = self._storage(self._archive.stretch_of(numbers))
+        empty = torch.empty(0, dtype=getattr(torch, numbers.kind))
+        if 0 in described.shape:
+            return empty.reshape(described.shape)
+        try:
+            return empty.set_(self._known[numbers], described.offset, described.shape, described.strides)
+        except RuntimeError:
+            raise NotPlainError("describes a tensor that cannot be") from None
+
+    def _storage(self, stretch: Stretch) -> Any:
+        if not stretch.size:
+            return torch.UntypedStorage(0)
+        if self._is_mapped and stretch.start % _ALIGNMENT == 0:
+            return self._mapped()[stretch.start : stretch.start + stretch.size]
+        held = bytearray(stretch.size)
+        with self._archive.path.open("rb") as file:
+            file.seek(stretch.start)
+            if file.readinto(held) != stretch.size:
+                raise NotPlainError("ends before its values")
+        return torch.frombuffer(held, dtype=torch.uint8).untyped_storage()
+
+    def _mapped(self) -> Any:
+        if self._whole is None:
+            path = self._archive.path
+            self._whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+        return self._whole

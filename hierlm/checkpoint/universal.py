@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from data_pipeline.names import below_its_folder
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical
 from hierlm.checkpoint.converting import turn_to_convert
 from hierlm.checkpoint.find import CheckpointRef, Report
@@ -110,9 +111,9 @@ def _is_whole(directory: Path, ref: CheckpointRef) -> bool:
     """Whether a conversion of exactly this checkpoint is there, without damage."""
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-        files = {name: FileRecord.model_validate(value) for name, value in record["files"].items()}
+        files = {below_its_folder(name): FileRecord.model_validate(value) for name, value in record["files"].items()}
         return bool(record["source"] == _source(ref)) and not damage(directory, files)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hierlm.config.problem import Problem, given
 from hierlm.errors import UserError
+from hierlm.interpolation import not_listed, only_listed_variables
 
 ALTERNATIVES = (
     frozenset({"steps", "tokens"}),
@@ -71,9 +72,10 @@ def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[s
 def resolved(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """`raw` with `${...}` replaced, plus a problem for each number that is not finite."""
     try:
-        container = OmegaConf.to_container(OmegaConf.create(dict(raw)), resolve=True, throw_on_missing=True)
+        with only_listed_variables():
+            container = OmegaConf.to_container(OmegaConf.create(dict(raw)), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        return dict(raw), [Problem(path=str(error.full_key or "file"), text=_first_line(error))]
+        return dict(raw), [Problem(path=str(error.full_key or "file"), text=not_listed(error) or _first_line(error))]
     assert isinstance(container, dict)
     mapping = {str(key): value for key, value in container.items()}
     return mapping, list(_not_finite(mapping, path=()))

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from hierlm import models
+from hierlm.interpolation import only_listed_variables
 from hierlm.models.config import ModelConfig
 from hierlm.nn.inputs import NO_SPECS, InputSpecs, completed
 from hierlm.nn.layer import LayerSpec, Memory, SharedWeights, build_layer, fold
@@ -128,7 +129,8 @@ def detached(state: State) -> State | None:
 def model_from_source(source: str | Path | Mapping[str, Any], *, seed: int | None) -> LanguageModel:
     """See `hierlm.models.from_config`."""
     loaded = OmegaConf.create(dict(source)) if isinstance(source, Mapping) else OmegaConf.load(source)
-    mapping = OmegaConf.to_container(loaded, resolve=True)
+    with only_listed_variables():
+        mapping = OmegaConf.to_container(loaded, resolve=True)
     if not isinstance(mapping, dict) or "arch" not in mapping.get("model", {}):
         raise ValueError(f"{source}: expected a mapping with `model: {{arch: ...}}`")
     take_up(mapping.get("plugins") or ())

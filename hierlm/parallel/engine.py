@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hierlm.checkpoint.tensor_file import read_mapping
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import (
     input_specs,
@@ -25,6 +26,7 @@ from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.groups import start_groups
 from hierlm.parallel.host_copies import HostCopies
+from hierlm.parallel.loading import files_read_plainly
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.micro_batch import batch_of
@@ -261,7 +263,7 @@ class Engine:
         must then be converted.
         """
         file = self._engine.file_of_weights(str(directory), TAG)
-        saved = torch.load(file, map_location="cpu", mmap=True, weights_only=False)[INFO]
+        saved = read_mapping(Path(file))[INFO]
         names = "optimizer_parameter_names"
         return self.largest(int(saved[names] != self._universal_info[names])) == 0
 
@@ -269,7 +271,8 @@ class Engine:
         """Read what `save` wrote on the same layout; the client state. Nothing found is an error: no fresh start."""
         if not os.path.isdir(directory / TAG):
             raise FileNotFoundError(f"{directory / TAG}: no engine state in this checkpoint")
-        path, client_state = self._engine.load_checkpoint(str(directory), tag=TAG)
+        with files_read_plainly(self._engine):
+            path, client_state = self._engine.load_checkpoint(str(directory), tag=TAG)
         if path is None:
             raise RuntimeError(f"{directory}: DeepSpeed loaded nothing")
         return dict(client_state)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hierlm.checkpoint.canonical import different_names, require_known_names
 from hierlm.checkpoint.engine_files import OPTIMIZER_NAMES, PARAMETER_SLICES, STATE_NAMES, TENSOR_DEGREE, WEIGHTS
+from hierlm.checkpoint.tensor_file import read_mapping, read_tensors
 from hierlm.errors import UserError
 from hierlm.optim.phased import Phased
 from hierlm.optim.state_names import StateNames
@@ -117,7 +118,7 @@ def load_universal(engine: Any, directory: Path, *, names: Iterable[str]) -> dic
     zero, model = directory / "zero", _model_state(directory)
     require_known_names((entry.name for entry in zero.iterdir() if entry.is_dir()), names, where=directory.parent)
     _require_same_optimizer(model, optimizer, where=directory.parent)
-    common = torch.load(zero / "optimizer_state.pt", map_location="cpu", weights_only=True)
+    common = read_mapping(zero / "optimizer_state.pt")
     counts = common["optimizer_state_dict"]["state"][0]
     for owner in _owners(engine):
         states = {state: torch.zeros_like(owner) for state in optimizer.state_names.states}
@@ -126,7 +127,7 @@ def load_universal(engine: Any, directory: Path, *, names: Iterable[str]) -> dic
         state = {WEIGHTS: home.owner.data, **optimizer.state[home.owner]}
         for count in optimizer.state_names.counts:
             # one for all that an owner holds: they were trained in the same phases
-            state[count].copy_(torch.load(zero / home.name / f"{count}.pt", weights_only=True))
+            state[count].copy_(read_tensors(zero / home.name / f"{count}.pt"))
         for kind in (WEIGHTS, *optimizer.state_names.states):
             full = _own_slice(engine, zero / home.name / f"{kind}.pt", home.parameter)
             stretch = full.reshape(-1)[home.start : home.start + home.numel]
@@ -205,13 +206,12 @@ def _update_working_weights(engine: Any) -> None:
 
 def _model_state(directory: Path) -> dict[str, Any]:
     """Counters and client state."""
-    model: dict[str, Any] = torch.load(directory / MODEL_FILE, map_location="cpu", weights_only=False)
-    return model
+    return read_mapping(directory / MODEL_FILE)
 
 
 def _own_slice(engine: Any, file: Path, parameter: Any) -> Tensor:
     """What this tensor-parallel rank holds of a full tensor."""
-    saved = torch.load(str(file), map_location="cpu", weights_only=True, mmap=True)
+    saved = read_mapping(file)
     full: Tensor = saved[PARAM]
     shape = whole_shape(parameter)
     if full.shape == shape:

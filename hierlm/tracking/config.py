@@ -2,6 +2,7 @@
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from data_pipeline.masking import holds_secret
 from hierlm.strict import Strict
 
 NO_TRACKER = "none"
@@ -23,6 +24,18 @@ class TrackingConfig(Strict):
     sweep_size: int | None = Field(
         default=None, ge=1, description="members of the sweep: its parent run ends when so many have; None: those known"
     )
+
+    @field_validator("uri")
+    @classmethod
+    def no_secrets(cls, uri: str) -> str:
+        """What stands here is written into the run's directory and sent to the tracker."""
+        if holds_secret(uri):
+            raise ValueError(
+                "holds a user or a password, and a config is written down and sent on; leave them out and set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment (for a database what its "
+                "client reads, such as PGUSER and PGPASSWORD)"
+            )
+        return uri
 
     @field_validator("uri")
     @classmethod

@@ -36,11 +36,13 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from data_pipeline.masking import holds_secret, masked
 from hierlm import metric_names
 from hierlm.tracking.backend import MAX_POINTS, Dataset, Point, Status, TrackedRun
 from hierlm.tracking.file_lock import locked
 
 _KEY_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _MODEL_PARAM_LENGTH, _BATCH = 250, 6000, 5000, 250, 100
+_WRITTEN_BY_US = (".sbatch", ".yaml", ".json")
 _PARENT_TAG = "mlflow.parentRunId"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its UI shows training, not chat, then
 _MODEL_NAME_REFUSED = re.compile(r"[^A-Za-z0-9_-]")
@@ -152,7 +154,15 @@ class MlflowBackend:
             self.client.log_batch(run_id, tags=batch)
 
     def log_artifact(self, run_id: str, path: Path) -> None:
-        self.client.log_artifact(run_id, str(path))
+        """A job script exports what the site's profile names, keys of services among it: they stay here."""
+        text = path.read_text(encoding="utf-8", errors="replace") if path.suffix in _WRITTEN_BY_US else ""
+        if not holds_secret(text):
+            self.client.log_artifact(run_id, str(path))
+            return
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / path.name
+            copy.write_text(masked(text), encoding="utf-8")
+            self.client.log_artifact(run_id, str(copy))
 
     def set_status(self, run_id: str, status: Status) -> None:
         if status in ("RUNNING", "SCHEDULED"):

@@ -2,24 +2,40 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from hierlm.errors import UserError
 from launcher.cluster import ClusterProfile, Container
+from launcher.header_text import header_text, is_header_text
 from launcher.job import JobSpec
 from launcher.provenance import SOURCE_ROOT
 
 TRAIN_SCRIPT = SOURCE_ROOT / "slurm" / "train.sh"
 
-NOT_IN_A_HEADER = re.compile(r"[\n\r\\]")
-"""A header line has no line breaks, and after a backslash Slurm no longer fills in the job id."""
+
+def header(options: Iterable[str]) -> list[str]:
+    """The only place where header lines are made. UserError for an option that would not stay on its own line."""
+    lines = list(options)
+    for option in lines:
+        try:
+            header_text(option)
+        except ValueError as error:
+            name = option.partition("=")[0]
+            raise UserError(f"{name[:40]!a} of the job's header: {error}; mend the cluster file") from None
+    return [f"#SBATCH {option}" for option in lines]
+
+
+def fits_a_header(log: Path) -> bool:
+    """Whether a header line can hold the path; after a backslash Slurm would no longer fill in the job id."""
+    return "\\" not in str(log) and is_header_text(header_word(_without_patterns(log)))
 
 
 def render(job: JobSpec, *, train_script: Path = TRAIN_SCRIPT) -> str:
     """The whole script, which may be submitted again by plain `sbatch`."""
     log = job.run_dir.logs / "job-%j.log"
     blocks = [  # no `set -u`: `module` and conda's scripts read unset variables
-        ["#!/usr/bin/env bash", *(f"#SBATCH {option}" for option in (*name_and_log(job, log), *header_options(job)))],
+        ["#!/usr/bin/env bash", *header(name_and_log(job, log)), *header(header_options(job))],
         ["set -eo pipefail", *log_redirection(log), f"cd {shlex.quote(str(job.working_dir))}"],
         [f"export {name}={shlex.quote(value)}" for name, value in sorted(_environment(job).items())],
         software(job.site),
@@ -31,8 +47,8 @@ def render(job: JobSpec, *, train_script: Path = TRAIN_SCRIPT) -> str:
 
 def name_and_log(job: JobSpec, log: Path) -> Iterator[str]:
     """Header options; a log whose path no header line can hold is left to `log_redirection`."""
-    yield f"--job-name={job.name}"
-    if not NOT_IN_A_HEADER.search(str(log)):
+    yield f"--job-name={header_word(job.name)}"
+    if fits_a_header(log):
         yield f"--output={header_word(_without_patterns(log))}"
 
 
@@ -46,9 +62,13 @@ def header_options(job: JobSpec) -> Iterator[str]:
     yield from _shape(job)
     yield f"--cpus-per-task={site.cpus_per_task}"
     if job.gpus_per_node:
-        yield f"--gres={site.gres}:{job.gpus_per_node}" if site.gres else f"--gpus-per-node={job.gpus_per_node}"
+        yield (
+            f"--gres={header_word(f'{site.gres}:{job.gpus_per_node}')}"
+            if site.gres
+            else f"--gpus-per-node={job.gpus_per_node}"
+        )
     if site.memory is not None:
-        yield f"--mem={site.memory}"
+        yield f"--mem={header_word(site.memory)}"
     yield f"--time={site.time_limit}"
     yield f"--signal=B:USR1@{site.signal_margin_seconds}"  # to the batch shell, which passes it on to all tasks
     yield "--requeue" if site.requeue else "--no-requeue"
@@ -80,7 +100,7 @@ def _without_patterns(log: Path) -> str:
 
 def log_redirection(log: Path) -> Iterator[str]:
     """A shell line that opens the log where the header cannot."""
-    if NOT_IN_A_HEADER.search(str(log)):
+    if not fits_a_header(log):
         yield f'exec >>{shlex.quote(str(log.parent))}/job-"$SLURM_JOB_ID".log 2>&1'
 
 

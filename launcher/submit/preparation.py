@@ -1,12 +1,14 @@
 """A dataset prepared by Slurm: one job settles splits and tokenizer, an array does the parts, a last one the index."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data_pipeline.masking import holds_secret, masked
 from hierlm.errors import UserError
 from hierlm.run_dir import RunDir
 from launcher.cluster import ClusterProfile
@@ -14,10 +16,12 @@ from launcher.job import JobSpec
 from launcher.prepare_run import write_whole
 from launcher.slurm import client
 from launcher.slurm.client import RunCommand, run_command
-from launcher.slurm.sbatch import header_options, log_redirection, name_and_log, software
+from launcher.slurm.sbatch import header, header_options, log_redirection, name_and_log, software
 
 JOBS_SUFFIX = ".jobs"
 """Of the folder beside the dataset that holds scripts and logs."""
+
+NOT_IN_A_NAME, LONGEST_NAME = re.compile(r"[^A-Za-z0-9._-]+"), 120
 
 
 class Stage(NamedTuple):
@@ -48,6 +52,11 @@ def submit_preparation(
     """Put the jobs of `hierlm WORDS` into the queue; their ids. UserError when Slurm refuses one, or for one part."""
     if parts < 2:
         raise UserError(f"--parts: given {parts} with --cluster, allowed: at least 2, the tasks of the array job")
+    if secret := next((word for word in words if holds_secret(word)), None):
+        raise UserError(
+            f"{masked(secret)}: its secret would stand in the job scripts; let the command read it from a file or from "
+            "the environment of the job"
+        )
     folder = output.absolute().with_name(output.name + JOBS_SUFFIX)
     folder.mkdir(parents=True, exist_ok=True)
     scripts = [folder / f"{stage.name}.sbatch" for stage in stages(parts)]
@@ -67,13 +76,14 @@ def render(stage: Stage, words: Sequence[str], *, folder: Path, site: ClusterPro
     """The script of one stage: one task on one node, without GPUs."""
     alone = site.model_copy(update={"gpus_per_process": 0})
     command = (sys.executable, "-m", "launcher", *words)
-    job = JobSpec(f"{folder.stem}-{stage.name}", RunDir(folder), Path.cwd(), command, 1, 1, alone)
+    name = f"{NOT_IN_A_NAME.sub('_', folder.stem)[:LONGEST_NAME]}-{stage.name}"
+    job = JobSpec(name, RunDir(folder), Path.cwd(), command, 1, 1, alone)
     log = folder / "job-%j.log"
-    header = [*name_and_log(job, log), *([f"--array={stage.array}"] if stage.array else [])]
+    named = [*name_and_log(job, log), *([f"--array={stage.array}"] if stage.array else [])]
     added = " ".join(word if word.startswith("$") else shlex.quote(word) for word in stage.words)
     lines = [
         "#!/usr/bin/env bash",
-        *(f"#SBATCH {option}" for option in (*header, *header_options(job))),
+        *header([*named, *header_options(job)]),
         "set -eo pipefail",
         *log_redirection(log),
         f"cd {shlex.quote(os.getcwd())}",

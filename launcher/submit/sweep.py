@@ -15,7 +15,7 @@ from launcher.slurm import client
 from launcher.slurm.array import members, sweep_dir, write_sweep
 from launcher.slurm.client import RunCommand, run_command
 from launcher.slurm.job_history import record_submit
-from launcher.slurm.sbatch import header_options
+from launcher.slurm.sbatch import header, header_options, header_word
 from launcher.submit.run import Config, job_of, place_run, problems_before_the_queue
 
 
@@ -89,10 +89,14 @@ def render_array(base: str, job: JobSpec, runs: Sequence[RunDir], *, at_once: in
 def _array_lines(base: str, job: JobSpec, runs: Sequence[RunDir], at_once: int | None) -> Iterator[str]:
     limit = f"%{at_once}" if at_once else ""
     yield "#!/usr/bin/env bash"
-    yield f"#SBATCH --array=0-{len(runs) - 1}{limit}"
-    yield f"#SBATCH --job-name={base}"
-    yield "#SBATCH --output=/dev/null"  # each member writes its own log
-    yield from (f"#SBATCH {option}" for option in header_options(job))
+    yield from header(
+        [
+            f"--array=0-{len(runs) - 1}{limit}",
+            f"--job-name={header_word(base)}",
+            "--output=/dev/null",  # each member writes its own log
+            *header_options(job),
+        ]
+    )
     yield "\nmembers=("
     yield from (f"    {shlex.quote(str(run.path.absolute()))}" for run in runs)
     yield ")\n\nrun_dir=${members[$SLURM_ARRAY_TASK_ID]}"

@@ -44,7 +44,7 @@ def test_everything_wrong_with_a_file_is_told_at_once(tmp_path: Path) -> None:
         "HH:MM:SS",
         "account: ",
         "a-b: not a name",
-        "one line per item",
+        'sbatch_lines.0: given "a\\nb": allowed: one line without control characters; character 2',
         "container.runtime",
     ):
         assert part in text

@@ -33,11 +33,13 @@ LinearFunctionForZeroStage3: Any = take(
 
 
 def _key(name: str) -> str:
-    """A key of DeepSpeed's universal checkpoints."""
-    return str(take("deepspeed.checkpoint.constants", name, "its universal checkpoints are written and read by key"))
+    """A key of DeepSpeed's checkpoints."""
+    return str(take("deepspeed.checkpoint.constants", name, "its checkpoints are written and read by key"))
 
 
 CAT_DIM = _key("CAT_DIM")
+LOSS_SCALER = _key("LOSS_SCALER")
+OPTIMIZER_STATE_DICT = _key("OPTIMIZER_STATE_DICT")
 ORIGINAL_VOCAB_SIZE = _key("ORIGINAL_VOCAB_SIZE")
 PARAM = _key("PARAM")
 PARAMETER_WITH_ROW_PARALLELISM_PATTERNS = _key("PARAMETER_WITH_ROW_PARALLELISM_PATTERNS")

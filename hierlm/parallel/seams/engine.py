@@ -57,7 +57,7 @@ class Engine(Handle):
 
     save_checkpoint = Method[Call]("it collects what a checkpoint must hold")
     load_checkpoint = Method[Call]("it puts back what save_checkpoint wrote")
-    checkpoint_engine = Written[Any]("its files go through our writer, which makes them durable")
+    checkpoint_engine = Written[Any]("its files go through our writer and our reader, which run nothing")
     copy_recovery_script = Replaced[Call](
         "it copies scripts beside every checkpoint", takes=("save_path",), name="_copy_recovery_script"
     )
@@ -95,6 +95,7 @@ class CheckpointFiles(Handle):
     save = Replaced[Call](
         "it writes in place, and an error would leave other ranks waiting", takes=("state_dict", "path")
     )
+    load = Replaced[Call]("it unpickles, and so runs what a file says", takes=("path", "map_location"))
 
 
 class LinearFunction(Handle):

@@ -49,6 +49,7 @@ class PartitionedOptimizer(ZeroOptimizer):
 
     overflow = Written[Any]("it says whether the step was left out")
     gradient_accumulation_steps = Written[int]("phases differ in micro-batches a step, and it divides gradients by it")
+    loss_scaler = Field[Any]("it stays as it is: an object is not taken from a file")
 
 
 class Stage12Optimizer(PartitionedOptimizer):

@@ -9,6 +9,7 @@ from typing import IO, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data_pipeline.masking import masked
 from hierlm.metric_names import SOURCES
 from hierlm.report.formats import bits, reported, sources
 
@@ -32,7 +33,8 @@ class Console:
             self.say_from_any_rank(line)
 
     def say_from_any_rank(self, line: str) -> None:
-        """Print one line whichever rank this is."""
+        """Print one line whichever rank this is; secrets in it are masked, for it is kept."""
+        line = masked(line)
         if self._copy_to is not None:
             with (
                 suppress(OSError),
@@ -68,7 +70,7 @@ class Console:
 def redirect_output(log_path: "os.PathLike[str]") -> tuple[IO[str], IO[str]]:
     """Send everything this process and its libraries print to a file; returned are the old stdout and stderr."""
     out, err = (os.fdopen(os.dup(number), "w", encoding="utf-8", buffering=1) for number in (1, 2))
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(log, 1)

@@ -1,10 +1,12 @@
 """Any flipped byte anywhere in a dataset is found and the shard is named."""
 
 import random
+import re
 
 import pytest
 
 from data_pipeline.check.verify import verify
+from data_pipeline.errors import DataError
 from tests.data_pipeline.making import Silent, prepared
 
 TEXT = b"some text to keep safe\n" * 2000
@@ -47,5 +49,9 @@ def test_another_tokenizer_file_is_found(folder):
 
 def test_an_edited_index_is_found(folder):
     index = folder / "dataset.json"
-    index.write_text(index.read_text().replace('"fingerprint": "', '"fingerprint": "0', 1))
+    text = index.read_text()
+    index.write_text(re.sub(r'"fingerprint": "(.)', lambda m: f'"fingerprint": "{int(m[1] == "0")}', text, count=1))
     assert any("dataset.json" in problem for problem in verify(folder, progress=Silent()))
+    index.write_text(text.replace('"fingerprint": "', '"fingerprint": "0', 1))
+    with pytest.raises(DataError, match=r"dataset\.json: fingerprint"):
+        verify(folder, progress=Silent())
