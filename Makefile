@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# two workers: most tests wait for their own processes now and then; a file's tests stay together,
+# four workers for two cores: most tests wait for their own processes now and then; a file's tests stay together,
 # and files with slow tests come first (tests/conftest.py)
-IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+IN_PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo matrix test test-fast lint bench chaos claims clean install versions
 .DEFAULT_GOAL := help
@@ -13,7 +13,7 @@ IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 help:
 	@echo "make demo       train a vanilla transformer and an Hourglass on this machine, compare them (under 6 minutes)"
 	@echo "make matrix     every layout into every other, every ZeRO stage on every layout (about half an hour)"
-	@echo "make test       every test, a real Slurm included where it can be had (under 25 minutes)"
+	@echo "make test       every test, a real Slurm included where it can be had (under 30 minutes on two cores)"
 	@echo "make test-fast  what needs neither long runs nor Slurm"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, written to tests/benchmarks/RESULTS.md"

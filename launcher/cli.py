@@ -7,6 +7,7 @@ The list of verbs is read from the docstrings in launcher/commands without impor
 import ast
 import difflib
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ Train hierarchical and memory-augmented language models, here or on a Slurm clus
 def main() -> None:
     """Entry point. Exit codes: 0 success, 1 failed, 2 wrong input, 85 stopped early and resumable,
     86 another attempt has taken over, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no UTF-8
     sys.exit(run(sys.argv[1:]))
 
 

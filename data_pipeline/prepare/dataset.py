@@ -54,8 +54,10 @@ def prepare(request: Request, *, progress: Progress) -> Prepared:
     if request.part is not None and not 0 <= request.part < request.parts:
         raise DataError(f"--part {request.part}: there are parts 0 to {request.parts - 1}; --parts says how many")
     refuse_text_options(request)
-    corpus = parts(request.files, request.splits)
-    work = _Work(request, corpus, signature_of(request, corpus), progress, journals.Journal(request.output))
+    met = Report()
+    met.take_over(request.met)
+    corpus = parts(request.files, request.splits, report=met)
+    work = _Work(request, corpus, met, signature_of(request, corpus), progress, journals.Journal(request.output))
     with locked(request.output, shared=request.part is not None):
         if (request.output / INDEX_FILE).exists():
             return Prepared(work.finished_dataset(), reused=True)
@@ -68,6 +70,7 @@ class _Work:
 
     request: Request
     corpus: tuple[Part, ...]
+    met: Report  # where the inputs were looked for
     signature: dict[str, Any]
     progress: Progress
     journal: journals.Journal
@@ -150,7 +153,7 @@ class _Work:
 
     def _header(self, stamp: str) -> dict[str, Any]:
         """Read everything once, settle the splits and the tokenizer."""
-        request, report = self.request, Report()
+        request, report = self.request, self.met
         trains = request.tokenizer == "sentencepiece" and request.tokenizer_model is None
         reading = self._select(report)
         self.progress.begin("reading")

@@ -1,23 +1,35 @@
-"""Where documents begin and end in a file: by file, blank line, separator, JSON record, parquet row or image.
+"""Where documents begin and end in a file: by file, blank line, separator, record of JSON, CSV or parquet, or image.
 
 Text that is not cut out of records is passed on whole: document ends are positions beside it.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from functools import partial
+from itertools import chain
+from typing import Literal, NamedTuple, get_args
 
 from data_pipeline.errors import DataError
 from data_pipeline.image_shape import ImageShape, Kind
+from data_pipeline.prepare.file_kinds import PACKED_NAMES
+from data_pipeline.prepare.records import (
+    Record,
+    csv_records,
+    delimiter_of,
+    holds_json_lines,
+    json_records,
+    parquet_records,
+)
 from data_pipeline.prepare.report import Report
 from data_pipeline.prepare.sources import SourceFile, text_blocks
 
-DocumentMode = Literal["auto", "file", "blank-line", "separator", "jsonl", "parquet"]
+DocumentMode = Literal["auto", "file", "blank-line", "separator", "jsonl", "csv", "parquet"]
 Broken = Literal["fail", "skip"]
 DOCUMENT_MODES: tuple[str, ...] = get_args(DocumentMode)
 _JSONL_NAMES = (".jsonl", ".ndjson", ".jsonlines")
-_PACKED_NAMES = (".gz", ".xz", ".zst", ".bz2")
+_CSV_NAMES = (".csv", ".tsv")
+_HEAD_BYTES = 1 << 16  # of a table, which hold its header
+_LONGEST_LINE_BYTES = 1 << 28  # that is looked at to tell JSON lines from other JSON
 
 
 class Text(NamedTuple):
@@ -29,7 +41,10 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class DocumentOptions:
-    """How documents are found; `auto` tells jsonl and parquet by the file's name, anything else is one document."""
+    """How documents are found; `auto` tells records by the file's name, .json and .csv by their content, too.
+
+    Anything else is one document.
+    """
 
     mode: DocumentMode = "auto"
     separator: str = ""  # ends a document and stays in its text
@@ -48,17 +63,6 @@ class DocumentOptions:
         """A split is cut at multiples of this: whole images, or anywhere in a text."""
         return 1 if self.image_shape is None else self.image_shape.num_bytes
 
-    def mode_of(self, file: SourceFile) -> DocumentMode:
-        """The mode of one file."""
-        if self.mode != "auto":
-            return self.mode
-        name = file.name.lower()
-        for ending in _PACKED_NAMES:
-            name = name.removesuffix(ending)
-        if name.endswith(".parquet"):
-            return "parquet"
-        return "jsonl" if name.endswith(_JSONL_NAMES) else "file"
-
 
 def documents_of(file: SourceFile, *, options: DocumentOptions, report: Report) -> Iterator[Text]:
     """The text of `file` in order, with the ends of its documents; the file's end is always one.
@@ -66,15 +70,86 @@ def documents_of(file: SourceFile, *, options: DocumentOptions, report: Report) 
     DataError with file and record when one cannot be read and `options.broken` is fail; else it is counted.
     """
     if options.image_shape is not None:
-        return _image_texts(file, options.image_shape)
-    readers: dict[str, Callable[[], Iterator[Text]]] = {
-        "file": lambda: _with_last_marked(text_blocks(file)),
-        "blank-line": lambda: _cut_after(text_blocks(file), b"\n\n", swallow=b"\n"),
-        "separator": lambda: _cut_after(text_blocks(file), _separator(options)),
-        "jsonl": lambda: _record_texts(_json_records(file), file, options=options, report=report),
-        "parquet": lambda: _record_texts(_parquet_records(file, options.field), file, options=options, report=report),
+        yield from _image_texts(file, options.image_shape)
+        return
+    mode, blocks = _mode_of(file, text_blocks(file), options)
+    field = options.field
+    records: dict[str, Callable[[], Iterator[Record]]] = {
+        "jsonl": lambda: json_records(blocks, field=field),
+        "csv": lambda: _table(file, blocks, field=field),
+        "parquet": lambda: parquet_records(file, field=field),
     }
-    return readers[options.mode_of(file)]()
+    texts: dict[str, Callable[[], Iterator[Text]]] = {
+        "file": lambda: _with_last_marked(blocks),
+        "blank-line": lambda: _cut_after(blocks, b"\n\n", swallow=b"\n"),
+        "separator": lambda: _cut_after(blocks, _separator(options)),
+    }
+    if mode in texts:
+        yield from texts[mode]()
+    else:
+        yield from _record_texts(records[mode](), file, options=options, report=report)
+
+
+def _mode_of(
+    file: SourceFile, blocks: Iterator[bytes], options: DocumentOptions
+) -> tuple[DocumentMode, Iterator[bytes]]:
+    """The mode of one file, and all its blocks."""
+    if options.mode != "auto":
+        return options.mode, blocks
+    name = _unpacked_name(file)
+    if name.endswith(".parquet"):
+        return "parquet", blocks
+    if name.endswith(_JSONL_NAMES):
+        return "jsonl", blocks
+    if name.endswith(".json"):
+        judge = partial(holds_json_lines, field=options.field)
+        return _told_by_content(blocks, judge, mode="jsonl")
+    if name.endswith(_CSV_NAMES):
+        return _told_by_content(blocks, partial(_is_table, name=name, field=options.field), mode="csv")
+    return "file", blocks
+
+
+def _unpacked_name(file: SourceFile) -> str:
+    name = file.name.lower()
+    for ending in PACKED_NAMES:
+        name = name.removesuffix(ending)
+    return name
+
+
+def _told_by_content(
+    blocks: Iterator[bytes], judge: Callable[..., bool | None], *, mode: DocumentMode
+) -> tuple[DocumentMode, Iterator[bytes]]:
+    """`mode` if `judge` says so of the text's beginning; it is given more while it says None, up to a limit."""
+    held: list[bytes] = []
+    head, asked_at = bytearray(), _HEAD_BYTES
+    verdict: bool | None = None
+    for block in blocks:
+        held.append(block)
+        head += block
+        if len(head) >= asked_at:  # each time twice as much: the whole is looked at once or twice
+            verdict, asked_at = judge(bytes(head), is_whole=False), 2 * len(head)
+            if verdict is not None or len(head) > _LONGEST_LINE_BYTES:
+                break
+    else:
+        verdict = judge(bytes(head), is_whole=True)
+    return (mode if verdict else "file"), chain(held, blocks)
+
+
+def _is_table(head: bytes, *, name: str, field: str, is_whole: bool) -> bool:
+    return delimiter_of(head, field=field, name=name) is not None
+
+
+def _table(file: SourceFile, blocks: Iterator[bytes], *, field: str) -> Iterator[Record]:
+    held: list[bytes] = []
+    for block in blocks:
+        held.append(block)
+        if sum(map(len, held)) >= _HEAD_BYTES:
+            break
+    delimiter = delimiter_of(b"".join(held), field=field, name=_unpacked_name(file))
+    if delimiter is None:
+        first = b"".join(held).partition(b"\n")[0][:80].decode(errors="replace")
+        raise DataError(f"{file.path}: its first line names no column {field!r} (there: {first.strip()})")
+    return csv_records(chain(held, blocks), field=field, delimiter=delimiter)
 
 
 def _image_texts(file: SourceFile, shape: ImageShape) -> Iterator[Text]:
@@ -129,12 +204,11 @@ def _keep_for_next(held: bytes, start: int, mark: bytes) -> tuple[bytes, bytes]:
 
 
 def _record_texts(
-    records: "Iterator[tuple[str, Any]]", file: SourceFile, *, options: DocumentOptions, report: Report
+    records: Iterator[Record], file: SourceFile, *, options: DocumentOptions, report: Report
 ) -> Iterator[Text]:
-    """One document per record; a record is (where it is, its value or the reason why there is none)."""
+    """One document per record that can be read."""
     end = options.record_end.encode()
-    for where, value in records:
-        text = _field(value, options.field)
+    for where, text in records:
         if isinstance(text, DataError):
             problem = f"{file.path}: {where}: {text}"
             if options.broken == "fail":
@@ -143,55 +217,4 @@ def _record_texts(
         elif not text:
             report.add("empty documents", f"{file.path}: {where}")
         else:
-            yield Text(text.encode("utf-8", "surrogatepass") + end, ends_document=True)
-
-
-def _field(value: Any, path: str) -> str | DataError:
-    if isinstance(value, DataError):
-        return value
-    for name in path.split("."):
-        if not isinstance(value, dict) or name not in value:
-            there = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
-            return DataError(f"no field {path!r} (there: {there[:80]})")
-        value = value[name]
-    return value if isinstance(value, str) else DataError(f"field {path!r} is {type(value).__name__}, not text")
-
-
-def _json_records(file: SourceFile) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(_lines(text_blocks(file)), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield f"line {number}", json.loads(line)
-        except ValueError as error:
-            yield f"line {number}", DataError(f"not JSON ({error})")
-
-
-def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    parts: list[bytes] = []
-    for block in blocks:
-        *complete, rest = block.split(b"\n")
-        for line in complete:
-            yield b"".join([*parts, line])
-            parts = []
-        parts.append(rest)
-    if last := b"".join(parts):
-        yield last
-
-
-def _parquet_records(file: SourceFile, field: str) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(f"{file.path}: parquet needs pyarrow; pip install pyarrow") from None
-    number = 0
-    try:
-        with file.open_stored() as stored:
-            table = pyarrow.parquet.ParquetFile(stored)
-            for batch in table.iter_batches(batch_size=256, columns=[field]):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", value
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{file.path}: cannot be read after row {number}: {reason}") from None
+            yield Text(text + end, ends_document=True)

@@ -13,6 +13,7 @@ A Python pickle is refused: reading one runs whatever code it holds.
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import DataError
 from data_pipeline.image_shape import NUM_CHANNELS, ImageShape
-from data_pipeline.prepare.sources import Readable, SourceFile
+from data_pipeline.prepare.compressed import Readable
+from data_pipeline.prepare.sources import SourceFile, seekable
 
 _CIFAR_SIDE = 32
 _WITHOUT_LOSS = ("RGB", "L", "P", "1")  # Pillow's modes whose conversion to RGB forgets nothing
@@ -71,14 +73,15 @@ def _read(file: SourceFile) -> Iterator[Image]:
             if magic.startswith(_NUMPY_MAGIC):
                 yield from _array_images(cast(Readable, stored))
             elif magic.startswith(_ZIP_MAGIC):
-                yield from _npz_images(stored)
+                with seekable(stored) as whole:
+                    yield from _npz_images(whole)
             elif file.name.lower().endswith(".bin"):
                 yield from _cifar_images(cast(Readable, stored))
             else:
                 yield _picture(stored)
     except DataError:  # of a remote file: says all there is to say
         raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise _broken(file, reason) from None
 

@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_pipeline.masking import masked
+
 MAX_EXAMPLES = 5  # of each kind
+
+
+def printable(name: str) -> str:
+    """A file's name as text that every stream can carry: a byte that is no UTF-8, say ff, is written as \\udcff."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass
@@ -14,11 +21,17 @@ class Report:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, where: str, *, count: int = 1) -> None:
-        """Note `count` occurrences of `kind`, the first of them at `where` (file and position)."""
+        """Note `count` occurrences of `kind`, the first of them at `where` (file and position, secrets masked)."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         places = self.examples.setdefault(kind, [])
         if len(places) < MAX_EXAMPLES:
-            places.append(where)
+            places.append(masked(printable(where)))
+
+    def take_over(self, other: "Report") -> None:
+        """Add all that `other` has met."""
+        for kind, places in other.examples.items():
+            self.counts[kind] = self.counts.get(kind, 0) + other.counts[kind]
+            self.examples[kind] = [*self.examples.get(kind, []), *places][:MAX_EXAMPLES]
 
     @property
     def record(self) -> dict[str, Any]:

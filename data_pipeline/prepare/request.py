@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipeline.errors import DataError
-from data_pipeline.masking import masked, masked_tree
+from data_pipeline.masking import masked
 from data_pipeline.prepare.documents import DocumentOptions
 from data_pipeline.prepare.filters import Filters
+from data_pipeline.prepare.report import Report, printable
 from data_pipeline.prepare.sources import SourceFile
 from data_pipeline.prepare.splits import Part, SplitPlan
 from data_pipeline.prepare.text_policy import TextPolicy
@@ -42,6 +43,7 @@ class Request:
     plan: bool = False  # only read, settle the splits and the tokenizer
     workers: int | None = None
     resume: bool = False
+    met: Report = field(default_factory=Report)  # on the way to the files: links, what is in archives
 
     @property
     def chunk_tokens(self) -> int:
@@ -73,10 +75,11 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
     model = model_bytes(request)
     is_bytes = request.tokenizer == "bytes"
     trained = not is_bytes and model is None
+    given = [masked(printable(given)) for given in request.given]
     return {
         "inputs": [
             {
-                "given": list(map(masked, request.given)) if part.only_split is None else f"split {part.only_split}",
+                "given": given if part.only_split is None else f"split {part.only_split}",
                 "num_files": len(part.files),
                 "stored_bytes": sum(file.stored_bytes for file in part.files),
             }
@@ -86,7 +89,10 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
         "tokenizer_model_sha256": model and hashlib.sha256(model).hexdigest(),
         "vocab_size": request.vocab_size if trained else None,
         "model_type": request.model_type if trained else None,
-        "splits": {**dict(request.splits.shares), **masked_tree(dict(request.splits.files))},
+        "splits": {
+            **dict(request.splits.shares),
+            **{name: masked(printable(path)) for name, path in request.splits.files},
+        },
         "documents": _documents_record(request.documents),
         "text_policy": asdict(request.policy),
         "filters": asdict(request.filters),

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from data_pipeline.errors import DataError
 from data_pipeline.prepare.pieces import Group
+from data_pipeline.prepare.report import Report
 from data_pipeline.prepare.sources import SourceFile, find_files
 
 TRAIN = "train"
 DEFAULT_SPLITS = "valid=0.05,test=0.05"
 _ORDER = {"valid": 0, "test": 1}
+_MOST_NAMED = 20
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -56,10 +58,30 @@ class Part:
     only_split: str | None = None
 
 
-def parts(files: tuple[SourceFile, ...], plan: SplitPlan) -> tuple[Part, ...]:
-    """The corpus with its tails first, then every split that has files of its own."""
-    own = [Part(tuple(find_files([path])), (), only_split=name) for name, path in plan.files]
-    return (Part(files, plan.shares), *own)
+def parts(files: tuple[SourceFile, ...], plan: SplitPlan, *, report: Report) -> tuple[Part, ...]:
+    """The corpus with its tails first, then every split that has files of its own.
+
+    DataError when a file is in two of them: what a model was trained on says nothing of it.
+    """
+    own = [Part(tuple(find_files([path], report=report)), (), only_split=name) for name, path in plan.files]
+    corpus = (Part(files, plan.shares), *own)
+    _refuse_shared_files(corpus)
+    return corpus
+
+
+def _refuse_shared_files(corpus: Sequence[Part]) -> None:
+    owner: dict[tuple[object, ...], tuple[SourceFile, str]] = {}
+    problems: list[str] = []
+    for part in corpus:
+        split = part.only_split or TRAIN
+        for file in part.files:
+            before, other = owner.setdefault(file.identity, (file, split))
+            if other != split:
+                where = file.path if file.path == before.path else f"{file.path} (as {before.path})"
+                problems.append(f"--splits: {where} is in {other} and in {split}; leave it out of one of them")
+    if problems:
+        more = [f"--splits: and {len(problems) - _MOST_NAMED} more files"] if len(problems) > _MOST_NAMED else []
+        raise DataError([*problems[:_MOST_NAMED], *more])
 
 
 def group(part: Part, *, text_bytes: int, unit_bytes: int = 1) -> Group:

@@ -12,6 +12,7 @@ from data_pipeline.prepare.measure import SAMPLE_LINE_BYTES
 ModelType = Literal["bpe", "unigram"]
 NUM_FIXED_TOKENS = 257  # every byte, and the unknown token, which byte fallback never emits
 MIN_VOCAB_SIZE = 260
+MAX_VOCAB_SIZE = 1 << 22  # four times the largest in use; sentencepiece's own trainer counts in 32 bits
 COVERAGE = 0.9995  # of the text, by characters that may become tokens
 _NUM_THREADS = 16  # fixed: sums over threads decide the last digit of unigram scores, so the machine must not
 
@@ -24,6 +25,8 @@ def train_sentencepiece(lines: Sequence[bytes], *, vocab_size: int, model_type: 
         raise DataError(
             f"--vocab-size is {vocab_size}; sentencepiece with byte fallback needs at least {MIN_VOCAB_SIZE}"
         )
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise DataError(f"--vocab-size is {vocab_size}; at most {MAX_VOCAB_SIZE} tokens are trained")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

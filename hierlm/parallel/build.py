@@ -25,8 +25,10 @@ from hierlm.parallel.seams.optimizers import (
     show_norm,
     skips_by_itself,
 )
+from hierlm.parallel.seams.parameters import whole_shape
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.stage_3_linear import add_biases_out_of_place
+from hierlm.parallel.stage_3_partition import partition_by_layer
 from hierlm.parallel.stage_model import build_stage, tensor_plan
 from hierlm.parallel.universal import require_names, universal_info
 from hierlm.parallel.zero import clip_norm, deepspeed_config, effective_stage
@@ -55,7 +57,8 @@ def build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipelin
         )
     else:
         everything = range(len(layer_specs(config.model)))
-        built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups)
+        by_layer = partition_by_layer(config, groups)
+        built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups, partition=by_layer)
         module = LossModule(built.layers, recompute=recompute, shares=shares, loss_chunk_tokens=chunk_tokens)
     if shares is not None:
         shares.require_some(groups.pipeline)
@@ -81,7 +84,7 @@ def engine_around(
         tp_degree=groups.degrees["tensor"],
     )
     require_names(info, names)
-    num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    num_parameters = sum(whole_shape(parameter).numel() for parameter in module.parameters())
     settings = deepspeed_config(config, phase, num_parameters=num_parameters)
     if effective_stage(config) == 3:
         add_biases_out_of_place()

@@ -1,6 +1,6 @@
 """This rank's layers of a model: built, tied and sliced, in whatever layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -10,7 +10,8 @@ from hierlm.models.assembly import layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
 from hierlm.nn.layer import Layer, SharedWeights, build_layer
 from hierlm.parallel.groups import Groups
-from hierlm.parallel.tensor import slice_model
+from hierlm.parallel.host_memory import give_back_freed
+from hierlm.parallel.tensor import slice_layer
 
 
 class BorrowedWeight(NamedTuple):
@@ -36,21 +37,38 @@ class StageLayers(NamedTuple):
     borrowed: list[BorrowedWeight]
 
 
-def build_stage(config: ModelConfig, *, seed: int, stage: Sequence[int], groups: Groups) -> StageLayers:
+def build_stage(
+    config: ModelConfig,
+    *,
+    seed: int,
+    stage: Sequence[int],
+    groups: Groups,
+    partition: Callable[[Layer], None] = lambda layer: None,
+) -> StageLayers:
     """Build layers `stage` with the initial weights they have in every layout, and keep this rank's slices of them.
 
+    One layer after another is built whole, cut, and left: a rank never holds more than its own part and one layer.
+    `partition` takes from each, once cut, what other data-parallel ranks keep.
     A stage is a range; a plan leaves out layers that are like their neighbours.
     """
-    specs = layer_specs(config)
-    layers = {index: build_layer(specs[index], seed=seed, index=index) for index in stage}
+    specs, plan = layer_specs(config), tensor_plan(config)
     shares = [share for share in shared_weights(config) if share.user in stage]
-    # an owner of another stage is built once, whatever number of weights and users: every user reads the same tensor
     elsewhere = {share.owner for share in shares} - set(stage)
-    owners = layers | {index: build_layer(specs[index], seed=seed, index=index) for index in elsewhere}
+    owned: dict[tuple[int, str], nn.Parameter] = {}
+    layers: dict[int, Layer] = {}
+    # owners first, those of other stages too: each is built once, whatever number of weights and users it has
+    for index in (*sorted(elsewhere), *stage):
+        layer = build_layer(specs[index], seed=seed, index=index)
+        slice_layer(layer, index, plan, groups)
+        partition(layer)
+        names = {share.owner_parameter for share in shares if share.owner == index}
+        owned |= {(index, name): layer.get_parameter(name) for name in names}
+        if index not in elsewhere:
+            layers[index] = layer
+        give_back_freed()
     for share in shares:
-        owned = owners[share.owner].get_parameter(share.owner_parameter)
-        set_parameter(layers[share.user], share.user_parameter, owned)
-    slice_model(layers, tensor_plan(config), groups)
+        # the user's own was cut by the same rule: the one is put in the other's place
+        set_parameter(layers[share.user], share.user_parameter, owned[share.owner, share.owner_parameter])
     return StageLayers(layers, _borrowed(layers, [share for share in shares if share.owner in elsewhere]))
 
 

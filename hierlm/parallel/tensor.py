@@ -1,10 +1,12 @@
 """Tensor parallelism from outside: the weights a model's tensor plan names become slices held by megatron-core layers.
 
-Initial values are those of the single-device model at every degree: a slice is cut out of the weights already built.
+Initial values are those of the single-device model at every degree: a slice is cut out of the whole weight, one layer
+after another, so that no more than one layer is ever whole.
 The rules of a plan: `hierlm.parallel.tensor_plan`.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -75,29 +77,28 @@ class SlicedHead(SlicedColumn):
         return logits.masked_fill(self.is_padding, torch.finfo(logits.dtype).min)
 
 
-def slice_model(layers: Mapping[int, Layer], plan: TensorPlan, groups: Groups) -> None:
-    """Replace, in place, what the plan slices; `layers` maps an index of the layer list to a layer built whole.
+def slice_layer(layer: Layer, index: int, plan: TensorPlan, groups: Groups) -> None:
+    """Replace, in place, what the plan slices of the layer that stands at `index` of the list and was built whole.
 
-    Tied weights stay tied. Nothing changes at degree 1. ValueError names a weight that no pattern covers, or whose
-    width the degree does not divide.
+    Weights tied within it stay tied. Nothing changes at degree 1. ValueError names a weight that no pattern covers, or
+    whose width the degree does not divide.
     """
     if groups.degrees["tensor"] == 1:
         return
     cutter = _Cutter(groups)
-    for index, layer in layers.items():
-        if isinstance(layer, BoundaryLoss):
-            layer.entropies = SlicedEntropies(groups.tensor)
-        for site in sites(layer):
-            site.part = (groups.tp_rank, groups.degrees["tensor"])
-        for path, module in list(layer.named_modules()):
-            for name, _ in list(module.named_parameters(recurse=False)):
-                where = ".".join(filter(None, ("layers", str(index), path, name)))
-                rule = rule_for(plan, where)
-                is_known = isinstance(module, nn.Linear | nn.Embedding)
-                if is_known and name == "weight" and rule not in ("replicate", "partial"):
-                    layer.set_submodule(path, cutter.sliced_module(module, rule, where=where))
-                    break
-                cutter.slice_parameter(module, name, rule, where=where)
+    if isinstance(layer, BoundaryLoss):
+        layer.entropies = SlicedEntropies(groups.tensor)
+    for site in sites(layer):
+        site.part = (groups.tp_rank, groups.degrees["tensor"])
+    for path, module in list(layer.named_modules()):
+        for name, _ in list(module.named_parameters(recurse=False)):
+            where = ".".join(filter(None, ("layers", str(index), path, name)))
+            rule = rule_for(plan, where)
+            is_known = isinstance(module, nn.Linear | nn.Embedding)
+            if is_known and name == "weight" and rule not in ("replicate", "partial"):
+                layer.set_submodule(path, cutter.sliced_module(module, rule, where=where))
+                break
+            cutter.slice_parameter(module, name, rule, where=where)
 
 
 def logits_are_sliced(layers: Mapping[int, Layer]) -> bool:
@@ -133,7 +134,7 @@ class _Cutter:
         parameter = module.get_parameter(name)
         if rule == "partial":
             if id(parameter) not in self._cut:  # a tied one is summed once
-                parameter.register_hook(self._summed)
+                parameter.register_hook(partial(_summed, self.groups.tensor))  # which keeps no whole weight alive
                 self._cut[id(parameter)] = (parameter, parameter)
         elif rule != "replicate":
             dim = parameter.dim() - 1 if rule == "row" else 0
@@ -190,12 +191,15 @@ class _Cutter:
         """This rank's part of a whole weight; padding is zeros and stays so: it never gets a gradient."""
         if id(whole) in self._cut:
             return self._cut[id(whole)][1]
-        values = whole.detach()
-        if pads:
-            missing = self._padded(values.shape[dim]) - values.shape[dim]
-            values = torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
-        self._check_divides(values.shape[dim], where=where)
-        part = nn.Parameter(values.chunk(self.degree, dim=dim)[self.tp_rank].clone(), requires_grad=whole.requires_grad)
+        values, width = whole.detach(), whole.shape[dim]
+        size = self._padded(width) // self.degree
+        if not pads:
+            self._check_divides(width, where=where)
+        first = min(self.tp_rank * size, width)
+        own = values.narrow(dim, first, min(size, width - first)).clone()
+        if own.shape[dim] < size:
+            own = torch.cat([own, own.new_zeros(size - own.shape[0], *own.shape[1:])])
+        part = nn.Parameter(own, requires_grad=whole.requires_grad)
         set_tensor_model_parallel_attributes(part, True, dim, 1)
         self._cut[id(whole)] = (whole, part)
         return part
@@ -219,10 +223,11 @@ class _Cutter:
             params_dtype=weight.dtype,
         )
 
-    def _summed(self, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total, group=self.groups.tensor)
-        return total
+
+def _summed(group: dist.ProcessGroup, gradient: Tensor) -> Tensor:
+    total = gradient.clone()
+    dist.all_reduce(total, group=group)
+    return total
 
 
 def _on_rows(forward, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]

@@ -11,11 +11,12 @@ import typer
 from data_pipeline.image_shape import Kind
 from data_pipeline.prepare.documents import Broken, DocumentMode, DocumentOptions
 from data_pipeline.prepare.filters import Deduplicate, Filters
+from data_pipeline.prepare.report import Report
 from data_pipeline.prepare.request import Request, TokenizerKind
 from data_pipeline.prepare.sources import find_files
 from data_pipeline.prepare.splits import parse_splits
 from data_pipeline.prepare.text_policy import BadText, LongDocuments, TextPolicy
-from data_pipeline.prepare.tokenizer_training import ModelType
+from data_pipeline.prepare.tokenizer_training import MAX_VOCAB_SIZE, ModelType
 from hierlm.exit_codes import FAILED
 from launcher.options import JsonOption
 from launcher.verb import json_on_stdout
@@ -37,7 +38,9 @@ app = typer.Typer(
 
 OutputOption = Annotated[Path, typer.Option("--output", metavar="DIR", help="folder of the dataset")]
 TokenizerOption = Annotated[TokenizerKind, typer.Option(help="bytes needs no training")]
-VocabSizeOption = Annotated[int, typer.Option(help="tokens of a sentencepiece model that is trained here")]
+VocabSizeOption = Annotated[
+    int, typer.Option(max=MAX_VOCAB_SIZE, help="tokens of a sentencepiece model that is trained here")
+]
 ModelTypeOption = Annotated[ModelType, typer.Option(help="kind of sentencepiece model that is trained here")]
 TokenizerModelOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="an existing sentencepiece model or tokenizer.json")
@@ -49,7 +52,9 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="continue a prepara
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a prepared dataset")]
 
 
-InputOption = Annotated[list[str], typer.Option("--input", metavar="PATH...", help="files, folders, globs, addresses")]
+InputOption = Annotated[
+    list[str], typer.Option("--input", metavar="PATH...", help="files, folders, globs, archives, addresses")
+]
 MoreInputs = Annotated[list[str] | None, typer.Argument(hidden=True)]
 KindOption = Annotated[Kind, typer.Option(help="images: pictures or arrays, all of one shape, a document each")]
 PartsOption = Annotated[int, typer.Option(min=1, max=1000, help="parts of whole files, to be prepared apart")]
@@ -113,12 +118,13 @@ def prepare(
     near_threshold: ThresholdOption = 0.8,
     as_json: JsonOption = False,
 ) -> None:
-    """Text (plain, gz, xz, zst, bz2, jsonl, parquet) or images (png, npy, npz) to tokens in webdataset shards."""
+    """Text (plain, packed, archives, jsonl, csv, parquet) or images (png, npy, npz) to tokens in webdataset shards."""
     if cluster is not None:
         _submit(cluster, output=output, parts=parts, as_json=as_json)
         return
     given = (*inputs, *(more_inputs or ()))
-    files = tuple(find_files(given))
+    met = Report()
+    files = tuple(find_files(given, report=met))
     limits = (min_document_bytes, max_repeated_line_share, min_compressed_share, max_compressed_share)
     request = Request(
         files=files,
@@ -138,6 +144,7 @@ def prepare(
         parts=parts,
         part=part,
         plan=plan,
+        met=met,
     )
     _prepare(request, as_json=as_json)
 

@@ -108,6 +108,64 @@ def test_folders_and_files_without_permission_are_named(tmp_path, source, capfd)
     assert code == 2 and "text.txt: cannot be read" in err
 
 
+def outcome(*arguments, shell_input: str = "", env=None):
+    """(exit code, stdout, stderr) of a process of its own, for what depends on its streams."""
+    command = [sys.executable, "-c", "from launcher.cli import main; main()", "data", *arguments]
+    done = subprocess.run(command, input=shell_input.encode(), capture_output=True, check=False, env=env)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_a_name_that_is_no_utf_8_is_prepared_shown_and_inspected(tmp_path, source):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    os.rename(source, folder + b"/\xff.txt")
+    output = os.fsencode(tmp_path) + b"/out\xe9"
+    code, out, err = outcome("prepare", "--input", folder, "--output", output)
+    assert code == 0 and "train: 13,500 tokens" in out, err
+    assert outcome("prepare", "--input", folder, "--output", output)[:2] == (0, out.replace("written", SAME))
+    code, out, err = outcome("inspect", output, "--json")
+    assert code == 0 and json.loads(out)["made"]["inputs"][0]["given"] == [f"{tmp_path}/caf\\udce9"], err
+
+
+SAME = "is there already, made of the same inputs with the same options"
+
+
+def test_streams_are_read_by_pipe_or_refused_in_one_line(tmp_path, source):
+    for given in ("-", "/dev/stdin"):
+        code, _, err = outcome("prepare", "--input", given, "--output", tmp_path / "d", shell_input=TEXT)
+        assert code == 2 and err.count("\n") == 1 and "--input 'pipe:COMMAND'" in err
+    words = f"{sys.executable} -c 'from launcher.cli import main; main()' data prepare --output {tmp_path}/d --input"
+    done = subprocess.run(["bash", "-c", f"{words} <(cat {source})"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--input 'pipe:COMMAND'" in done.stderr
+    assert outcome("prepare", "--input", f"pipe:cat {source}", "--output", tmp_path / "d")[0] == 0
+
+
+def test_what_was_met_on_the_way_to_the_files_is_told(tmp_path, source, capfd):
+    (tmp_path / "folder").mkdir()
+    source.rename(tmp_path / "folder/text.txt")
+    (tmp_path / "folder/gone.txt").symlink_to(tmp_path / "absent")
+    (tmp_path / "folder/twice.txt").symlink_to(tmp_path / "folder/text.txt")
+    code, out, _ = data(capfd, "prepare", "--input", tmp_path / "folder", "--output", tmp_path / "d")
+    assert code == 0 and "links to nothing: 1, first: " in out and "files reached twice: 1, first: " in out
+    assert json.loads((tmp_path / "d/dataset.json").read_text())["made"]["met"]["links to nothing"]["count"] == 1
+
+
+def test_one_file_in_two_splits_is_refused(tmp_path, source, capfd):
+    (tmp_path / "link.txt").symlink_to(source)
+    words = ["prepare", "--input", source, "--output", tmp_path / "d", "--splits", f"valid={tmp_path / 'link.txt'}"]
+    code, out, err = data(capfd, *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"link.txt (as {source}) is in train and in valid; leave it out of one" in err
+
+
+@pytest.mark.parametrize("size", ["99999999999", "2147483648", "-1", "5000000"])
+def test_an_absurd_vocabulary_is_refused_in_one_line(tmp_path, source, capfd, size):
+    words = ["prepare", "--input", source, "--output", tmp_path / "d", "--tokenizer", "sentencepiece"]
+    code, out, err = data(capfd, *words, f"--vocab-size={size}")
+    lines = [line for line in err.splitlines() if not line.startswith("data: ")]
+    assert (code, out, len(lines)) == (2, "", 1) and "--vocab-size" in lines[0]
+
+
 def test_stdlib_is_several_megabytes_of_this_pythons_own_text(tmp_path, capfd):
     code, out, _ = data(capfd, "stdlib", "--output", tmp_path / "d", "--json")
     made = json.loads(out)

@@ -109,7 +109,7 @@ def test_a_stop_request_saves_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("step", [7, 12, 20])
+@pytest.mark.parametrize("step", [12, *(pytest.param(step, marks=pytest.mark.matrix) for step in (7, 20))])
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(
     step: int, tiny_dataset: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

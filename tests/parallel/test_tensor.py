@@ -12,7 +12,7 @@ from hierlm import models
 from hierlm.nn.layer import Layer, build_layer
 from hierlm.nn.stream import Stream
 from hierlm.parallel.degrees import Degrees
-from hierlm.parallel.tensor import slice_model
+from hierlm.parallel.tensor import slice_layer
 from hierlm.parallel.tensor_plan import rule_for
 from tests.distributed.spawn import run_ranks
 
@@ -68,7 +68,7 @@ def sliced_run() -> dict[str, Any]:
     start_processes()
     groups = start_groups(Degrees(tensor=2))
     layer = built()
-    slice_model({0: layer}, PLAN, groups)
+    slice_layer(layer, 0, PLAN, groups)
     logits = layer(Stream((tokens(),)))[0].hidden
     objective(logits, first=groups.tp_rank * logits.shape[-1]).backward()
     layer.load_state_dict(layer.state_dict())  # strict: nothing of megatron's may be in it
@@ -157,7 +157,7 @@ class _NoGroups:
 def test_a_width_the_degree_does_not_divide_is_refused():
     layer = build_layer(partial(_Odd), seed=0, index=4)
     with pytest.raises(ValueError, match=r"2 does not divide the 5 of layers\.4\.expand\.weight"):
-        slice_model({4: layer}, PLAN, _NoGroups())
+        slice_layer(layer, 4, PLAN, _NoGroups())
 
 
 class _Odd(Layer):

@@ -20,6 +20,11 @@ TorchCheckpointEngine: Any = take(
     "TorchCheckpointEngine",
     "ours, through which it writes its files, is one",
 )
+PartitionedOnSight: Any = take(
+    "deepspeed.runtime.zero.partition_parameters",
+    "Init",
+    "at stage 3 each layer is partitioned when it is built, not all of them when all are there",
+)
 LinearFunctionForZeroStage3: Any = take(
     "deepspeed.runtime.zero.linear",
     "LinearFunctionForZeroStage3",

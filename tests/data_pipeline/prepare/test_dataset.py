@@ -269,7 +269,7 @@ WHOLE_CORPORA = (
     "enwik8-prefix/enwik8_first4000000.gz",
     "eltec-eng/train.txt.xz",
     "wikitext-2/train.txt.gz",
-    "enwiki2014-plain-100M/enwiki2014_plain_100000000.xz",
+    pytest.param("enwiki2014-plain-100M/enwiki2014_plain_100000000.xz", marks=pytest.mark.matrix),
 )
 
 

@@ -1,6 +1,8 @@
 """Documents are found in every kind of file, for any size of block; nothing broken is passed over in silence."""
 
+import csv
 import gzip
+import io
 import json
 
 import pytest
@@ -137,10 +139,103 @@ def test_parquet_rows_are_documents(tmp_path):
         found(path)
 
 
+JSON_LINES = b'{"text": "one"}\n{"text": "two"}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "documents"),
+    [
+        (JSON_LINES, [b"one", b"two"]),
+        (b"\xef\xbb\xbf\n" + JSON_LINES, [b"one", b"two"]),
+        (b'{"text": "one"}', [b"one"]),
+        (b'{"other": "one"}', [b'{"other": "one"}']),
+        (b'{\n  "text": "one"\n}\n', [b'{\n  "text": "one"\n}\n']),
+        (b'[{"text": "one"}]\n', [b'[{"text": "one"}]\n']),
+        (b"", []),
+    ],
+)
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_json_lines_are_told_from_other_json_by_content(tmp_path, content, documents, block, monkeypatch):
+    monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+    assert found(written(tmp_path, content, "c4.json")) == documents
+    assert found(written(tmp_path, gzip.compress(content), "c4.json.gz")) == documents
+
+
+def test_json_lines_longer_than_what_is_looked_at_first_are_told_too(tmp_path):
+    lines = [json.dumps({"id": number, "text": "x" * 300_000}).encode() for number in range(3)]
+    assert [len(text) for text in found(written(tmp_path, b"\n".join(lines), "a.json"))] == [300_000] * 3
+    with pytest.raises(DataError, match="line 1: no field 'body'"):
+        found(written(tmp_path, b"\n".join(lines), "a.json"), field="body")
+
+
+def test_json_that_is_nested_too_deeply_is_a_broken_record(tmp_path):
+    deep = b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    for name in ("a.jsonl", "a.json"):
+        path = written(tmp_path, JSON_LINES + deep, name)
+        with pytest.raises(DataError, match="line 3: JSON nested too deeply"):
+            found(path)
+        report = Report()
+        assert found(path, report, broken="skip") == [b"one", b"two"]
+        assert report.counts == {"broken records left out": 1}
+        assert found(written(tmp_path, deep + JSON_LINES, name), broken="skip") == [b"one", b"two"]
+
+
+CELL = st.text(alphabet="ab\"',;\t\r\n \xe4\U0001f600", max_size=8)
+
+
+@given(rows=st.lists(st.tuples(CELL, CELL), max_size=6), block=st.integers(1, 9), form=st.sampled_from(["csv", "tsv"]))
+def test_the_column_of_a_table_comes_back_whatever_it_holds(tmp_path_factory, rows, block, form):
+    stream = io.StringIO()
+    csv.writer(stream, delimiter="," if form == "csv" else "\t").writerows([("id", "text"), *rows])
+    path = written(tmp_path_factory.mktemp("d"), stream.getvalue().encode(), f"a.{form}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "BLOCK_BYTES", block)
+        assert found(path) == [text.encode() for _, text in rows if text]
+
+
+def test_tables_keep_bytes_that_are_no_utf_8_and_long_cells(tmp_path):
+    content = b"\xef\xbb\xbftext;id\r\n\xff\xe9;1\r\n" + b"y" * 300_000 + b";2\r\n"
+    assert found(written(tmp_path, content, "a.csv")) == [b"\xff\xe9", b"y" * 300_000]
+    assert found(written(tmp_path, b"text\tid\nx\t1\n", "a.txt"), mode="csv") == [b"x"]
+
+
+def test_a_table_without_the_column_is_a_file_or_refused(tmp_path):
+    path = written(tmp_path, b"id,body\n1,one\n", "a.csv")
+    assert found(path) == [b"id,body\n1,one\n"]
+    assert found(path, field="body") == [b"one"]
+    with pytest.raises(DataError, match=r"names no column 'text' \(there: id,body\)"):
+        found(path, mode="csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (b"1,two,three\n", "line 3: 3 columns, the header has 2"),
+        (b'1,"two" three\n', "line 3: not CSV"),
+        (b'1,"never closed\n', "line 3: not CSV"),
+    ],
+)
+def test_a_broken_row_is_named_or_counted(tmp_path, row, said):
+    path = written(tmp_path, b"id,text\n0,good\n" + row, "a.csv")
+    with pytest.raises(DataError, match=said):
+        found(path)
+    report = Report()
+    assert found(path, report, broken="skip") == [b"good"]
+    assert report.counts == {"broken records left out": 1}
+
+
+def test_a_parquet_file_that_was_packed_is_read(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(arrow.table({"text": ["one", "two"]}), tmp_path / "rows")
+    assert found(written(tmp_path, gzip.compress((tmp_path / "rows").read_bytes()), "a.parquet.gz")) == [b"one", b"two"]
+
+
 def test_a_separator_must_be_given(tmp_path):
     with pytest.raises(DataError, match="needs --separator"):
         found(written(tmp_path, b"x"), mode="separator")
 
 
 def test_every_mode_is_documented_by_its_type():
-    assert set(documents.DOCUMENT_MODES) == {"auto", "file", "blank-line", "separator", "jsonl", "parquet"}
+    assert set(documents.DOCUMENT_MODES) == {"auto", "file", "blank-line", "separator", "jsonl", "csv", "parquet"}
