@@ -62,7 +62,7 @@ def read_file(folder: str | Path, name: str) -> bytes:
 
 def remote_size(address: str) -> int:
     """Bytes at `address` as stored."""
-    return RemoteReader(address).size
+    return int(RemoteReader(address).size)
 
 
 def glob_remote(pattern: str) -> list[str]:

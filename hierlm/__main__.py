@@ -11,7 +11,7 @@ from hierlm.errors import LostRunError, UserError
 from hierlm.exit_codes import FAILED, TAKEN_OVER, WRONG_INPUT
 from hierlm.lease import TakenOverError
 from hierlm.refused_versions import refuse_wrong_versions
-from hierlm.run_dir import RunDir
+from hierlm.run_dir import RunDir, ways_out
 from hierlm.train.record.console import Console, redirect_output
 from hierlm.train.record.start_up import StartUp
 
@@ -29,6 +29,9 @@ def main() -> int:
     )
     run_dir = RunDir(arguments.run_dir)
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    if problems := ways_out(run_dir):
+        print("\n".join(f"error: {problem}" for problem in problems), file=sys.stderr)
+        return WRONG_INPUT
     run_dir.logs.mkdir(parents=True, exist_ok=True)
     stream, error_stream = redirect_output(run_dir.rank_log(rank))
     has_log = "HIERLM_RUN_DIR" in os.environ  # that of its batch job

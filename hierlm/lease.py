@@ -24,13 +24,16 @@ import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
 from hierlm.durable import sync, write_through
 
 _NAME = re.compile(r"generation-(\d{8,})")
-_TEMPORARY = re.compile(r"\..+\.g(\d+)\.partial")
+_TEMPORARY = re.compile(r"\..+\.g(\d+)(?:\.[0-9a-f]+)?\.partial")
+"""That of 0.2 had no random part."""
+
 _NO_LINKS_HERE = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
@@ -52,8 +55,8 @@ class Fence:
         """Raises TakenOverError; OSError where the directory cannot be read."""
 
     def temporary(self, path: Path) -> Path:
-        """Where to write what `publish` puts in the place of `path`."""
-        return path.with_name(f".{path.name}.g{self.generation}.partial")
+        """Where to write what `publish` puts in the place of `path`; another name each time, which nobody foresees."""
+        return path.with_name(f".{path.name}.g{self.generation}.{token_hex(8)}.partial")
 
     def publish(self, temporary: Path, path: Path) -> None:
         """Rename, unless another attempt has taken over."""
@@ -192,7 +195,7 @@ def _made(draft: Path, path: Path, claim: str) -> bool:
 
 def _made_without_links(path: Path, claim: str) -> bool:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError:
         return False
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

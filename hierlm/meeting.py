@@ -7,6 +7,7 @@ takes it first: of two jobs on one machine one fails. This one is held from the 
 import os
 import time
 from pathlib import Path
+from secrets import token_hex
 
 from hierlm.run_dir import RunDir
 
@@ -27,12 +28,15 @@ def meeting_file(run_dir: RunDir | None) -> Path | None:
 def rank_environment(rank: int, *, num_ranks: int, meeting: Path) -> dict[str, str]:
     """A process's place, and where it meets the others: on the loopback, which no other machine reaches.
 
+    That is where gloo and NCCL listen too: else on an address that other machines reach.
+
     Threads are shared out unless the user has decided.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
     return {
         "OMP_NUM_THREADS": str(threads),
         "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -46,8 +50,9 @@ def rank_environment(rank: int, *, num_ranks: int, meeting: Path) -> dict[str, s
 
 def announce(port: int, file: Path) -> None:
     """Whoever sees the file can read the whole port."""
-    draft = file.with_name(f".{file.name}.partial")
-    draft.write_text(str(port), encoding="ascii")
+    draft = file.with_name(f".{file.name}.{token_hex(8)}.partial")
+    with draft.open("x", encoding="ascii") as text:
+        text.write(str(port))
     draft.replace(file)
 
 

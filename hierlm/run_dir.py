@@ -1,5 +1,7 @@
 """Every path and file name of a run, once."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,3 +106,40 @@ class RunDir:
     def summary(self) -> Path:
         """The numbers a comparison shows: parameters, tokens, time, memory, final losses."""
         return self.path / "summary.json"
+
+
+def ways_out(run_dir: RunDir) -> list[str]:
+    """One line for each link in a run, itself included, that leads out of the folder the run lies in.
+
+    Whoever can put a link there could have this user's files overwritten, so nothing is written by way of it.
+    """
+    root = os.path.realpath(run_dir.path.parent)
+    places = [path for path in _links(run_dir.path) if not _is_below(os.path.realpath(path), root)]
+    return [
+        f"{path}: is a link to {os.path.realpath(path)}, out of {root}: nothing is written there; "
+        "remove it, or move all runs with run_root=DIR"
+        for path in places
+    ]
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """The run, what is in it, and what is in its folders, as far as they are links."""
+    if path.is_symlink():
+        yield path
+    for entry in _entries(path):
+        if entry.is_symlink():
+            yield Path(entry.path)
+        elif entry.is_dir():
+            yield from (Path(inner.path) for inner in _entries(Path(entry.path)) if inner.is_symlink())
+
+
+def _entries(path: Path) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(path) as found:
+            return list(found)
+    except OSError:
+        return []
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")

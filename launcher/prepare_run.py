@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 
 from data_pipeline.shard_index import load_index
 from hierlm.checkpoint.find import list_checkpoints
@@ -15,7 +16,7 @@ from hierlm.config.structure import differences, harmless_differences, is_extend
 from hierlm.errors import UserError
 from hierlm.lease import holder
 from hierlm.models.config import ModelConfig
-from hierlm.run_dir import RunDir
+from hierlm.run_dir import RunDir, ways_out
 from launcher import provenance
 from launcher.rate_change import rate_change
 
@@ -38,6 +39,7 @@ def prepare_run(config: Config, *, command_line: Sequence[str]) -> PreparedRun:
     DataError when that is because the data are others.
     """
     run_dir = run_dir_of(config)
+    refuse_ways_out(run_dir)
     try:
         if run_dir.config.exists():
             return _take_up(run_dir, config, command_line=command_line)
@@ -53,11 +55,17 @@ def run_dir_of(config: Config) -> RunDir:
     return RunDir(Path(config.run_root).expanduser() / config.name)
 
 
+def refuse_ways_out(run_dir: RunDir) -> None:
+    """UserError with each link by which writing into the run would write somewhere else."""
+    if problems := ways_out(run_dir):
+        raise UserError(problems)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Replace a file by a complete one: a reader sees the old text or the new, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{token_hex(8)}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -36,7 +36,7 @@ def locked(folder: Path, *, shared: bool) -> Iterator[None]:
 @contextmanager
 def part_locked(path: Path) -> Iterator[None]:
     """Hold the journal of one part alone."""
-    with _held(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), fcntl.LOCK_EX, what=path):
+    with _held(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), fcntl.LOCK_EX, what=path):
         yield
 
 

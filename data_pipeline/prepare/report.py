@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_pipeline.masking import masked
+
 MAX_EXAMPLES = 5  # of each kind
 
 
@@ -19,11 +21,11 @@ class Report:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, where: str, *, count: int = 1) -> None:
-        """Note `count` occurrences of `kind`, the first of them at `where` (file and position)."""
+        """Note `count` occurrences of `kind`, the first of them at `where` (file and position, secrets masked)."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         places = self.examples.setdefault(kind, [])
         if len(places) < MAX_EXAMPLES:
-            places.append(printable(where))
+            places.append(masked(printable(where)))
 
     def take_over(self, other: "Report") -> None:
         """Add all that `other` has met."""

@@ -50,24 +50,24 @@ class SourceFile:
         """Size as stored, before decompression; 0 where it cannot be known."""
         if isinstance(self.place, Member):
             return self.place.stored_bytes
-        if is_pipe(self.path):
+        if is_pipe(self.path) and not self.place:
             return 0
-        return remote_size(self.path) if self.is_elsewhere else self._stat.st_size
+        return remote_size(self.path) if self.is_remote else self._stat.st_size
 
     @property
     def modified_seconds(self) -> float:
         """When a local file, or the archive it lies in, was last written to."""
-        return 0.0 if self.is_elsewhere else self._stat.st_mtime
+        return 0.0 if self.is_remote else self._stat.st_mtime
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Whether it is no place in the file system."""
+    def is_remote(self) -> bool:
+        """Whether it is no place in the file system: an address, or what a command gives."""
         return not self.place and (is_pipe(self.path) or is_remote(self.path))
 
     @property
     def identity(self) -> tuple[object, ...]:
         """Equal for two inputs that are one and the same file, whatever links lead to it."""
-        if self.is_elsewhere:
+        if self.is_remote:
             return (self.path,)
         inside = self.place.number if isinstance(self.place, Member) else None
         return (self._stat.st_dev, self._stat.st_ino, inside)
@@ -78,9 +78,9 @@ class SourceFile:
             return self.place.open()
         if isinstance(self.place, Unreadable):
             raise DataError(f"{self.path}: cannot be read: {self.place.reason}")
-        if is_pipe(self.path):
-            return open_pipe(self.path)
-        return open_remote(self.path) if self.is_elsewhere else open(self.local_path, "rb")
+        if self.is_remote:
+            return open_pipe(self.path) if is_pipe(self.path) else open_remote(self.path)
+        return open(self.local_path, "rb")
 
     @property
     def local_path(self) -> str:
@@ -117,7 +117,7 @@ def find_files(inputs: Sequence[str], *, report: Report | None = None) -> list[S
 
 
 def _readable(file: SourceFile) -> bool:
-    return file.is_elsewhere or os.access(file.local_path, os.R_OK)
+    return file.is_remote or os.access(file.local_path, os.R_OK)
 
 
 def _once(files: Sequence[SourceFile], report: Report) -> list[SourceFile]:
@@ -130,9 +130,7 @@ def _once(files: Sequence[SourceFile], report: Report) -> list[SourceFile]:
 
 
 def _expand(given: str, report: Report) -> list[SourceFile]:
-    if is_pipe(given):
-        return [SourceFile(given, masked(given))]
-    if is_remote(given):
+    if is_pipe(given) or is_remote(given):
         return _remote_files(given)
     path = Path(given)
     if given == "-" or path.exists() or not glob.has_magic(given):
@@ -168,8 +166,8 @@ def _files_at(given: str, *, name: str, report: Report) -> list[SourceFile]:
 
 
 def _remote_files(address: str) -> list[SourceFile]:
-    if not glob.has_magic(address):
-        return [SourceFile(address, masked(address.rsplit("/", 1)[-1]))]
+    if is_pipe(address) or not glob.has_magic(address):
+        return [SourceFile(address, masked(address.rsplit("/", 1)[-1] if "://" in address else address))]
     matches = glob_remote(address)
     if not matches:
         raise DataError(f"{address}: the pattern matches no file")

@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_TRIES = 0.2
 @contextmanager
 def turn_to_convert(checkpoints: Path, *, report: Callable[[str], None]) -> Iterator[None]:
     """Wait until nobody else converts a checkpoint in this directory; a wait is said once."""
-    descriptor = os.open(checkpoints / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(checkpoints / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         has_said = False
         while _is_held_elsewhere(descriptor):

@@ -5,6 +5,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -33,9 +34,11 @@ def init_method(world_size: int, *, run_dir: RunDir | None) -> str:
 
 
 def _host() -> str:
-    """Where rank 0 is if nobody has said so: on the first node of the step."""
+    """Where rank 0 is if nobody has said so: on this machine if all are, else on the first node of the step."""
     if "MASTER_ADDR" in os.environ:
         return os.environ["MASTER_ADDR"]
+    if os.environ.get("SLURM_STEP_NUM_NODES") == "1":
+        return "127.0.0.1"
     command = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
 
@@ -70,15 +73,47 @@ def _served(host: str, file: Path | None, *, world_size: int, timeout: timedelta
 
 
 def listening_socket(host: str) -> socket.socket:
-    """Open to this machine alone where `host` is its loopback, else to every address."""
-    if host in ("127.0.0.1", "localhost"):
-        listener, address = socket.socket(), "127.0.0.1"
-    elif socket.has_dualstack_ipv6():
-        listener, address = socket.socket(socket.AF_INET6), ""
+    """Open on the address by which the others know `host`, and on no other: to this machine alone on its loopback.
+
+    Where names tell no address of this machine, or only its loopback while others come from elsewhere (Debian gives a
+    host's own name to 127.0.1.1), on every address.
+    """
+    known = _addresses(host)
+    is_loopback = [ip_address(address).is_loopback for _, address in known]
+    if host in ("127.0.0.1", "::1", "localhost"):
+        known = [(socket.AF_INET, "127.0.0.1")]
+    elif all(is_loopback):
+        known = []
+    else:
+        known = [place for place, loops in zip(known, is_loopback, strict=True) if not loops]
+    for family, address in known:
+        listener = socket.socket(family)
+        try:
+            listener.bind((address, 0))
+        except OSError:  # of another machine, or of a family that is off here
+            listener.close()
+            continue
+        listener.listen(socket.SOMAXCONN)
+        return listener
+    return _on_every_address()
+
+
+def _addresses(host: str) -> list[tuple[int, str]]:
+    """(family, address) as names are looked up here, the first choice first."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return list(dict.fromkeys((family, str(place[0]).partition("%")[0]) for family, _, _, _, place in found))
+
+
+def _on_every_address() -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        listener = socket.socket(socket.AF_INET6)
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     else:
-        listener, address = socket.socket(), ""
-    listener.bind((address, 0))
+        listener = socket.socket()
+    listener.bind(("", 0))
     listener.listen(socket.SOMAXCONN)
     return listener
 

@@ -29,7 +29,7 @@ class MetricsFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         copy = lease.temporary(path)
         try:
-            self._descriptor = os.open(copy, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(copy, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             _copy_whole_lines(path, self._descriptor)
             os.fsync(self._descriptor)
             lease.publish(copy, path)

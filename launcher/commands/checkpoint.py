@@ -151,12 +151,15 @@ def _reshape(run: Path, step: int | None, degrees: dict[str, int]) -> dict[str, 
     from hierlm.checkpoint.manifest import Layout
     from hierlm.config.load import load_config
     from hierlm.errors import UserError
+    from hierlm.run_dir import ways_out
 
     if not degrees:
         raise UserError(
             "no layout given; give at least one of --data-parallel-degree, --tensor-parallel-degree, "
             "--pipeline-parallel-degree, --zero-stage"
         )
+    if problems := ways_out(_run_dir(run)):
+        raise UserError(problems)
     words = [f"parallel.{name}={value}" for name, value in degrees.items()]
     wanted = Layout.of(load_config(_run_dir(run).config, words).parallel)  # before any work
     ref = _checkpoint(run, step)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hierlm.parallel.rendezvous import listening_socket
 from tests.distributed.spawn import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -83,6 +84,38 @@ def test_two_jobs_on_one_node_never_share_a_port(tmp_path: Path) -> None:
     """Even where they train the same run."""
     assert [total for total, _ in run_ranks(in_a_slurm_step, 4, tmp_path)] == [11, 11, 1100, 1100]
     assert list(tmp_path.iterdir()) == []
+
+
+def own_address() -> str:
+    """One by which other machines know this one; a skip where it has none."""
+    import psutil
+
+    of_all = [one for ones in psutil.net_if_addrs().values() for one in ones if one.family == socket.AF_INET]
+    outside = [one.address for one in of_all if not one.address.startswith("127.")]
+    if not outside:
+        pytest.skip("this machine has no address but its loopback")
+    return outside[0]
+
+
+def known_by(address: str) -> tuple[float, list[str]]:
+    """The processes meet at an address of this machine that is not its loopback."""
+    os.environ.update(MASTER_ADDR=address, TEST_ID=os.environ["RANK"])
+    return met()
+
+
+def test_on_a_cluster_it_listens_on_the_address_the_others_know_and_on_no_other() -> None:
+    address = own_address()
+    (total, first), (_, second) = run_ranks(known_by, 2, address)
+    assert total == 1 and address in first and set(first) | set(second) <= {address, "127.0.0.1"}
+
+
+def test_a_name_that_tells_no_address_of_its_own_leaves_all_of_them() -> None:
+    for host, expected in (("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), (own_address(), own_address())):
+        with listening_socket(host) as listener:
+            assert listener.getsockname()[0] == expected
+    for host in ("192.0.2.254", "no-such-host.invalid", "127.0.1.1"):
+        with listening_socket(host) as listener:
+            assert listener.getsockname()[0] in ("::", "0.0.0.0")
 
 
 def as_torchrun_starts_it() -> Any:
