@@ -31,6 +31,7 @@ def command(
 
     Ctrl-C once saves a checkpoint and stops (exit code 85): the same command goes on from there. Ctrl-C twice kills.
     """
+    from hierlm import outlets
     from hierlm.config.load import load_config
     from launcher import local
     from launcher.job import local_job
@@ -43,7 +44,8 @@ def command(
         run_config = load_config(config, overrides or [])
         refuse_what_cannot_run(run_config)
         prepared = prepare_run(run_config, command_line=sys.argv)
-        print(*prepared.messages, sep="\n", end="\n" if prepared.messages else "", flush=True)
+        for message in prepared.messages:
+            outlets.tell(message, stream=sys.stdout)
         run = allocation.run if allocation.spans_nodes() else local.run
         exit_code = 0 if prepared.is_finished else run(local_job(run_config, run_dir=prepared.run_dir))
         if as_json:

@@ -34,6 +34,7 @@ ORDER = (
         "hierlm.metric_names",
         "hierlm.errors",
         "hierlm.exit_codes",
+        "hierlm.outlets",
         "hierlm.strict",
         "hierlm.strict_json",
     ),
