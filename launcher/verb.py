@@ -9,7 +9,7 @@ from typing import IO, cast
 
 from data_pipeline.errors import DataError
 from hierlm import outlets, strict_json
-from hierlm.errors import UserError
+from hierlm.errors import NoAnswerError, UserError
 from hierlm.exit_codes import FAILED, INTERRUPTED, WRONG_INPUT
 
 JsonPrinter = Callable[[object], None]
@@ -53,7 +53,7 @@ def _exit_code(work: Callable[[], object], *, verb: str) -> int | None:
     except (UserError, DataError) as error:
         for problem in error.problems:
             outlets.tell(f"{verb}: {' '.join(problem.splitlines())}")
-        return WRONG_INPUT
+        return FAILED if isinstance(error, NoAnswerError) else WRONG_INPUT
     except Exception as error:
         if not is_usage_error(error):
             raise

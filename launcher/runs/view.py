@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hierlm import metric_names
-from hierlm.errors import UserError
+from hierlm.errors import NoAnswerError, UserError
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
@@ -66,8 +66,12 @@ class Cluster:
             return None
 
     def final_state(self, job_id: str) -> str | None:
-        """How a job ended, if Slurm remembers it."""
-        return client.final_state(job_id, run_command=self.run_command)
+        """How a job ended, if Slurm remembers it; NoAnswerError, noted in `problems`, when it does not answer."""
+        try:
+            return client.final_state(job_id, run_command=self.run_command)
+        except NoAnswerError as error:
+            self.problems.append(f"Slurm cannot be asked how job {job_id} ended: {error.problems[0]}")
+            raise
 
 
 def find_run(word: str | Path) -> RunDir:
@@ -112,6 +116,7 @@ def status_of(run_dir: RunDir, *, queue: Sequence[client.QueuedJob] | None, clus
         attempts=[record for record in read_records(run_dir.attempts) if "event" in record],
         history=read_history(run_dir),
         queue=jobs,
+        has_job_script=run_dir.job_script.exists(),
         final_state=cluster.final_state,
     )
     verdict = judge(evidence)
