@@ -1,6 +1,5 @@
 """train a model here; goes on with an unfinished run of the same name"""
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -55,7 +54,7 @@ def command(
 
 def outcome(run_dir: "RunDir", exit_code: int) -> dict[str, object]:
     """The run as one JSON object; `summary` is null until the run has finished."""
-    summary = json.loads(run_dir.summary.read_text()) if exit_code == 0 and run_dir.summary.exists() else None
+    summary = _summary(run_dir) if exit_code == 0 else None
     state = STATES.get(exit_code, "failed")
     return {
         "run": run_dir.name,
@@ -64,3 +63,16 @@ def outcome(run_dir: "RunDir", exit_code: int) -> dict[str, object]:
         "exit_code": exit_code,
         "summary": summary,
     }
+
+
+def _summary(run_dir: "RunDir") -> object:
+    from hierlm import outlets
+    from hierlm.errors import UserError
+    from hierlm.report.summary import read_summary
+
+    try:
+        found = read_summary(run_dir.summary)
+    except UserError as error:
+        outlets.tell(f"hierlm train: {error}")
+        return None
+    return None if found is None else found.model_dump(mode="json")

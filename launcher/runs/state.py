@@ -5,11 +5,12 @@ import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from hierlm.errors import NoAnswerError
 from hierlm.exit_codes import STOPPED
+from hierlm.tracking.believable import moment
 from launcher.slurm.client import CANCELLED, QueuedJob
 from launcher.slurm.job_history import (
     CANCEL,
@@ -126,8 +127,11 @@ def _after_job(event: Event, evidence: Evidence) -> Verdict:
         final = evidence.final_state(job_id) if left or _may_be_cancelled(event) else None
     except NoAnswerError:
         return Verdict("unknown", f"Slurm cannot be asked about job {job_id}")
-    if final == CANCELLED:
-        return Verdict("cancelled")
+    return Verdict("cancelled") if final == CANCELLED else _by_last_event(event, evidence, job_id=job_id, final=final)
+
+
+def _by_last_event(event: Event, evidence: Evidence, *, job_id: str, final: str | None) -> Verdict:
+    """`final`: how Slurm remembers the end of the job."""
     last = next((each for each in reversed(evidence.history) if each["event"] in (SUBMIT, START, END)), event)
     if last["event"] == END:
         return _after_end(last, evidence)
@@ -189,8 +193,9 @@ def _has_begun(evidence: Evidence, job: QueuedJob) -> bool:
 
 
 def _time(record: dict[str, Any]) -> datetime:
-    moment = datetime.fromisoformat(str(record["time"]))
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    found = moment(record)
+    assert found is not None  # a line without a time is not believed
+    return found
 
 
 def _is_our_process(pid: int) -> bool:

@@ -1,7 +1,8 @@
 """jobs.jsonl: what Slurm was asked to do for a run and how each start of a job ended.
 
-Events: `submit`, `cancel` and `not cancelled` come from here; `start` and `end` from slurm/train.sh, on the first node of the job, so
-that a start is known even when its processes never got as far as attempts.jsonl. The budget of starts is kept by it.
+Events: `submit`, `cancel` and `not cancelled` come from here; `start` and `end` from slurm/train.sh, on the first node
+of the job, so that a start is known even when its processes never got as far as attempts.jsonl. The budget of starts is
+kept by it.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from hierlm import strict_json
 from hierlm.run_dir import RunDir
+from hierlm.tracking.believable import is_job_event
 from hierlm.tracking.jsonl import read_records
 
 SUBMIT, START, END, CANCEL, NOT_CANCELLED = "submit", "start", "end", "cancel", "not cancelled"
@@ -67,7 +69,7 @@ def _is_next_link(event: Event, before: Event | None) -> bool:
 
 def read_history(run_dir: RunDir) -> list[Event]:
     """All whole events in the order they were written."""
-    return [event for event in read_records(run_dir.jobs) if "event" in event]
+    return read_records(run_dir.jobs, believe=is_job_event)
 
 
 def _append(run_dir: RunDir, event: Event) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hierlm.errors import NoAnswerError
 from hierlm.run_dir import RunDir
-from hierlm.tracking.jsonl import read_records
+from hierlm.tracking.jsonl import read_attempts
 from launcher.runs.state import local_process
 from launcher.runs.view import jobs_of
 from launcher.slurm import client
@@ -47,7 +47,7 @@ def cancel_run(
 
     `queue` is None where Slurm could not be asked: then a run that may have jobs there is a problem, and no success.
     """
-    attempts = read_records(run_dir.attempts)
+    attempts = read_attempts(run_dir.attempts)
     process = local_process(attempts)
     if process is not None:
         with suppress(ProcessLookupError):  # it has just ended
@@ -73,7 +73,7 @@ def _unasked(run_dir: RunDir) -> Iterator[str]:
     known, was_submitted = open_jobs(history), bool(history) or run_dir.job_script.exists()
     if known or (was_submitted and not run_dir.finished.exists()):
         which = f"job {', '.join(known)}" if known else "a job of it"
-        yield f"{run_dir.path}: Slurm cannot be asked from here: {which} may wait or run and was not cancelled; try again"
+        yield f"{run_dir.path}: Slurm cannot be asked from here: {which} may wait or run and was not cancelled"
 
 
 def _elsewhere(run_dir: RunDir, last: dict[str, Any]) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ ORDER = (
         "hierlm.outlets",
         "hierlm.strict",
         "hierlm.strict_json",
+        "hierlm.yaml12",
     ),
     ("data_pipeline.check",),
     ("data_pipeline.prepare",),

@@ -1,4 +1,4 @@
-"""Slurm's programs that fail have not said that there are no jobs: every verb that asks them tells the truth, exit 1."""
+"""Slurm's programs that fail have not said that there are no jobs: a verb that asks them tells the truth, exit 1."""
 
 import json
 import os
