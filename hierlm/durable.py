@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO
@@ -155,6 +156,16 @@ def write_synced(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file out of the way, beside where it was; nothing that may be of use to somebody is removed."""
+    for number in count(1):
+        aside = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        if not aside.exists():
+            path.rename(aside)
+            return aside
+    raise AssertionError("there is always another number")
 
 
 def write_through(path: Path, text: str) -> None:

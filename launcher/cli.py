@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hierlm import outlets
 from hierlm.exit_codes import WRONG_INPUT
 from launcher.verb import exit_code_of
 
@@ -37,20 +38,20 @@ def main() -> None:
     86 another attempt has taken over, 130 interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no UTF-8
+    outlets.stand_in_for_closed()
+    sys.stderr = outlets.Outlet(sys.stderr)  # type: ignore[assignment]  # a complaint nobody hears is no error
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code."""
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(help_text())
-        return 0
+        return exit_code_of(lambda: print(help_text()), verb="hierlm")
     if arguments[0] == "--version":
-        print(_version())
-        return 0
+        return exit_code_of(lambda: print(_version()), verb="hierlm")
     name = arguments[0]
     if name not in verbs():
-        print(f"hierlm: {_unknown(name)}", file=sys.stderr)
+        outlets.tell(f"hierlm: {_unknown(name)}")
         return WRONG_INPUT
     return exit_code_of(lambda: _invoke(name, arguments[1:]), verb=f"hierlm {name}")
 

@@ -60,12 +60,16 @@ def write_summary(path: Path, summary: RunSummary) -> None:
 
 
 def read_summary(path: Path) -> RunSummary | None:
-    """None when the run has none yet; UserError when the file was not made by this version."""
+    """None when the run has none yet; UserError when the file is damaged or was not made by this version.
+
+    Nothing hangs on it: the records of the run hold what it is made of, and the next attempt writes it anew.
+    """
     if not path.exists():
         return None
     try:
-        return RunSummary.model_validate_json(path.read_text())
+        return RunSummary.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {where}: {first['msg']}; written by another version? remove it to go on") from error
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+    raise UserError(f"{path}: {what}; damaged, or written by another version: what it says is left out")

@@ -13,7 +13,7 @@ from data_pipeline.read.loader import MixtureChange, Request, open_split
 from data_pipeline.read.prefetch import Prefetcher
 from data_pipeline.read.split import can_be_evaluated
 from hierlm import plugins
-from hierlm.config.load import load_config
+from hierlm.config.load import load_run_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
@@ -91,7 +91,7 @@ def set_up(
     start_up: StartUp,
 ) -> Attempt:
     """Build the model, load the newest checkpoint, open data, metrics and tracker."""
-    config = load_config(run_dir.config, overrides)
+    config = load_run_config(run_dir.config, overrides)
     for change in plugins.changes():
         console.say(change)
     base = lay_foundation(run_dir, config, process=process, console=console, stop=stop, start_up=start_up)
@@ -309,4 +309,4 @@ def _catch_up(run_dir: RunDir, evaluation: EvaluationHook, *, step: int) -> None
 
 def _has_evaluation(run_dir: RunDir, *, step: int) -> bool:
     records = read_records(run_dir.metrics)
-    return any(r.get("kind") == "eval" and r["step"] == step and r["split"] == "valid" for r in records)
+    return any(r.get("kind") == "eval" and r["step"] == step and r.get("split") == "valid" for r in records)

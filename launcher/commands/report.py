@@ -23,11 +23,14 @@ def command(
 ) -> None:
     """Print a run's numbers and write one self-contained page with its curves; works while it is running."""
     with json_on_stdout(as_json) as print_document:
+        from hierlm import outlets
         from hierlm.errors import UserError
         from hierlm.report.run_record import load_run
         from hierlm.report.run_report import document, run_page, text
 
         record = load_run(run)
+        for problem in record.problems:
+            outlets.tell(f"hierlm report: {problem}")
         balance, path = _stage_balance(record), html or run / "report.html"
         try:
             path.write_text(run_page(record, balance=balance), encoding="utf-8")
