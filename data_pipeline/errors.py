@@ -7,5 +7,9 @@ class DataError(ValueError):
     """Wrong or damaged input. Each problem is one line: what, where, what was found, how to mend. Exit code 2."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        given = (problems,) if isinstance(problems, str) else problems
+        # names in a stranger's files may hold line ends, and what no terminal can print
+        self.problems: tuple[str, ...] = tuple(
+            " ".join(problem.splitlines()).encode(errors="backslashreplace").decode() for problem in given
+        )
         super().__init__("\n".join(self.problems))

@@ -1,7 +1,7 @@
 """Which shards have been read and what their checksums were, kept beside the dataset, so that each is read once.
 
 One line of JSON per shard, added when it has been read. Several nodes add to the same file: a line is one write, and
-one that cannot be understood is as good as absent. Where the folder cannot be written, the file is in this user's cache.
+one that cannot be understood is as good as absent. Where the folder cannot be written, the file is in the user's cache.
 """
 
 import contextlib
