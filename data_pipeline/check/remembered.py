@@ -1,7 +1,7 @@
 """Which shards have been read and what their checksums were, kept beside the dataset, so that each is read once.
 
 One line of JSON per shard, added when it has been read. Several nodes add to the same file: a line is one write, and
-one that cannot be understood is as good as absent. Where the folder cannot be written, it is in the cache of the user.
+one that cannot be understood is as good as absent. Where the folder cannot be written, the file is in the user's cache.
 """
 
 import contextlib
@@ -44,9 +44,8 @@ class Remembered:
     """The shards of one dataset that were read, by name; `refresh` learns of what other processes have added."""
 
     def __init__(self, directory: Path) -> None:
-        whole = os.path.abspath(directory)
-        elsewhere = cache_folder() / f"verified-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:32]}.jsonl"
-        self._files = (directory / FILE_NAME, elsewhere)
+        self._beside = directory / FILE_NAME
+        self._files = (self._beside, *_in_cache(directory))
         self._read_up_to = dict.fromkeys(self._files, 0)
         self.shards: dict[str, Seen] = {}
 
@@ -62,7 +61,7 @@ class Remembered:
         line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         for path in self._files:
             with contextlib.suppress(OSError):
-                if path == self._files[1]:
+                if path != self._beside:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 with _opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as file:
                     os.write(file, line)
@@ -78,6 +77,13 @@ class Remembered:
         whole = text.rfind(b"\n") + 1  # a line that is being written is read next time
         self._read_up_to[path] += whole
         yield from filter(None, map(_entry, text[:whole].splitlines()))
+
+
+def _in_cache(directory: Path) -> Iterator[Path]:
+    """Nowhere for a user without a home."""
+    whole = hashlib.sha256(os.fsencode(os.path.abspath(directory))).hexdigest()
+    with contextlib.suppress(RuntimeError):
+        yield cache_folder() / f"verified-{whole[:32]}.jsonl"
 
 
 @contextlib.contextmanager

@@ -139,8 +139,8 @@ class ShardCheck:
         """None where there is no such file, or none of that size: then that is a problem."""
         try:
             stamp = Stamp.of(shard.path.stat())
-        except OSError as error:
-            self._problems.append(f"{shard.path}: cannot be read ({error.strerror}); {_MEND}")
+        except (OSError, ValueError) as error:  # a name may hold a NUL
+            self._problems.append(f"{shard.path}: cannot be read ({_reason(error)}); {_MEND}")
             return None
         if stamp.size != shard.record.bytes:
             self._problems.append(f"{shard.path}: {stamp.size} bytes, dataset.json says {shard.record.bytes}; {_MEND}")
@@ -152,8 +152,8 @@ class ShardCheck:
             seen = read_shard(shard.path, after_block=after_block)
         except _StoppedError:
             return
-        except OSError as error:
-            self._problems.append(f"{shard.path}: cannot be read ({error.strerror}); {_MEND}")
+        except (OSError, ValueError) as error:  # a name may hold a NUL
+            self._problems.append(f"{shard.path}: cannot be read ({_reason(error)}); {_MEND}")
             return
         shard.remembered.add(shard.record.name, seen)
         self._compare(shard, seen.sha256)
@@ -166,6 +166,10 @@ class ShardCheck:
 
 
 _MEND = "restore it or prepare the dataset again (`hierlm data verify` lists all damage)"
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 class _StoppedError(Exception):

@@ -30,7 +30,7 @@ def _index_problems(directory: Path, index: DatasetIndex) -> list[str]:
         load_tokenizer(directory, index.tokenizer, lossy=index.lossy)
     except DataError as error:
         problems += error.problems
-    if dataset_fingerprint(tokenizer=index.tokenizer, splits=index.splits) != index.fingerprint:
+    if _fingerprint(index) != index.fingerprint:
         problems.append(f"{directory / 'dataset.json'}: the fingerprint does not match the shards it names")
     for name in ("tokens", "source_bytes", "documents"):
         in_splits = sum(getattr(split, name) for split in index.splits.values())
@@ -40,12 +40,20 @@ def _index_problems(directory: Path, index: DatasetIndex) -> list[str]:
     return problems
 
 
+def _fingerprint(index: DatasetIndex) -> str | None:
+    """None where names are no text that could have one."""
+    try:
+        return dataset_fingerprint(tokenizer=index.tokenizer, splits=index.splits)
+    except UnicodeEncodeError:
+        return None
+
+
 def _shard_problems(directory: Path, shard: ShardRecord, *, index: DatasetIndex) -> list[str]:
     path = directory / shard.name
     try:
         (size, *_), digest = read_shard(path)
-    except OSError as error:
-        return [f"{path}: cannot be read ({error.strerror})"]
+    except (OSError, ValueError) as error:  # a name may hold a NUL
+        return [f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"]
     if size != shard.bytes:
         return [f"{path}: {size} bytes, dataset.json says {shard.bytes}"]
     if digest != shard.sha256:

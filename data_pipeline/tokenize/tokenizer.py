@@ -3,7 +3,8 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +31,18 @@ def dtype_for(vocab_size: int) -> Dtype:
 
 def fingerprint_of(kind: str, model: bytes) -> str:
     """sha256 of the kind and the model's own bytes: equal fingerprints give equal tokens."""
-    return hashlib.sha256(kind.encode() + b"\0" + model).hexdigest()
+    return hashlib.sha256(kind.encode(errors="surrogatepass") + b"\0" + model).hexdigest()
+
+
+@contextmanager
+def told_in_one_line(where: str, what: str) -> Iterator[None]:
+    """The libraries raise bare Exceptions, and where Rust panics, something that is not even one."""
+    try:
+        yield
+    except (DataError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise DataError(f"{where}: {what} ({' '.join(str(error).split())[:200]})") from None
 
 
 class Tokenizer(Protocol):
@@ -140,6 +152,10 @@ class PieceTokenizer(ABC):
     def _pieces(self) -> list[bytes]:
         return [self._piece(token) for token in range(self.vocab_size)]
 
+    def _require_pieces(self) -> None:
+        """Make the table of pieces now, where errors are the file's; they raise whatever the library does."""
+        assert len(self._pieces) == self.vocab_size
+
     @cached_property
     def _piece_objects(self) -> NDArray[np.object_]:
         pieces = np.empty(self.vocab_size, dtype=np.object_)
@@ -184,8 +200,8 @@ def load_tokenizer(directory: str | Path, record: TokenizerRecord, *, lossy: boo
     path = f"{str(directory).rstrip('/')}/{record.file}"
     try:
         model = read_file(directory, record.file) if record.file else b""
-    except OSError as error:
-        raise DataError(f"{path}: tokenizer cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # a name may hold what no name may
+        raise DataError(f"{path}: tokenizer cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if fingerprint_of(record.kind, model) != record.fingerprint:
         raise DataError(f"{path}: not the tokenizer this dataset was made with; restore the file or prepare again")
     tokenizer = tokenizer_from(record.kind, model, where=path, allow_lossy=lossy)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.check import shards
+from data_pipeline.check import remembered, shards
 from data_pipeline.check.remembered import FILE_NAME
 from data_pipeline.check.shards import ShardCheck
 from data_pipeline.read import shard_cache
@@ -143,6 +143,12 @@ def test_where_the_folder_cannot_be_written_the_cache_remembers(folder, read_fil
     assert len(list((tmp_path / "cache").glob("verified-*.jsonl"))) == 1
     read_files.clear()
     assert checked(folder) == ((), ()) and read_files == []
+
+
+def test_where_nothing_can_be_remembered_every_start_reads(folder, read_files, monkeypatch):
+    monkeypatch.setattr(remembered, "cache_folder", lambda: Path("~nobody_of_this_name/x").expanduser())
+    (folder / FILE_NAME).mkdir()
+    assert checked(folder) == checked(folder) == ((), ()) and len(read_files) % 2 == 0 < len(read_files)
 
 
 def test_a_file_of_nonsense_is_as_good_as_none(folder, read_files):

@@ -103,7 +103,7 @@ def test_when_a_run_looks_is_its_configs_choice(folder, verify):
     shards = Shards(DataConfig(path=str(folder), verify=verify), process=read_environment(), team=ALONE)
     stop, said = StopRequest(), []
     if verify == "before":
-        with pytest.raises(DataError, match=r"shard-000002[.]tar: damaged"):
+        with pytest.raises(DataError, match=r"shard-000002\.tar: damaged"):
             shards.look(stop, say=said.append)
         return
     shards.look(stop, say=said.append)
