@@ -34,9 +34,9 @@ def is_remote(path: str | Path) -> bool:
 
 def refuse_command(path: str | Path) -> None:
     """DataError for `pipe:COMMAND`, which only the command line of a preparation may name."""
-    if isinstance(path, str) and path.lstrip().startswith(PIPE):
+    if str(path).lstrip().startswith(PIPE):
         raise DataError(
-            f"{masked(path)}: a command is run for `hierlm data prepare --input` alone; prepare what it gives as a "
+            f"{path}: a command is run for `hierlm data prepare --input` alone; prepare what it gives as a "
             "dataset, and name its folder"
         )
 

@@ -45,6 +45,14 @@ class SplitRecord(_Record):
     documents: Count
     words: Count | None = None
 
+    @model_validator(mode="after")
+    def tokens_are_those_of_the_shards(self) -> "SplitRecord":
+        """A reader finds the shard of a token by adding up."""
+        held = sum(shard.tokens for shard in self.shards)
+        if held != self.tokens:
+            raise ValueError(f"{self.tokens} tokens, its shards hold {held}")
+        return self
+
     @classmethod
     def of(cls, shards: tuple[ShardRecord, ...]) -> "SplitRecord":
         return cls(shards=shards, **_sums(shards))

@@ -44,12 +44,34 @@ class OpenShard:
             raise DataError(f"{path}: dataset.json says that it holds no tokens; prepare the dataset again")
         self.tokens = np.frombuffer(self._map, dtype=dtype, count=len(self._map) // dtype.itemsize)
         self.num_chunks = -(-record.tokens // chunk_tokens)
-        self._members = self._equal_distances() or self._walked()
+        try:
+            self._members = self._equal_distances() or self._walked()
+        except DataError:
+            raise
+        except ValueError as error:  # of a size that is no number
+            raise self._misplaced(str(error)) from None
         header = 10 + int.from_bytes(self._map[BLOCK + 8 : BLOCK + 10], "little")  # of every .npy in this tar
         self.bases = [(member + BLOCK + header) // dtype.itemsize for member in self._members]
         """Where each chunk begins in `tokens`, which is the whole file seen as tokens."""
         self.last_length = record.tokens - (self.num_chunks - 1) * chunk_tokens
-        self._require_sizes(header)
+        try:
+            self._require_sizes(header)
+        except DataError:
+            raise
+        except ValueError as error:
+            raise self._misplaced(str(error)) from None
+        self._require_room()
+
+    def _require_room(self) -> None:
+        """Every chunk lies inside the file, whoever wrote its headers: a reader would wait for what never comes."""
+        room = len(self.tokens)
+        for number, base in enumerate(self.bases):
+            length = self.last_length if number == self.num_chunks - 1 else self._chunk_tokens
+            if not 0 <= base <= room - length:
+                raise self._misplaced(f"chunk {number} reaches beyond the file")
+
+    def _misplaced(self, what: str) -> DataError:
+        return DataError(f"{self._path}: {' '.join(what.split())}; run `hierlm data verify`")
 
     def chunk(self, number: int) -> NDArray[Any]:
         """The tokens of one chunk, without a copy."""
@@ -58,12 +80,15 @@ class OpenShard:
 
     def document_ends(self, number: int) -> NDArray[np.uint32]:
         """Ends of documents in one chunk: positions one past a document's last token."""
-        start = self._after(self._members[number])
-        header = 10 + int.from_bytes(self._map[start + BLOCK + 8 : start + BLOCK + 10], "little")
-        count = (self._size(start) - header) // 4
-        if count < 0 or start + BLOCK + header + 4 * count > len(self._map):
-            raise DataError(f"{self._path}: ends of documents of chunk {number} are damaged; run `hierlm data verify`")
-        return np.frombuffer(self._map, dtype=np.uint32, count=count, offset=start + BLOCK + header)
+        try:
+            start = self._after(self._members[number])
+            header = 10 + int.from_bytes(self._map[start + BLOCK + 8 : start + BLOCK + 10], "little")
+            count = (self._size(start) - header) // 4
+            if start < 0 or count < 0:
+                raise ValueError(f"the documents of chunk {number} are not where they should be")
+            return np.frombuffer(self._map, dtype=np.uint32, count=count, offset=start + BLOCK + header)
+        except ValueError as error:  # of numpy too, where they reach beyond the file
+            raise self._misplaced(str(error)) from None
 
     def _require_sizes(self, header: int) -> None:
         """DataError unless the first and the last chunk hold as many tokens, of as many bytes, as they should."""
@@ -100,7 +125,7 @@ class OpenShard:
         found, start = [], 0
         for chunk in range(self.num_chunks):
             if not self._is_tokens(start, chunk):
-                raise DataError(f"{self._path}: chunk {chunk} is not where it should be; run `hierlm data verify`")
+                raise self._misplaced(f"chunk {chunk} is not where it should be")
             found.append(start)
             start = self._after(self._after(start))
         return found

@@ -76,7 +76,7 @@ def test_an_address_of_data_holds_no_secret(tmp_path: Path) -> None:
 
 def test_the_command_line_is_kept_without_secrets() -> None:
     kept = collect(["hierlm", "train", "c.yaml", f"tracking.uri=https://me:{SECRET}@host", f"x.password={SECRET}"])
-    assert SECRET not in json.dumps(kept) and "hierlm train c.yaml" in kept["command_line"]
+    assert SECRET not in kept["command_line"] and "hierlm train c.yaml" in kept["command_line"]
 
 
 READERS = [

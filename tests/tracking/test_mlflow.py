@@ -234,3 +234,20 @@ def test_track_sync_refuses_wrong_input_in_one_line(tmp_path: Path, words: list[
 
 def _steps_at(client: "MlflowClient", run_id: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run_id, "train/loss")]
+
+
+@pytest.mark.slow
+def test_what_a_job_script_exports_is_kept_without_secrets(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "runs" / "demo")
+    run_dir.path.mkdir(parents=True)
+    run_dir.config.write_text(f"name: demo\ntracking: {{uri: '{SQLITE}', experiment: demo}}\nmodel: {{arch: lmu}}\n")
+    run_dir.job_script.write_text("export NCCL_SOCKET_IFNAME=ib0\nexport WANDB_API_KEY='s3cr3t-X9'\n")
+    write_steps(run_dir, 1, 2)
+    hierlm("track", "sync", "runs/demo", cwd=tmp_path)
+    client = client_of(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    (run,) = _top_runs(client)
+    kept = Path(client.download_artifacts(run.info.run_id, "job.sbatch")).read_text()
+    assert kept == "export NCCL_SOCKET_IFNAME=ib0\nexport WANDB_API_KEY=***\n"
+    assert "s3cr3t-X9" in run_dir.job_script.read_text()
+    others = [path for path in tmp_path.rglob("*") if path.is_file() and path != run_dir.job_script]
+    assert not any(b"s3cr3t-X9" in path.read_bytes() for path in others)
