@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from hierlm import models, yaml12
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
 from hierlm.checkpoint.digest import tensor_bytes
+from hierlm.durable import rename
 from hierlm.errors import UserError
 from hierlm.models.assembly import canonical_names
 from hierlm.plugins import take_up
@@ -74,7 +75,7 @@ def _write_safetensors(path: Path, state: CanonicalState) -> int:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in state.names:
             file.write(tensor_bytes(state.tensor(name, "fp32")))
-    temporary.rename(path)
+    rename(temporary, path)
     return offset // 4
 
 

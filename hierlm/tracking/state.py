@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from uuid import uuid4
 
+from hierlm.durable import rename
+
 _UUID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -82,4 +84,4 @@ def _is_sound(state: TrackerState) -> bool:
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text)
-    os.replace(partial, path)
+    rename(partial, path)
