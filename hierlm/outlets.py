@@ -17,8 +17,10 @@ class Outlet:
         """`on_loss` hears of the first error, and of no other: writing fails only if `on_loss` does."""
         self._stream, self.on_loss = stream, on_loss
         self.lost: OSError | None = None
+        self.is_used = False
 
     def write(self, text: str, /) -> int:
+        self.is_used = True
         try:
             self._stream.write(text)
         except OSError as error:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from hierlm import outlets
-from hierlm.exit_codes import WRONG_INPUT
+from hierlm.errors import UserError
 from launcher.verb import exit_code_of
 
 COMMANDS = Path(__file__).parent / "commands"
@@ -49,11 +49,13 @@ def run(arguments: Sequence[str]) -> int:
         return exit_code_of(lambda: print(help_text()), verb="hierlm")
     if arguments[0] == "--version":
         return exit_code_of(lambda: print(_version()), verb="hierlm")
-    name = arguments[0]
-    if name not in verbs():
-        outlets.tell(f"hierlm: {_unknown(name)}")
-        return WRONG_INPUT
-    return exit_code_of(lambda: _invoke(name, arguments[1:]), verb=f"hierlm {name}")
+    name, options = arguments[0], list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    is_known, as_json = name in verbs(), "--json" in options
+    return exit_code_of(
+        lambda: _invoke(name, arguments[1:]) if is_known else _refuse(name),
+        verb=f"hierlm {name}" if is_known else "hierlm",
+        as_json=as_json,
+    )
 
 
 def verbs() -> list[str]:
@@ -94,11 +96,11 @@ def _summary(name: str) -> str:
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
-def _unknown(name: str) -> str:
+def _refuse(name: str) -> None:
     names = verbs()
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     what = "no such option" if name.startswith("-") else "no such verb"
-    return f"{what}: {name}, allowed: {', '.join(names)}" + (f", nearest: {near[0]}" if near else "")
+    raise UserError(f"{what}: {name}, allowed: {', '.join(names)}" + (f", nearest: {near[0]}" if near else ""))
 
 
 def _version() -> str:

@@ -22,7 +22,7 @@ FORWARDED_AS = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGUSR1,
     signal.SIGUSR2: signal.SIGUSR2,
-    signal.SIGINT: signal.SIGTERM,  # Ctrl-C: save and stop. A second one kills
+    signal.SIGINT: signal.SIGINT,  # Ctrl-C: save and stop. A second one kills
     signal.SIGHUP: signal.SIGTERM,  # the terminal went away
 }
 

@@ -13,7 +13,7 @@ from hierlm.config.load import check_mapping, dump_config, load_config
 from hierlm.config.run_config import RunConfig
 from hierlm.config.same_run import changes_since
 from hierlm.config.structure import differences, harmless_differences, is_extended
-from hierlm.durable import set_aside
+from hierlm.durable import rename, set_aside
 from hierlm.errors import UserError
 from hierlm.lease import holder
 from hierlm.models.config import ModelConfig
@@ -70,7 +70,7 @@ def write_whole(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        rename(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -15,17 +15,20 @@ from hierlm.exit_codes import FAILED, INTERRUPTED, WRONG_INPUT
 JsonPrinter = Callable[[object], None]
 
 
-def exit_code_of(work: Callable[[], object], *, verb: str) -> int:
+def exit_code_of(work: Callable[[], object], *, verb: str, as_json: bool = False) -> int:
     """Run `work` and translate how it ends. Our own bugs keep their traceback and end as 1, as Python has it.
 
     Output that could not be brought out is a failure, unless the exit code is the work's own: told in a line if the
-    disk is full, quiet if the reader has gone.
+    disk is full, quiet if the reader has gone. With `as_json`, work that ends badly and has printed no document gives
+    one that says why, beside the lines on stderr.
     """
     stdout, code = sys.stdout, None
     outlet = outlets.Outlet(stdout, on_loss=_end_work)
     try:
         with redirect_stdout(cast(IO[str], outlet)):
-            code = _exit_code(work, verb=verb)
+            code = _exit_code(work, told := _Told(verb, as_json=as_json))
+            if code and not outlet.is_used:
+                told.document(code)
     except (_OutputLostError, BrokenPipeError) as error:
         lost: OSError | None = error
     else:
@@ -44,7 +47,30 @@ def _end_work(error: OSError) -> None:
     raise _OutputLostError(error.errno, error.strerror)
 
 
-def _exit_code(work: Callable[[], object], *, verb: str) -> int | None:
+class _Told:
+    """What is said of an end that is none of success: lines for people, one JSON object for a program."""
+
+    def __init__(self, verb: str, *, as_json: bool) -> None:
+        self._verb, self._as_json = verb, as_json
+        self._problems: list[str] = []
+
+    def line(self, problem: str) -> None:
+        self._problems.append(" ".join(problem.splitlines()))
+        outlets.tell(f"{self._verb}: {self._problems[-1]}")
+
+    def bug(self, error: Exception) -> None:
+        """One of ours: its traceback follows."""
+        self._problems.append(f"{type(error).__name__}: {error}")
+        self.document(FAILED)
+
+    def document(self, code: int) -> None:
+        """`error` is all of it in one text."""
+        if self._as_json:
+            problems = self._problems or [f"{self._verb} ended with exit code {code}; stderr says why"]
+            print_json({"error": "; ".join(problems), "problems": problems, "exit_code": code})
+
+
+def _exit_code(work: Callable[[], object], told: _Told) -> int | None:
     """None where the work says nothing of how it ended."""
     try:
         result = work()
@@ -52,15 +78,17 @@ def _exit_code(work: Callable[[], object], *, verb: str) -> int | None:
         result = INTERRUPTED
     except (UserError, DataError) as error:
         for problem in error.problems:
-            outlets.tell(f"{verb}: {' '.join(problem.splitlines())}")
+            told.line(problem)
         return FAILED if isinstance(error, NoAnswerError) else WRONG_INPUT
     except Exception as error:
         if not is_usage_error(error):
+            if not isinstance(error, _OutputLostError | BrokenPipeError):
+                told.bug(error)
             raise
-        outlets.tell(f"{verb}: {_usage_message(error)}")
+        told.line(_usage_message(error))
         return WRONG_INPUT
     if result == INTERRUPTED:
-        outlets.tell(f"{verb}: interrupted")
+        told.line("interrupted")
     return result if isinstance(result, int) else None
 
 

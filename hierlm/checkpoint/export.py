@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from hierlm import models, yaml12
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
 from hierlm.checkpoint.digest import tensor_bytes
+from hierlm.durable import rename
 from hierlm.errors import UserError
 from hierlm.interpolation import only_listed_variables
 from hierlm.models.assembly import canonical_names
@@ -78,7 +79,7 @@ def _write_safetensors(path: Path, state: CanonicalState) -> int:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in state.names:
                 file.write(tensor_bytes(state.tensor(name, "fp32")))
-        temporary.rename(path)
+        rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return offset // 4

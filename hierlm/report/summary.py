@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from hierlm import strict_json
+from hierlm.durable import rename
 from hierlm.errors import UserError
 from hierlm.strict import Strict
 
@@ -56,7 +57,7 @@ def write_summary(path: Path, summary: RunSummary) -> None:
     """Atomic: a comparison made at any moment reads a whole one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(strict_json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
-    os.replace(partial, path)
+    rename(partial, path)
 
 
 def read_summary(path: Path) -> RunSummary | None:

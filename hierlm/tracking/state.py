@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from hierlm.durable import rename
+
 _UUID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -84,4 +86,4 @@ def _is_sound(state: TrackerState) -> bool:
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text)
-    os.replace(partial, path)
+    rename(partial, path)

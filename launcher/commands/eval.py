@@ -1,7 +1,6 @@
 """loss, perplexity and bits per byte of a run's checkpoint on a split"""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ EXAMPLE = "hierlm eval runs/demo-hourglass --split test --stride 64 --per-positi
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="directory or name of a run")],
     split: Annotated[str, typer.Option(help="split of the run's dataset")] = "valid",
     checkpoint: Annotated[int | None, typer.Option(metavar="STEP", help="default: the newest good one")] = None,
     sequence_length: Annotated[
@@ -42,10 +41,12 @@ def command(
         from hierlm.inference.evaluate import Reading, evaluate_run, headline
         from hierlm.inference.remembering import Remembering
         from launcher.progress import stderr_progress
+        from launcher.runs.view import find_run
 
+        path = find_run(run).path
         reading = Reading(sequence_length, stride, Remembering(memory_length, same_length))
-        with stderr_progress(f"evaluating {run} on {split}") as progress:
-            records = evaluate_run(run, split=split, checkpoint=checkpoint, progress=progress, reading=reading)
+        with stderr_progress(f"evaluating {path} on {split}") as progress:
+            records = evaluate_run(path, split=split, checkpoint=checkpoint, progress=progress, reading=reading)
         curves = [record.pop("loss_by_position") for record in records]
         mean = headline(records) if len(records) > 1 else None
         if as_json:

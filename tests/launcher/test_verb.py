@@ -7,7 +7,7 @@ import typer
 
 from data_pipeline.errors import DataError
 from hierlm.errors import UserError
-from launcher.verb import exit_code_of, json_on_stdout
+from launcher.verb import exit_code_of, json_on_stdout, print_json
 from tests.conftest import hierlm_path
 
 
@@ -99,3 +99,26 @@ def test_work_that_only_tells_goes_on_and_its_exit_code_is_its_own(where: str) -
 def test_a_complaint_that_nobody_hears_leaves_the_exit_code() -> None:
     done = subprocess.run(["bash", "-c", f"{hierlm_path()} train /no/such.yaml 2>/dev/full"], check=False)
     assert done.returncode == 2
+
+
+def test_a_bug_is_one_object_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        exit_code_of(lambda: 1 // 0, verb="hierlm x", as_json=True)
+    assert json.loads(capsys.readouterr().out)["error"].startswith("ZeroDivisionError: ")
+
+
+@pytest.mark.parametrize("printed", [{"answer": 1}, None])
+def test_there_is_one_document_whatever_happens(printed: object, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        if printed is not None:
+            print_json(printed)
+        return 1
+
+    assert exit_code_of(work, verb="hierlm x", as_json=True) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document == printed or (printed is None and document["exit_code"] == 1 and document["error"])
+
+
+def test_an_interrupt_is_told_to_programs_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(lambda: raising(KeyboardInterrupt()), verb="hierlm x", as_json=True) == 130
+    assert json.loads(capsys.readouterr().out)["error"] == "interrupted"
