@@ -24,6 +24,7 @@ from data_pipeline.prepare.report import Report, printable
 
 ArchiveKind = Literal["zip", "tar", "packed tar"]
 _ENCRYPTED = 0x1 | 0x40  # flags of a zip member: its own or strong encryption
+_ZIP_END_BYTES = 22  # of the record a zip ends with, before its comment
 _ZIP_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _METHOD_NAMES = {1: "shrunk", 6: "imploded", 9: "deflate64", 93: "zstd", 95: "xz", 97: "WavPack", 98: "PPMd", 99: "AES"}
 _VOLUME_TYPES = {b"V": "a volume label", b"D": "a list of names"}  # of GNU tar; neither is a file
@@ -156,10 +157,19 @@ class _ZipReader(_Closing):
                 yield Member(self._path, number, name, info.compress_size)
 
     def check_end(self) -> None:
-        """A zip is listed at its end, so archives in a row look like the last of them."""
+        """That nothing is missing from the list, which stands at a zip's end: archives in a row look like the last."""
+        count = self._recorded_count()
+        if count not in (len(self._zip.infolist()) & 0xFFFF, 0xFFFF):
+            raise ValueError(f"its list of members is damaged: {len(self._zip.infolist())} of {count}")
         first = min((info.header_offset for info in self._zip.infolist()), default=self._zip.start_dir)
         if first:
             raise ValueError(f"{first} bytes stand before its first member, as when archives are joined; give each")
+
+    def _recorded_count(self) -> int:
+        """Of members, modulo 2**16, or 0xFFFF where more than that may be recorded elsewhere (zip64)."""
+        with open(self._path, "rb") as file:
+            file.seek(-_ZIP_END_BYTES - len(self._zip.comment), os.SEEK_END)
+            return int.from_bytes(file.read(_ZIP_END_BYTES)[10:12], "little")
 
     def can_open(self, number: int) -> bool:
         return True
