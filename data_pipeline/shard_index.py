@@ -130,7 +130,7 @@ def load_index(directory: str | Path) -> DatasetIndex:
         raise DataError(_missing(Path(directory))) from None
     except DataError:  # of a remote dataset: says all there is to say
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}); prepare the dataset again") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:

@@ -22,9 +22,11 @@ from hypothesis import strategies as st
 from data_pipeline.errors import DataError
 from data_pipeline.prepare import archives
 from data_pipeline.prepare.documents import DocumentOptions, documents_of
+from data_pipeline.prepare.filters import Filters
 from data_pipeline.prepare.images import images_of
 from data_pipeline.prepare.report import Report
 from data_pipeline.prepare.sources import find_files, text_blocks
+from tests.data_pipeline.making import prepared, stream_text
 
 FILES = {
     "corpus/b.txt": b"second by name, first in the archive\n",
@@ -124,6 +126,27 @@ def test_corpora_are_read_as_they_are_downloaded(tmp_path, name):
         if content and not member.startswith("__MACOSX")
     }
     assert contents(path) == texts
+
+
+@pytest.mark.slow
+def test_a_dataset_of_an_archive_is_that_of_its_files(tmp_path):
+    """With several parts, workers, near duplicates looked for, and members of one archive as splits."""
+    files = {f"{number:02}.txt": f"text {number} ".encode() * 900 for number in range(12)}
+    (tmp_path / "folder").mkdir()
+    for name, content in files.items():
+        (tmp_path / "folder" / name).write_bytes(content)
+    options = {"parts": 3, "workers": 2, "shard_tokens": 10_000, "filters": Filters(deduplicate="exact")}
+    expected = prepared(tmp_path / "of-folder", [tmp_path / "folder"], splits="valid=0.1", **options)
+    for kind in ("a.tar.zst", "deflated.zip"):
+        path = written(tmp_path, kind, KINDS[kind](files))
+        made = prepared(tmp_path / f"of-{kind}", [Path(path)], splits="valid=0.1", **options)
+        assert made.splits == expected.splits
+        path = f"{path}/0[0-5].txt"
+        made = prepared(tmp_path / f"by-{kind}", [Path(path)], splits=f"valid={tmp_path / kind}/06.txt")
+        assert stream_text(tmp_path / f"by-{kind}", "valid") == files["06.txt"]
+        assert stream_text(tmp_path / f"by-{kind}", "train") == joined(dict([*files.items()][:6]))
+        with pytest.raises(DataError, match="00.txt is in train and in valid"):
+            prepared(tmp_path / "shared", [Path(path)], splits=f"valid={tmp_path / kind}/00.txt")
 
 
 def test_members_may_be_named_one_by_one_by_folder_or_by_pattern(tmp_path):
