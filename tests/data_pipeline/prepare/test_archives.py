@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import DataError
 from data_pipeline.prepare import archives
+from data_pipeline.prepare.archive_reader import is_hidden
 from data_pipeline.prepare.documents import DocumentOptions, documents_of
+from data_pipeline.prepare.file_kinds import is_tar
 from data_pipeline.prepare.filters import Filters
 from data_pipeline.prepare.images import images_of
 from data_pipeline.prepare.report import Report
@@ -145,7 +147,7 @@ def test_a_dataset_of_an_archive_is_that_of_its_files(tmp_path):
         made = prepared(tmp_path / f"by-{kind}", [Path(path)], splits=f"valid={tmp_path / kind}/06.txt")
         assert stream_text(tmp_path / f"by-{kind}", "valid") == files["06.txt"]
         assert stream_text(tmp_path / f"by-{kind}", "train") == joined(dict([*files.items()][:6]))
-        with pytest.raises(DataError, match="00.txt is in train and in valid"):
+        with pytest.raises(DataError, match=r"00\.txt is in train and in valid"):
             prepared(tmp_path / "shared", [Path(path)], splits=f"valid={tmp_path / kind}/00.txt")
 
 
@@ -166,8 +168,8 @@ def test_all_members_are_read_in_one_pass_over_the_archive(tmp_path, kind, monke
     files = {f"{number:04}.txt": b"%d" % number for number in range(300)}
     found = find_files([written(tmp_path, kind, KINDS[kind](files))])
     opened = []
-    real = archives._opened
-    monkeypatch.setattr(archives, "_opened", lambda *what: opened.append(what) or real(*what))
+    real = archives.opened_archive
+    monkeypatch.setattr(archives, "opened_archive", lambda *what: opened.append(what) or real(*what))
     for _ in range(3):
         assert [b"".join(text_blocks(file)) for file in found] == list(files.values())
     assert len(opened) <= 3
@@ -185,9 +187,7 @@ def test_members_read_at_the_same_time_or_backwards_do_not_mix(tmp_path, kind):
 
 
 TEXTS = st.dictionaries(
-    st.text("abc./\xe4", min_size=1, max_size=8)
-    .map(lambda name: f"{name}x")
-    .filter(lambda name: not archives.is_hidden(name)),
+    st.text("abc./\xe4", min_size=1, max_size=8).map(lambda name: f"{name}x").filter(lambda name: not is_hidden(name)),
     st.binary(max_size=1500),
     min_size=1,
     max_size=5,
@@ -209,7 +209,7 @@ DAMAGE = st.sampled_from(["none", "flip", "zero", "cut"])
 
 
 def is_still(content: bytes, kind: str) -> bool:
-    return content[:4] == b"PK\3\4" if kind == "zip" else archives.is_tar(content[:512])
+    return content[:4] == b"PK\3\4" if kind == "zip" else is_tar(content[:512])
 
 
 def joined(files: dict[str, bytes]) -> bytes:
@@ -230,7 +230,7 @@ def compare(tmp_path_factory, kind: str, content: bytes, command: list[str], *, 
         return  # what is left out is said
     assert texts == done.stdout or done.returncode != 0
     if kind == "zip":  # of a damaged one unzip may write anything
-        assert texts == packed or any(map(archives.is_hidden, zipfile.ZipFile(path).namelist()))
+        assert texts == packed or any(map(is_hidden, zipfile.ZipFile(path).namelist()))
     else:
         assert len(texts) >= len(done.stdout)
 
