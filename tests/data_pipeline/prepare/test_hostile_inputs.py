@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from data_pipeline.errors import DataError
 from data_pipeline.image_shape import ImageShape
 from data_pipeline.prepare.documents import DOCUMENT_MODES, DocumentOptions, documents_of
+from data_pipeline.prepare.journal import Journal
 from data_pipeline.prepare.report import Report
 from data_pipeline.prepare.sources import find_files
+from data_pipeline.shard_index import load_index
 
 TEXT = b"".join(json.dumps({"text": f"line {number} \u00e4" * 9}).encode() + b"\n" for number in range(40))
 
@@ -101,3 +103,11 @@ def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, number, c
                 pass
     except DataError as error:
         assert all(problem.strip() and "\n" not in problem for problem in error.problems)
+
+
+@pytest.mark.parametrize("read", [load_index, lambda folder: Journal(folder).header()])
+def test_an_index_or_a_journal_that_is_nested_too_deeply_is_damaged(tmp_path, read):
+    for name in ("dataset.json", "prepare.journal"):
+        (tmp_path / name).write_bytes(b"[" * 200_000 + b"\n")
+    with pytest.raises(DataError, match=r"cannot be read|damaged"):
+        read(tmp_path)
