@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from secrets import token_hex
 from uuid import uuid4
 
 
@@ -65,6 +66,7 @@ def _loaded(path: Path) -> TrackerState:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
+    partial = path.with_name(f".{path.name}.{token_hex(8)}.partial")
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(text)
     os.replace(partial, path)
