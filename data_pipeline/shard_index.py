@@ -162,7 +162,7 @@ def load_index(directory: str | Path) -> DatasetIndex:
         return DatasetIndex.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"]).encode("unicode_escape").decode()  # not our words
         raise DataError(f"{path}: {where}: {first['msg']}; prepare the dataset again") from None
 
 

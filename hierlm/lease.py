@@ -145,7 +145,7 @@ def take(directory: Path, *, sweep: tuple[Path, ...] = ()) -> Lease:
         draft.unlink(missing_ok=True)
     sync(directory)
     for place in sweep:
-        _sweep(place, generation=generation)
+        take_away(place, generation=generation)
     return Lease(generation, directory, claim)
 
 
@@ -205,7 +205,8 @@ def _made_without_links(path: Path, claim: str) -> bool:
     return True
 
 
-def _sweep(place: Path, *, generation: int) -> None:
+def take_away(place: Path, *, generation: int) -> None:
+    """Take away what writers of earlier generations left under temporary names."""
     for path in place.iterdir() if place.is_dir() else ():
         match = _TEMPORARY.fullmatch(path.name)
         if match and int(match[1]) < generation:

@@ -9,7 +9,7 @@ import pytest
 
 from hierlm.durable import write_synced, write_through
 from hierlm.errors import UserError
-from hierlm.lease import UNFENCED, _sweep, take
+from hierlm.lease import UNFENCED, take, take_away
 from hierlm.meeting import announce
 from hierlm.run_dir import RunDir, ways_out
 from hierlm.tracking.jsonl import MetricsFile
@@ -111,5 +111,5 @@ def test_a_newcomer_sweeps_temporary_names_of_0_2_too(tmp_path: Path) -> None:
         "x.g1.partial",
     ):
         (tmp_path / name).touch()
-    _sweep(tmp_path, generation=2)
+    take_away(tmp_path, generation=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.g2.00ff.partial", "x.g1.partial"]

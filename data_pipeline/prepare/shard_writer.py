@@ -26,10 +26,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def opened_anew(partial: Path) -> BinaryIO:
+    """A new file in the place of what a killed attempt left; not the file that a link of this name leads to."""
+    partial.unlink(missing_ok=True)
+    return partial.open("xb")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """`path` holds either what it held before or all of `content`."""
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    with partial.open("wb") as file:
+    with opened_anew(partial) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -64,7 +70,7 @@ class ShardWriter:
         self._key = f"{split}-{number:06d}"
         self._name = f"{split}/{self._path.name}"
         self._dtype = np.dtype(dtype)
-        self._file = self._partial.open("wb")
+        self._file = opened_anew(self._partial)
         self._hashed = _HashedFile(self._file)
         self._tar = tarfile.open(fileobj=self._hashed, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
         self._chunk = np.empty(chunk_tokens, dtype=self._dtype)

@@ -115,7 +115,7 @@ class ShardCache:
                 if total > self._max_bytes and (path.suffix != PARTIAL or _is_abandoned(path)):
                     path.unlink(missing_ok=True)
                     total -= size
-            with partial.open("wb") as file:
+            with partial.open("xb") as file:
                 file.truncate(needed)
 
 
@@ -146,6 +146,9 @@ def _copy(address: str, path: Path, *, max_bytes: int) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)

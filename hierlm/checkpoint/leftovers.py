@@ -18,7 +18,7 @@ from hierlm.checkpoint.layout import (
     steps_present,
 )
 from hierlm.durable import rename
-from hierlm.lease import Fence
+from hierlm.lease import Fence, take_away
 
 
 def take_over(checkpoints: Path, *, lease: Fence) -> None:
@@ -41,6 +41,7 @@ def clear_leftovers(checkpoints: Path, *, lease: Fence) -> None:
     """Remove all of it that could not be loaded anyway; before a save, when a newer attempt has not begun."""
     checkpoints.mkdir(parents=True, exist_ok=True)
     take_over(checkpoints, lease=lease)
+    take_away(checkpoints, generation=lease.generation + 1)  # of a pointer whose writer was killed, a former life's too
     own = [entry.path for entry in entries(checkpoints, suffix=PARTIAL) if entry.generation == lease.generation]
     unused = (SWEPT, REMOVED) if is_converting(checkpoints) else (SWEPT, REMOVED, CONVERTING)
     dead = [entry.path for suffix in unused for entry in entries(checkpoints, suffix=suffix)]

@@ -124,7 +124,7 @@ def read_manifest(directory: Path) -> Manifest:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])).encode("unicode_escape").decode()  # its words are not ours
         raise ManifestError(f"{MANIFEST}: {where}: {first['msg']}") from None
 
 

@@ -1,7 +1,7 @@
 """summary.json: the numbers a comparison shows of one run; the training loop writes it, reports read it."""
 
-import os
 from pathlib import Path
+from secrets import token_hex
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
@@ -55,8 +55,9 @@ class RunSummary(Strict):
 
 def write_summary(path: Path, summary: RunSummary) -> None:
     """Atomic: a comparison made at any moment reads a whole one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(strict_json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
+    partial = path.with_name(f".{path.name}.{token_hex(8)}.partial")
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(strict_json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
     rename(partial, path)
 
 

@@ -1,13 +1,13 @@
 """tracker.json: which runs at the tracker belong to this run directory, and how much of metrics.jsonl they have."""
 
 import json
-import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
@@ -84,6 +84,7 @@ def _is_sound(state: TrackerState) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
+    partial = path.with_name(f".{path.name}.{token_hex(8)}.partial")
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(text)
     rename(partial, path)

@@ -79,6 +79,14 @@ def test_counts_that_cannot_be_are_refused(field: str, value: Any, dataset: Path
         load_index(changed(dataset, tmp_path / "d", (*SHARD, field), value))
 
 
+@pytest.mark.parametrize("name", ["../up", "a\nb", ""])
+def test_a_split_has_a_name_of_one_line(name: str, dataset: Path, tmp_path: Path) -> None:
+    splits = json.loads((dataset / "dataset.json").read_text())["splits"]
+    with pytest.raises(DataError, match="splits") as refused:
+        load_index(changed(dataset, tmp_path / "d", ("splits",), {name: splits["train"]}))
+    assert len(str(refused.value).splitlines()) == 1
+
+
 def test_an_index_without_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"a":' * 100_000)
     with pytest.raises(DataError, match="cannot be read"):

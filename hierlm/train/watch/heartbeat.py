@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple, TypeVar
 
 B = TypeVar("B")
@@ -125,10 +126,14 @@ class HeartbeatWriter:
             time=time.time(),
             probe_seconds=self.probe_seconds,
         )
-        draft = self._file.with_suffix(".new")
+        draft = self._file.with_name(f".{self._file.name}.{token_hex(8)}.partial")
         try:
-            draft.write_text(json.dumps(beat._asdict()), encoding="utf-8")
-            draft.replace(self._file)
+            try:
+                with draft.open("x", encoding="utf-8") as file:
+                    file.write(json.dumps(beat._asdict()))
+                draft.replace(self._file)
+            finally:
+                draft.unlink(missing_ok=True)
         except OSError:
             return  # a full disk is no hang
 
