@@ -169,7 +169,7 @@ def attempts(kind: str, folder: Path, draw: random.Random) -> Iterator[Callable[
         path = folder / "d" / "dataset.json"
         whole = (folder / "dataset.json").read_bytes()
         while True:
-            path.write_bytes(mutated_json(draw, whole, NASTY))
+            path.write_bytes(mutated_json(draw, whole, NASTY + OUTSIDE))
             yield lambda: read_dataset(folder / "d")
     name = {"huggingface": "tokenizer.json", "sentencepiece": "tokenizer.model"}[kind]
     model = (folder / name).read_bytes()
