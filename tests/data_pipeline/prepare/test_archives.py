@@ -28,7 +28,7 @@ from data_pipeline.prepare.filters import Filters
 from data_pipeline.prepare.images import images_of
 from data_pipeline.prepare.report import Report
 from data_pipeline.prepare.sources import find_files, text_blocks
-from tests.data_pipeline.making import prepared, stream_text
+from tests.data_pipeline.making import FUZZ, prepared, stream_text
 
 FILES = {
     "corpus/b.txt": b"second by name, first in the archive\n",
@@ -244,7 +244,7 @@ def _raw(file):
 
 
 @given(files=TEXTS, form=st.sampled_from(["ustar", "gnu", "pax"]), how=DAMAGE, place=st.integers(0, 1 << 16))
-@settings(max_examples=60, deadline=None, phases=SEARCH)
+@settings(max_examples=60 * FUZZ, deadline=None, phases=SEARCH)
 def test_a_tar_gives_what_tar_gives_or_an_error(tmp_path_factory, files, form, how, place):
     if shutil.which("tar") is None:
         pytest.skip("tar is not installed")
@@ -254,7 +254,7 @@ def test_a_tar_gives_what_tar_gives_or_an_error(tmp_path_factory, files, form, h
 
 
 @given(files=TEXTS, method=st.sampled_from(["stored", "deflated"]), how=DAMAGE, place=st.integers(0, 1 << 16))
-@settings(max_examples=60, deadline=None, phases=SEARCH)
+@settings(max_examples=60 * FUZZ, deadline=None, phases=SEARCH)
 def test_a_zip_gives_what_unzip_gives_or_an_error(tmp_path_factory, files, method, how, place):
     if shutil.which("unzip") is None:
         pytest.skip("unzip is not installed")
