@@ -1,16 +1,22 @@
 """What was met in the input that a user should know of: counts, and where it was first seen."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipeline.masking import masked
 
 MAX_EXAMPLES = 5  # of each kind
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def printable(name: str) -> str:
-    """A file's name as text that every stream can carry: a byte that is no UTF-8, say ff, is written as \\udcff."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A file's name as one line of text that every stream can carry.
+
+    A byte that is no UTF-8, say ff, is written as \\udcff, and a line end or another control character as \\n or \\x1b.
+    """
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @dataclass

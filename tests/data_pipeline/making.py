@@ -1,5 +1,6 @@
 """Small prepared datasets for the tests of this room."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ from data_pipeline.prepare.request import Request
 from data_pipeline.prepare.sources import find_files
 from data_pipeline.prepare.splits import parse_splits
 from data_pipeline.shard_index import DatasetIndex
+
+FUZZ = int(os.environ.get("HIERLM_FUZZ", "1"))
+"""How many times as many damaged files are tried as in `make test`; HIERLM_FUZZ=200 takes minutes a test."""
 
 EVERY_PLANE = "".join(chr(plane * 0x10000 + offset) for plane in range(17) for offset in (0x41, 0x3042, 0xFFFD - 1))
 

@@ -115,6 +115,7 @@ def outcome(*arguments, shell_input: str = "", env=None):
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_utf_8_is_prepared_shown_and_inspected(tmp_path, source):
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(folder)
@@ -130,6 +131,7 @@ def test_a_name_that_is_no_utf_8_is_prepared_shown_and_inspected(tmp_path, sourc
 SAME = "is there already, made of the same inputs with the same options"
 
 
+@pytest.mark.slow
 def test_streams_are_read_by_pipe_or_refused_in_one_line(tmp_path, source):
     for given in ("-", "/dev/stdin"):
         code, _, err = outcome("prepare", "--input", given, "--output", tmp_path / "d", shell_input=TEXT)

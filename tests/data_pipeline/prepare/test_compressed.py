@@ -20,6 +20,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.prepare.compressed import BLOCK_BYTES, DamageError, text_of, unpacked
 from data_pipeline.prepare.file_kinds import other_kind, packing_of
 from data_pipeline.prepare.sources import SourceFile, text_blocks
+from tests.data_pipeline.making import FUZZ
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -82,7 +83,7 @@ def packed(kind: str, parts: list[bytes], *, paddings: list[bool]) -> bytes:
 
 @pytest.mark.parametrize("kind", PACK)
 @given(parts=PARTS, paddings=st.lists(st.booleans(), max_size=3), how=DAMAGE, place=st.integers(0, 1 << 16))
-@settings(max_examples=60, deadline=None, phases=SEARCH)
+@settings(max_examples=60 * FUZZ, deadline=None, phases=SEARCH)
 def test_never_less_than_the_systems_tool_gives_without_an_error(kind, parts, paddings, how, place):
     need_tool(kind)
     content = damaged(packed(kind, parts, paddings=paddings), how, place)

@@ -21,6 +21,7 @@ from data_pipeline.prepare.journal import Journal
 from data_pipeline.prepare.report import Report
 from data_pipeline.prepare.sources import find_files
 from data_pipeline.shard_index import load_index
+from tests.data_pipeline.making import FUZZ
 
 TEXT = b"".join(json.dumps({"text": f"line {number} \u00e4" * 9}).encode() + b"\n" for number in range(40))
 
@@ -87,7 +88,7 @@ CHANGES = st.lists(st.tuples(st.integers(0, 1 << 13), st.binary(min_size=1, max_
     is_image=st.booleans(),
 )
 @example(number=0, changes=[(0, b'{"text":' + b"[" * 200_000)], cut=None, name="a.json", mode="auto", is_image=False)
-@settings(max_examples=150, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=150 * FUZZ, deadline=None, phases=(Phase.explicit, Phase.generate))
 def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, number, changes, cut, name, mode, is_image):
     content = bytearray(WHOLE[number])
     for at, change in changes:

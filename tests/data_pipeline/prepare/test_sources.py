@@ -141,11 +141,11 @@ def test_streams_are_refused_with_the_way_that_works(tmp_path, how):
         find_files([how])
 
 
-def test_names_that_are_no_utf_8_are_read_and_can_be_shown(tmp_path):
-    raw = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+def test_names_that_are_no_utf_8_or_no_line_are_read_and_can_be_shown(tmp_path):
+    raw = os.fsencode(tmp_path) + b"/caf\xe9\n\x1b.txt"
     with open(raw, "wb") as file:
         file.write(b"text")
     for given in (os.fsdecode(raw), str(tmp_path)):
         (found,) = find_files([given])
         assert b"".join(text_blocks(found)) == b"text" and found.stored_bytes == 4
-        assert (found.name + found.path).encode() and found.name.startswith("caf")
+        assert (found.name + found.path).encode() and found.name == r"caf\udce9\n\x1b.txt"
