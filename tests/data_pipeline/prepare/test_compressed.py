@@ -173,6 +173,7 @@ def test_frames_of_pzstd_are_read(tmp_path):
         (gzip.compress(gzip.compress(b"text")), "compressed again"),
         (gzip.compress(b"PK\x03\x04"), "zip archive"),
     ],
+    ids=["7z", "rar", "lz4", "lzip", "compress", "snappy", "gzip-in-gzip", "zip-in-gzip"],  # gzip holds the time
 )
 def test_what_is_not_read_is_refused_by_name_and_never_taken_for_text(content, said):
     with pytest.raises(ValueError, match=said):
