@@ -16,6 +16,7 @@ from hierlm.errors import UserError
 from hierlm.interpolation import only_listed_variables
 from hierlm.models.assembly import canonical_names
 from hierlm.plugins import take_up
+from hierlm.yaml_size import load_small
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
@@ -28,7 +29,7 @@ def export(engine_dir: Path, *, run_config: Path, output: Path) -> dict[str, int
     written.
     """
     state = read_canonical(engine_dir)
-    config: Any = OmegaConf.load(run_config)
+    config: Any = load_small(run_config)
     require_known_names(state.names, _names_of(config), where=engine_dir.parent)
     _check_output(output)
     try:

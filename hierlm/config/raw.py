@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hierlm.config.problem import Problem, given
 from hierlm.errors import UserError
 from hierlm.interpolation import not_listed, only_listed_variables
+from hierlm.yaml_size import NOT_YAML, require_small
 
 ALTERNATIVES = (
     frozenset({"steps", "tokens"}),
@@ -42,10 +43,11 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
     """See `read_mapping`; `source` is how the text is called in an error."""
     try:
+        require_small(text)
         loaded = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else None
     except yaml.MarkedYAMLError as error:
         raise UserError(f"{source}: {_where(error)}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+    except NOT_YAML as error:
         raise UserError(f"{source}: not YAML: {_first_line(error)}") from None
     # OmegaConf reads a bare word as {word: None}; a file of comments as {}
     if not isinstance(loaded, dict) or not loaded or list(loaded.values()) == [None]:
@@ -153,8 +155,9 @@ def _wrong_index(node: list[Any], key: str, *, path: tuple[str, ...]) -> str:
 def _value(text: str) -> Any:
     """A YAML value; a plain word is taken as written, so a path may hold ` #` or a line break."""
     try:
+        require_small(f"value: {text}")
         parsed = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError):
+    except NOT_YAML:
         return text
     assert isinstance(parsed, dict)
     value = parsed.get("value")

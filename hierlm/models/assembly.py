@@ -17,6 +17,7 @@ from hierlm.nn.parameter_kinds import Kind, parameter_kinds
 from hierlm.nn.stream import Stream
 from hierlm.optim.config import ParameterRule
 from hierlm.plugins import take_up
+from hierlm.yaml_size import load_small
 
 State = tuple[Memory | None, ...]
 
@@ -128,7 +129,7 @@ def detached(state: State) -> State | None:
 
 def model_from_source(source: str | Path | Mapping[str, Any], *, seed: int | None) -> LanguageModel:
     """See `hierlm.models.from_config`."""
-    loaded = OmegaConf.create(dict(source)) if isinstance(source, Mapping) else OmegaConf.load(source)
+    loaded = OmegaConf.create(dict(source)) if isinstance(source, Mapping) else load_small(source)
     with only_listed_variables():
         mapping = OmegaConf.to_container(loaded, resolve=True)
     if not isinstance(mapping, dict) or "arch" not in mapping.get("model", {}):

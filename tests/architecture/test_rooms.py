@@ -28,7 +28,7 @@ ORDER = (
     ("hierlm.lease", "hierlm.models", "hierlm.objectives", "hierlm.phases"),
     ("hierlm.nn", "hierlm.durable", "hierlm.meeting", "hierlm.refused_versions"),
     ("hierlm.discovery",),
-    ("hierlm.plugins", "hierlm.bits", "hierlm.interpolation"),
+    ("hierlm.plugins", "hierlm.bits", "hierlm.interpolation", "hierlm.yaml_size"),
     (
         "hierlm.run_dir",
         "hierlm.metric_names",
