@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
 
@@ -31,6 +31,8 @@ def place_of_data(path: str) -> str:
 
 Place = Annotated[str, AfterValidator(place_of_data)]
 
+Verify = Literal["background", "before", "never"]
+
 
 class SourceConfig(BaseModel):
     """One prepared dataset and its share of the training rows."""
@@ -47,6 +49,10 @@ class DataConfig(BaseModel):
     path: Place | None = None
     sources: tuple[SourceConfig, ...] = ()
     tokenizer: str | None = Field(default=None, description="expected kind or fingerprint; a mismatch is refused")
+    verify: Verify = Field(
+        default="background",
+        description="checksums of local shards, each once: beside training, before its first step, or never",
+    )
     prefetch_batches: NonNegativeInt = Field(default=2, description="batches read ahead of the step; 0 = read in step")
 
     @model_validator(mode="after")

@@ -12,5 +12,9 @@ class DataError(ValueError):
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = tuple(map(masked, (problems,) if isinstance(problems, str) else problems))
+        given = (problems,) if isinstance(problems, str) else problems
+        # names in a stranger's files may hold line ends, and what no terminal can print
+        self.problems: tuple[str, ...] = tuple(
+            masked(" ".join(problem.splitlines())).encode(errors="backslashreplace").decode() for problem in given
+        )
         super().__init__("\n".join(self.problems))

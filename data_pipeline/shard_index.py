@@ -87,6 +87,7 @@ class DatasetIndex(_Record):
     splits: dict[RelativeName, SplitRecord]
     totals: Totals
     kind: Kind = "text"
+    lossy: bool = Field(False, description="source bytes and words are of what the tokens hold, not of the text")
     image_shape: ImageShape | None = Field(None, description="height and width of every image, each a document")
     made: dict[str, Any] = Field(description="inputs with sizes, options, versions, counts of what was left out")
 
@@ -117,6 +118,7 @@ def build_index(
     chunk_tokens: int,
     splits: dict[str, SplitRecord],
     image_shape: ImageShape | None = None,
+    lossy: bool = False,
     made: dict[str, Any],
 ) -> DatasetIndex:
     """The index with totals and fingerprint filled in."""
@@ -129,6 +131,7 @@ def build_index(
         totals=Totals(**_sums(tuple(splits.values()))),
         kind="text" if image_shape is None else "images",
         image_shape=image_shape,
+        lossy=lossy,
         made=made,
     )
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -19,6 +20,7 @@ from hierlm.train.record.start_up import StartUp
 def main() -> int:
     """Exit codes: 0 finished, 1 failed, 2 the user's input is wrong, 85 stopped and resumable, 86 taken over."""
     start_up = StartUp()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: until the loop listens there is nothing to save
     parser = argparse.ArgumentParser(prog="python -m hierlm", allow_abbrev=False)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     parser.add_argument("--until", metavar="PHASE", help="stop at the end of this phase; a later job goes on")

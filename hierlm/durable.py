@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO
@@ -151,10 +152,42 @@ def write_synced(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{token_hex(8)}.partial")
     try:
         write_through(temporary, text)
-        temporary.rename(path)
+        rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file or a directory another name, in the place of a file or an empty directory that has it.
+
+    A network file system may send a request twice when the first answer is lost, and then says of the second that there
+    is no such file. What has the new name and is what had the old one has been renamed.
+    """
+    before = os.stat(source, follow_symlinks=False)
+    try:
+        os.rename(source, target)
+    except FileNotFoundError:
+        if not _is(target, before):
+            raise
+
+
+def _is(path: Path, known: os.stat_result) -> bool:
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == (known.st_dev, known.st_ino)
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file out of the way, beside where it was; nothing that may be of use to somebody is removed."""
+    for number in count(1):
+        aside = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        if not aside.exists():
+            rename(path, aside)
+            return aside
+    raise AssertionError("there is always another number")
 
 
 def write_through(path: Path, text: str) -> None:

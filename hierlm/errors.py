@@ -16,5 +16,9 @@ class UserError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
+class NoAnswerError(UserError):
+    """Somebody who had to be asked does not answer, so that nothing is known, right input or not. Exit code 1."""
+
+
 class LostRunError(RuntimeError):
     """Training cannot go on, for a reason that all ranks know and tell alike. One line, exit code 1."""

@@ -28,7 +28,7 @@ from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
-from hierlm.durable import sync, write_through
+from hierlm.durable import rename, sync, write_through
 
 _NAME = re.compile(r"generation-(\d{8,})")
 _TEMPORARY = re.compile(r"\..+\.g(\d+)(?:\.[0-9a-f]+)?\.partial")
@@ -62,7 +62,7 @@ class Fence:
         """Rename, unless another attempt has taken over."""
         self.require_current()
         try:
-            temporary.rename(path)
+            rename(temporary, path)
         except FileNotFoundError:
             self.require_current()  # it did in this very moment
             raise

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hierlm.exit_codes import WRONG_INPUT
+from hierlm import outlets
+from hierlm.errors import UserError
 from launcher.verb import exit_code_of
 
 COMMANDS = Path(__file__).parent / "commands"
@@ -37,22 +38,24 @@ def main() -> None:
     86 another attempt has taken over, 130 interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no UTF-8
+    outlets.stand_in_for_closed()
+    sys.stderr = outlets.Outlet(sys.stderr)  # type: ignore[assignment]  # a complaint nobody hears is no error
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code."""
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(help_text())
-        return 0
+        return exit_code_of(lambda: print(help_text()), verb="hierlm")
     if arguments[0] == "--version":
-        print(_version())
-        return 0
-    name = arguments[0]
-    if name not in verbs():
-        print(f"hierlm: {_unknown(name)}", file=sys.stderr)
-        return WRONG_INPUT
-    return exit_code_of(lambda: _invoke(name, arguments[1:]), verb=f"hierlm {name}")
+        return exit_code_of(lambda: print(_version()), verb="hierlm")
+    name, options = arguments[0], list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    is_known, as_json = name in verbs(), "--json" in options
+    return exit_code_of(
+        lambda: _invoke(name, arguments[1:]) if is_known else _refuse(name),
+        verb=f"hierlm {name}" if is_known else "hierlm",
+        as_json=as_json,
+    )
 
 
 def verbs() -> list[str]:
@@ -93,11 +96,11 @@ def _summary(name: str) -> str:
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
-def _unknown(name: str) -> str:
+def _refuse(name: str) -> None:
     names = verbs()
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     what = "no such option" if name.startswith("-") else "no such verb"
-    return f"{what}: {name}, allowed: {', '.join(names)}" + (f", nearest: {near[0]}" if near else "")
+    raise UserError(f"{what}: {name}, allowed: {', '.join(names)}" + (f", nearest: {near[0]}" if near else ""))
 
 
 def _version() -> str:

@@ -10,6 +10,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,9 @@ PROBE_SECONDS = 180
 VERSIONS = "versions"
 TRACKER_SECONDS = 5
 FREE_BYTES_WANTED = 5 * 1024**3
+
+FOLDERS = ("TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TORCH_EXTENSIONS_DIR", "TRITON_HOME", "TRITON_CACHE_DIR")
+"""Environment variables that say where temporary files and caches go."""
 
 State = Literal["ok", "absent", "wrong"]
 """absent: not needed on every machine. wrong: training will not work."""
@@ -156,10 +160,12 @@ def tracker(uri: str) -> Check:
 
 def ask(probe: str) -> dict[str, Any]:
     """The JSON a Python program prints as its last line; {"error": its last complaint} otherwise."""
+    command = [sys.executable, "-c", probe]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", probe], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
-        )
+        with _own_folders() as environment:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+            )
     except subprocess.TimeoutExpired:
         return {"error": f"no answer within {PROBE_SECONDS} s"}
     lines = done.stdout.strip().splitlines()
@@ -168,6 +174,15 @@ def ask(probe: str) -> dict[str, Any]:
         return {"error": complaints[-1]}
     answer: dict[str, Any] = json.loads(lines[-1])
     return answer
+
+
+@contextmanager
+def _own_folders() -> Iterator[dict[str, str]]:
+    """An environment in which whatever a library leaves behind, or compiles on trial, lies in a folder that goes again:
+    below the current directory, or where that cannot be written where temporary files are."""
+    below = Path.cwd() if os.access(Path.cwd(), os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=below, ignore_cleanup_errors=True) as folder:
+        yield {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **dict.fromkeys(FOLDERS, folder)}
 
 
 def _sqlite_tracker(path: Path) -> Check:

@@ -4,12 +4,13 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from uuid import uuid4
 
+from hierlm import outlets
 from hierlm.exit_codes import FAILED, INTERRUPTED, STOPPED, TAKEN_OVER, WRONG_INPUT
 from hierlm.meeting import rank_environment
 from launcher.job import JobSpec
@@ -21,7 +22,7 @@ FORWARDED_AS = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGUSR1,
     signal.SIGUSR2: signal.SIGUSR2,
-    signal.SIGINT: signal.SIGTERM,  # Ctrl-C: save and stop. A second one kills
+    signal.SIGINT: signal.SIGINT,  # Ctrl-C: save and stop. A second one kills
     signal.SIGHUP: signal.SIGTERM,  # the terminal went away
 }
 
@@ -44,7 +45,7 @@ def run(job: JobSpec, *, failure_grace_seconds: float = 10, ending_grace_seconds
         for number, handler in previous.items():
             signal.signal(number, handler)
     for line in processes.failures():
-        print(f"hierlm: {line}", file=sys.stderr)
+        outlets.tell(f"hierlm: {line}")
     return processes.exit_code()
 
 
@@ -95,7 +96,8 @@ class _Processes:
         if self._num_interrupts > 1:  # `wait` sees it: reaping processes here could deadlock with it
             return
         if number == signal.SIGINT:
-            os.write(2, b"\nhierlm: saving a checkpoint and stopping; Ctrl-C again kills\n")
+            with suppress(OSError):  # the terminal may have gone, and an error here would kill the processes
+                os.write(2, b"\nhierlm: saving a checkpoint and stopping; Ctrl-C again kills\n")
         target = FORWARDED_AS[signal.Signals(number)]
         self._forwarded.append(target)
         self._send(target)

@@ -9,10 +9,11 @@ from secrets import token_hex
 
 from data_pipeline.shard_index import load_index
 from hierlm.checkpoint.find import list_checkpoints
-from hierlm.config.load import dump_config, load_config
+from hierlm.config.load import check_mapping, dump_config, load_config
 from hierlm.config.run_config import RunConfig
 from hierlm.config.same_run import changes_since
 from hierlm.config.structure import differences, harmless_differences, is_extended
+from hierlm.durable import rename, set_aside
 from hierlm.errors import UserError
 from hierlm.lease import holder
 from hierlm.models.config import ModelConfig
@@ -69,7 +70,7 @@ def write_whole(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        rename(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -77,7 +78,11 @@ def write_whole(path: Path, text: str) -> None:
 def _create(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) -> None:
     own = {run_dir.provenance.name, run_dir.logs.name}
     if run_dir.path.is_dir():
-        foreign = sorted(e.name for e in run_dir.path.iterdir() if e.name not in own and e.suffix != ".partial")
+        foreign = sorted(
+            e.name
+            for e in run_dir.path.iterdir()
+            if e.name not in own and not e.name.endswith((".partial", ".damaged"))
+        )
         if foreign:
             raise UserError(
                 f"{run_dir.path}: exists, has no {run_dir.config.name} but {', '.join(foreign[:5])}: not a run to go "
@@ -90,7 +95,7 @@ def _create(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) -> 
 
 def _take_up(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) -> PreparedRun:
     _refuse_a_second_writer(run_dir)
-    old = _config_of(run_dir)
+    old, mended = _config_of(run_dir)
     made = _steps_made(run_dir, old)
     if differences(old, config) and not is_extended(old, config):
         old = _config_until(run_dir, step=made) or old
@@ -101,9 +106,9 @@ def _take_up(run_dir: RunDir, config: Config, *, command_line: Sequence[str]) ->
     finished = run_dir.finished.exists()
     if finished and not extended:
         line = f"{run_dir.path} is finished; take another name=NAME or remove the directory to train again"
-        return PreparedRun(run_dir, is_finished=True, messages=(line,))
+        return PreparedRun(run_dir, is_finished=True, messages=(*mended, line))
     changes += harmless_differences(old, config)
-    messages = [f"{run_dir.path}: going on with changed settings: {'; '.join(changes)}"] if changes else []
+    messages = mended + [f"{run_dir.path}: going on with changed settings: {'; '.join(changes)}"] * bool(changes)
     if extended and made > 0:
         bent = rate_change(old, config, step=made)
         messages += [f"{run_dir.path}: {bent}"] if bent else []
@@ -172,12 +177,46 @@ def _refuse_moved_data_of_a_finished_run(run_dir: RunDir, old: Config, config: C
         raise UserError(_other_structure(run_dir, changes))
 
 
-def _config_of(run_dir: RunDir) -> Config:
+def _config_of(run_dir: RunDir) -> tuple[Config, list[str]]:
+    """What the run was made of: its config file, or where that is damaged what its newest checkpoint holds of it.
+
+    A damaged file is kept beside, and a line for the user says so.
+    """
     try:
-        return load_config(run_dir.config)
+        return load_config(run_dir.config), []
     except UserError as error:
-        mend = f"{run_dir.path}: its config cannot be read any more; take another name=NAME or remove the directory"
-        raise UserError([*error.problems, mend]) from None
+        saved = _saved_config(run_dir)
+        if saved is None:
+            raise UserError([*error.problems, _without_a_config(run_dir)]) from None
+    config, step = saved
+    aside = set_aside(run_dir.config)
+    write_whole(run_dir.config, dump_config(config))
+    line = (
+        f"{run_dir.config}: cannot be read any more; kept as {aside.name}, written anew from the checkpoint of {step}"
+    )
+    return config, [line]
+
+
+def _saved_config(run_dir: RunDir) -> tuple[Config, str] | None:
+    """The config in the newest checkpoint that holds one which can be read, and its step in words."""
+    for listed in reversed(list_checkpoints(run_dir.checkpoints)):
+        if listed.manifest is not None and listed.manifest.config is not None:
+            config, problems = check_mapping(listed.manifest.config, is_recorded=True)
+            if config is not None and not problems:
+                return config, f"step {listed.step}"
+    return None
+
+
+def _without_a_config(run_dir: RunDir) -> str:
+    if list_checkpoints(run_dir.checkpoints):
+        return (
+            f"{run_dir.config}: no checkpoint holds it either; restore it from a copy (a tracker keeps one with the "
+            "run): its checkpoints are good without it; or train under another name=NAME"
+        )
+    return (
+        f"{run_dir.path}: its config cannot be read any more, and it holds no checkpoint; take another name=NAME or "
+        "remove the directory"
+    )
 
 
 def _other_structure(run_dir: RunDir, changes: Sequence[str]) -> list[str]:
@@ -189,13 +228,14 @@ def _other_structure(run_dir: RunDir, changes: Sequence[str]) -> list[str]:
 
 
 def _add_resume(run_dir: RunDir, command_line: Sequence[str]) -> list[str]:
-    """Note this start in the provenance; a line for the user when the code is another one."""
-    now = provenance.collect(command_line)
-    try:
-        first = json.loads(run_dir.provenance.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        first = {**now, "resumes": []}
+    """Note this start in the provenance; a line for the user when the code is another one, or the note was damaged."""
+    now, messages = provenance.collect(command_line), list[str]()
+    first = provenance.read(run_dir.provenance)
+    if first is None and run_dir.provenance.exists():
+        aside = set_aside(run_dir.provenance)
+        messages.append(f"{run_dir.provenance}: cannot be read any more; kept as {aside.name}, begun anew")
+    first = first or {**now, "resumes": []}
     resume = provenance.changed_since(first, now)
     write_whole(run_dir.provenance, json.dumps({**first, "resumes": [*first["resumes"], resume]}, indent=2) + "\n")
     line = provenance.code_change(first, now)
-    return [f"{run_dir.path}: {line}"] if line else []
+    return messages + ([f"{run_dir.path}: {line}"] if line else [])

@@ -1,5 +1,6 @@
 """Where the numbers of a run come from: code version, packages, host, command line."""
 
+import json
 import os
 import platform
 import shlex
@@ -32,6 +33,19 @@ def collect(command_line: Sequence[str]) -> dict[str, Any]:
         "plugins": installed(),
         "packages": dict(sorted((d.name, d.version) for d in distributions() if d.name)),
     }
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """What was written there; None where it can no longer be read, or is not what some version of this wrote."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    git, plugins = (found.get("git"), found.get("plugins")) if isinstance(found, dict) else ("", "")
+    if not isinstance(git, dict | None) or not isinstance(plugins, dict | None):
+        return None
+    is_whole = all(isinstance(each, dict) and "sha256" in each for each in (plugins or {}).values())
+    return found if is_whole and isinstance(found.get("resumes"), list) else None
 
 
 def changed_since(first: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

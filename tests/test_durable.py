@@ -2,8 +2,10 @@
 
 import errno
 import hashlib
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierlm.durable import FileWriter, damage, hash_file, write_synced
+from hierlm.checkpoint.commit import save_checkpoint
+from hierlm.checkpoint.find import list_checkpoints, verify
+from hierlm.checkpoint.team import ALONE
+from hierlm.durable import FileWriter, damage, hash_file, rename, write_synced
+from hierlm.lease import Fence
+from launcher.prepare_run import write_whole
+from tests.checkpoint.making import facts, write_two_files
 
 
 @given(st.lists(st.one_of(st.binary(max_size=50), st.just(b"x" * (3 << 20))), max_size=4))
@@ -80,3 +88,43 @@ def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     write_synced(tmp_path / "latest", "new")
     assert (tmp_path / "latest").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["latest"]
+
+
+@pytest.fixture
+def lost_answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every rename is done, and answered as the repeat of it that a network file system sends; the names renamed."""
+    done, really_rename = list[str](), os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        really_rename(source, target)
+        done.append(Path(source).name)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
+
+    monkeypatch.setattr(os, "rename", rename)
+    return done
+
+
+@pytest.mark.parametrize("write", [write_synced, Fence().write, write_whole])
+def test_a_rename_that_was_done_counts_as_done(
+    write: Callable[[Path, str], None], lost_answers: list[str], tmp_path: Path
+) -> None:
+    for text in ("old", "new"):
+        write(tmp_path / "file", text)
+    assert (tmp_path / "file").read_text() == "new" and len(lost_answers) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_checkpoint_whose_rename_was_done_is_saved(lost_answers: list[str], tmp_path: Path) -> None:
+    for step in (5, 6, 7, 7):  # one goes, one makes room for another save of its step
+        save_checkpoint(tmp_path, facts=facts(step), write=write_two_files(step), team=ALONE, keep=1)
+    assert [listed.step for listed in list_checkpoints(tmp_path) if not verify(listed)] == [7]
+    assert len(lost_answers) > 4
+
+
+def test_a_rename_that_was_not_done_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new").write_text("taken away")
+    (tmp_path / "file").write_text("another's")
+    monkeypatch.setattr(os, "rename", lambda source, target: os.stat(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError):
+        rename(tmp_path / "new", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "another's"

@@ -1,8 +1,10 @@
 """The README's commands work as they stand there."""
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,31 @@ def test_the_file_tree_names_what_is_there() -> None:
     ]
     for name in [*top, *rooms]:
         assert (ROOT / name).is_dir(), name
+
+
+def test_mlflow_is_told_not_to_count_its_users_wherever_a_page_leads_to_it() -> None:
+    pages = [
+        ROOT / "README.md",
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("*/README.md"),
+        *ROOT.glob("hierlm/*/README.md"),
+    ]
+    blocks_of = {page: re.findall(r"^```\w*\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE) for page in pages}
+    leading = [
+        text for texts in blocks_of.values() for text in texts if re.search(r"^\s*(\w+=\S+ )*mlflow ", text, re.M)
+    ]
+    assert leading, "no page leads to MLflow any more"
+    for text in leading:
+        before = text[: re.search(r"\bmlflow (ui|server)", text).start()]  # type: ignore[union-attr]
+        assert "MLFLOW_DISABLE_TELEMETRY=true" in before
+
+
+@pytest.mark.slow
+def test_mlflow_counts_no_users_of_ours(tmp_path: Path) -> None:
+    program = (
+        "import hierlm; from mlflow.telemetry.utils import is_telemetry_disabled; import hierlm.tracking.mlflow; "
+        "assert is_telemetry_disabled()"
+    )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}  # under pytest it counts nobody by itself
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True)
+    assert not any("telemetry" in path.name for path in tmp_path.rglob("*"))

@@ -22,6 +22,7 @@ def inspect(directory: str | Path, *, samples: int = 1) -> dict[str, Any]:
         "path": str(directory),
         "fingerprint": index.fingerprint,
         "kind": index.kind,
+        "lossy": index.lossy,
         "image_shape": index.image_shape and list(index.image_shape),
         "tokenizer": index.tokenizer.model_dump(),
         "dtype": index.dtype,

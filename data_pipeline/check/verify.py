@@ -1,17 +1,15 @@
 """Is every byte of a prepared dataset what dataset.json says?"""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.check.shards import read_shard
 from data_pipeline.errors import DataError
 from data_pipeline.prepare.progress import Progress
 from data_pipeline.read.reader import OpenShard
 from data_pipeline.shard_index import DatasetIndex, ShardRecord, dataset_fingerprint, load_index
 from data_pipeline.tokenize.tokenizer import load_tokenizer
-
-_READ_BYTES = 1 << 20
 
 
 def verify(directory: Path, *, progress: Progress) -> list[str]:
@@ -29,10 +27,10 @@ def verify(directory: Path, *, progress: Progress) -> list[str]:
 def _index_problems(directory: Path, index: DatasetIndex) -> list[str]:
     problems: list[str] = []
     try:
-        load_tokenizer(directory, index.tokenizer)
+        load_tokenizer(directory, index.tokenizer, lossy=index.lossy)
     except DataError as error:
         problems += error.problems
-    if dataset_fingerprint(tokenizer=index.tokenizer, splits=index.splits) != index.fingerprint:
+    if _fingerprint(index) != index.fingerprint:
         problems.append(f"{directory / 'dataset.json'}: the fingerprint does not match the shards it names")
     for name in ("tokens", "source_bytes", "documents"):
         in_splits = sum(getattr(split, name) for split in index.splits.values())
@@ -42,12 +40,20 @@ def _index_problems(directory: Path, index: DatasetIndex) -> list[str]:
     return problems
 
 
+def _fingerprint(index: DatasetIndex) -> str | None:
+    """None where names are no text that could have one."""
+    try:
+        return dataset_fingerprint(tokenizer=index.tokenizer, splits=index.splits)
+    except UnicodeEncodeError:
+        return None
+
+
 def _shard_problems(directory: Path, shard: ShardRecord, *, index: DatasetIndex) -> list[str]:
     path = directory / shard.name
     try:
-        size, digest = path.stat().st_size, _sha256(path)
-    except OSError as error:
-        return [f"{path}: cannot be read ({error.strerror})"]
+        (size, *_), digest = read_shard(path)
+    except (OSError, ValueError) as error:  # a name may hold a NUL
+        return [f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"]
     if size != shard.bytes:
         return [f"{path}: {size} bytes, dataset.json says {shard.bytes}"]
     if digest != shard.sha256:
@@ -64,11 +70,3 @@ def _content_problems(path: Path, shard: ShardRecord, *, index: DatasetIndex) ->
     if documents != shard.documents:
         return [f"{path}: {documents} documents, dataset.json says {shard.documents}"]
     return []
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -5,31 +5,30 @@ anew to go back: reading all members costs one pass over the archive, not one fo
 """
 
 import io
+import lzma
 import os
-import stat
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any, BinaryIO, Literal, Protocol, cast
+from typing import Any, BinaryIO, Literal
 
-from data_pipeline.prepare.compressed import BlockStream, DamageError, Readable, unpacked
+from data_pipeline.prepare.archive_reader import ArchiveReader
+from data_pipeline.prepare.compressed import DamageError, unpacked
 from data_pipeline.prepare.file_kinds import HEAD_BYTES, is_tar, is_zip, packing_of
-from data_pipeline.prepare.report import Report, printable
+from data_pipeline.prepare.report import Report
+from data_pipeline.prepare.tar_reader import TarReader
+from data_pipeline.prepare.zip_reader import ZipReader
 
 ArchiveKind = Literal["zip", "tar", "packed tar"]
-_ENCRYPTED = 0x1 | 0x40  # flags of a zip member: its own or strong encryption
-_ZIP_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
-_METHOD_NAMES = {1: "shrunk", 6: "imploded", 9: "deflate64", 93: "zstd", 95: "xz", 97: "WavPack", 98: "PPMd", 99: "AES"}
-_VOLUME_TYPES = {b"V": "a volume label", b"D": "a list of names"}  # of GNU tar; neither is a file
 _DAMAGES = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     struct.error,
     ValueError,
     EOFError,
@@ -77,23 +76,12 @@ def archive_kind(path: str) -> ArchiveKind | None:
 def members_of(path: str, kind: ArchiveKind, *, shown: str, report: Report) -> list[Member]:
     """The visible files of an archive. BrokenArchiveError when they cannot all be known."""
     try:
-        with _opened(path, kind) as reader:
-            found = [*reader.listed(shown, report)]
+        with opened_archive(path, kind) as reader:
+            found = [Member(path, *entry) for entry in reader.entries(shown=shown, report=report)]
             reader.check_end()
     except (OSError, *_DAMAGES) as error:
         raise BrokenArchiveError(f"{_said(error)} (a {kind} archive)") from None
     return found
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a path has a part that begins with a dot, or lies in the folder macOS adds to archives."""
-    parts = [part for part in PurePosixPath(name).parts if part != ".."]
-    return any(part.startswith(".") for part in parts) or parts[:1] == ["__MACOSX"]
-
-
-def _plain_name(name: str) -> str:
-    """Without `./`, which many tars have before every name."""
-    return printable(str(PurePosixPath(name)))
 
 
 def _unpacked_head(path: str) -> bytes:
@@ -110,170 +98,9 @@ def _unpacked_head(path: str) -> bytes:
     return head[:HEAD_BYTES]
 
 
-class _Reader(Protocol):
-    """An open archive."""
-
-    def listed(self, shown: str, report: Report) -> Iterator[Member]: ...
-    def check_end(self) -> None: ...
-    def can_open(self, number: int) -> bool: ...
-    def open(self, member: Member) -> tuple[Readable, int]:
-        """The bytes of a member and how many there must be."""
-        ...
-
-    def close(self) -> None: ...
-    def __enter__(self) -> "_Reader": ...
-    def __exit__(self, *_: object) -> None: ...
-
-
-class _Closing:
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class _ZipReader(_Closing):
-    """Any member at any time."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._zip = zipfile.ZipFile(path)
-
-    def listed(self, shown: str, report: Report) -> Iterator[Member]:
-        for number, info in enumerate(self._zip.infolist()):
-            name = _plain_name(info.filename)
-            if (info.is_dir() and not info.file_size) or is_hidden(name):
-                continue
-            if stat.S_ISLNK(info.external_attr >> 16):
-                report.add("archive members that are no files", f"{shown}/{name}: a link")
-            else:
-                yield Member(self._path, number, name, info.compress_size)
-
-    def check_end(self) -> None:
-        """A zip is listed at its end, so archives in a row look like the last of them."""
-        first = min((info.header_offset for info in self._zip.infolist()), default=self._zip.start_dir)
-        if first:
-            raise ValueError(f"{first} bytes stand before its first member, as when archives are joined; give each")
-
-    def can_open(self, number: int) -> bool:
-        return True
-
-    def open(self, member: Member) -> tuple[Readable, int]:
-        info = self._zip.infolist()[member.number]
-        if _plain_name(info.filename) != member.name:
-            raise ValueError("the archive changed while it was being read")
-        if info.flag_bits & _ENCRYPTED:
-            raise ValueError("it is encrypted; unpack the archive with its password and give the folder")
-        if info.compress_type not in _ZIP_METHODS:
-            name = _METHOD_NAMES.get(info.compress_type, "unknown")
-            raise ValueError(
-                f"compressed by method {info.compress_type} ({name}); unpack the archive and give the folder"
-            )
-        return cast(Readable, self._zip.open(info)), info.file_size
-
-    def close(self) -> None:
-        self._zip.close()
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """A header that is none is an error; tarfile itself takes it for the end of the archive."""
-
-    @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_StrictTarInfo":
-        try:
-            return cls._checked(super().frombuf(buf, encoding, errors))
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
-            raise tarfile.ReadError(f"what should be a header is none ({error})") from None
-
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_StrictTarInfo":
-        return cls._checked(super().fromtarfile(tarfile))
-
-    @staticmethod
-    def _checked(info: Any) -> "_StrictTarInfo":
-        """A size below zero would lead backwards, round and round."""
-        if info.size < 0:
-            raise tarfile.ReadError(f"a member of {info.size} bytes")
-        if info.type == b"M":
-            raise tarfile.ReadError("it is one volume of several; join them (tar --multi-volume) and pack them anew")
-        return cast(_StrictTarInfo, info)
-
-
-class _TarReader(_Closing):
-    """Members one after another."""
-
-    def __init__(self, path: str, *, packed: bool) -> None:
-        self._path, self._next = path, 0
-        with ExitStack() as opened:
-            stored = opened.enter_context(open(path, "rb"))
-            source: Any = BlockStream(unpacked(stored)) if packed else stored
-            mode: Any = "r|" if packed else "r:"
-            self._tar: Any = opened.enter_context(
-                tarfile.open(fileobj=source, mode=mode, bufsize=1 << 17, tarinfo=_StrictTarInfo, errorlevel=2)
-            )
-            self._opened = opened.pop_all()
-
-    def listed(self, shown: str, report: Report) -> Iterator[Member]:
-        while info := self._advance():
-            number, name = self._next - 1, _plain_name(info.name)
-            if info.isdir() or is_hidden(name):
-                continue
-            if reason := _no_file(info):
-                report.add("archive members that are no files", f"{shown}/{name}: {reason}")
-            else:
-                yield Member(self._path, number, name, info.size)
-
-    def check_end(self) -> None:
-        """After the last member: nothing but zeros, to the end of what the archive was compressed into."""
-        stream = cast(Any, self._tar.fileobj)
-        while rest := stream.read(1 << 17):
-            if rest.count(0) != len(rest):
-                raise ValueError(
-                    f"more stands behind its end (byte {self._tar.offset} of the tar), as when archives are joined; "
-                    "give each of them"
-                )
-
-    def can_open(self, number: int) -> bool:
-        return number >= self._next
-
-    def open(self, member: Member) -> tuple[Readable, int]:
-        info = None
-        while self._next <= member.number:
-            info = self._advance()
-            if info is None:
-                raise ValueError("the archive changed while it was being read")
-        if info is None or _plain_name(info.name) != member.name:
-            raise ValueError("the archive changed while it was being read")
-        return cast(Readable, self._tar.extractfile(info)), info.size
-
-    def close(self) -> None:
-        self._opened.close()
-
-    def _advance(self) -> tarfile.TarInfo | None:
-        try:
-            info: tarfile.TarInfo | None = self._tar.next()
-        except tarfile.TarError as error:
-            raise ValueError(f"at byte {self._tar.offset} of the tar: {error}") from None
-        self._next += 1
-        self._tar.members.clear()  # a list of what went by, which nobody asks for, longer with every member
-        return info
-
-
-def _no_file(info: tarfile.TarInfo) -> str | None:
-    """What a member is that holds no text."""
-    if info.issym() or info.islnk():
-        return "a link"
-    if info.ischr() or info.isblk() or info.isfifo():
-        return "a device or pipe"
-    return _VOLUME_TYPES.get(info.type)
-
-
-def _opened(path: str, kind: ArchiveKind) -> "_Reader":
-    return _ZipReader(path) if kind == "zip" else _TarReader(path, packed=kind == "packed tar")
+def opened_archive(path: str, kind: ArchiveKind) -> ArchiveReader:
+    """To read its members, or to list them; OSError or one of _DAMAGES when it cannot be read."""
+    return ZipReader(path) if kind == "zip" else TarReader(path, packed=kind == "packed tar")
 
 
 @dataclass
@@ -281,9 +108,9 @@ class _Kept:
     """The reader that was used last, to go on from."""
 
     key: tuple[Any, ...] | None = None
-    reader: _Reader | None = None
+    reader: ArchiveReader | None = None
 
-    def take(self, member: Member) -> tuple[tuple[Any, ...], _Reader]:
+    def take(self, member: Member) -> tuple[tuple[Any, ...], ArchiveReader]:
         """For one member at a time: whoever asks meanwhile gets another."""
         now = os.stat(member.archive)
         key = (os.getpid(), member.archive, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
@@ -292,10 +119,10 @@ class _Kept:
             reader.close()
             reader = None
         if reader is None:
-            reader = _opened(member.archive, archive_kind(member.archive) or "tar")
+            reader = opened_archive(member.archive, archive_kind(member.archive) or "tar")
         return key, reader
 
-    def give_back(self, key: tuple[Any, ...], reader: _Reader) -> None:
+    def give_back(self, key: tuple[Any, ...], reader: ArchiveReader) -> None:
         if self.reader is not None:
             self.reader.close()
         self.key, self.reader = key, reader
@@ -308,11 +135,11 @@ class _MemberStream(io.RawIOBase):
     """One member; an end before its size, or a checksum that is wrong, is an error."""
 
     def __init__(self, member: Member) -> None:
-        self._reader: _Reader | None = None
+        self._reader: ArchiveReader | None = None
         self._count = 0
         with self._told():
             self._key, self._reader = _KEPT.take(member)
-            self._stream, self._size = self._reader.open(member)
+            self._stream, self._size = self._reader.open(member.number, name=member.name)
 
     def readable(self) -> bool:
         return True

@@ -14,6 +14,7 @@ from data_pipeline.prepare import journal as journals
 from data_pipeline.prepare.corpus import Reading
 from data_pipeline.prepare.dataset_writer import DatasetWriter
 from data_pipeline.prepare.encoding import encode_pieces
+from data_pipeline.prepare.lossless import Losses
 from data_pipeline.prepare.measure import SAMPLE_LINES, Measured, measure
 from data_pipeline.prepare.output_folder import (
     differences,
@@ -23,11 +24,11 @@ from data_pipeline.prepare.output_folder import (
     require_unused,
     without_places,
 )
-from data_pipeline.prepare.parts import SHARD_NUMBERS_PER_PART, Span, part_spans
-from data_pipeline.prepare.pieces import Group, Position, pieces
+from data_pipeline.prepare.parts import SHARD_NUMBERS_PER_PART, Span, part_spans, require_whole, text_between
+from data_pipeline.prepare.pieces import Group, pieces
 from data_pipeline.prepare.progress import Progress
 from data_pipeline.prepare.report import Report
-from data_pipeline.prepare.request import Request, model_bytes, refuse_text_options, signature_of, stamp_of
+from data_pipeline.prepare.request import Request, model_bytes, refuse_meaningless_options, signature_of, stamp_of
 from data_pipeline.prepare.selection import FILE_NAME as LEFT_OUT_FILE
 from data_pipeline.prepare.selection import read_left_out, select, write_left_out
 from data_pipeline.prepare.shard_writer import write_atomically
@@ -53,7 +54,7 @@ def prepare(request: Request, *, progress: Progress) -> Prepared:
     """
     if request.part is not None and not 0 <= request.part < request.parts:
         raise DataError(f"--part {request.part}: there are parts 0 to {request.parts - 1}; --parts says how many")
-    refuse_text_options(request)
+    refuse_meaningless_options(request)
     met = Report()
     met.take_over(request.met)
     corpus = parts(request.files, request.splits, report=met)
@@ -161,7 +162,7 @@ class _Work:
         groups = self._groups([read.text_bytes for read in measured])
         model = self._train(measured[0], train_end=groups[0].ends[0]) if trains else model_bytes(request)
         if model is not None:
-            tokenizer_from(request.tokenizer, model, where=str(request.tokenizer_model))
+            self._tokenizer_of(model, where=str(request.tokenizer_model or "the sentencepiece model trained here"))
             write_atomically(request.output / MODEL_FILES[request.tokenizer], model)
         write_atomically(request.output / LEFT_OUT_FILE, write_left_out(reading.left_out))
         return {
@@ -215,15 +216,13 @@ class _Work:
             name: SplitRecord.of(tuple(shard for state in states for shard in state.shards.get(name, [])))
             for name in names
         }
-        wanted = sum(read["text_bytes"] for read in header["read"])
-        if sum(split.source_bytes for split in splits.values()) != wanted:
-            raise DataError(f"{request.files[0].path}: the input changed while it was being prepared; prepare it again")
         index = build_index(
             tokenizer=_tokenizer_record(tokenizer),
             dtype=dtype_for(tokenizer.vocab_size),
             chunk_tokens=request.chunk_tokens,
             splits=splits,
             image_shape=request.documents.image_shape,
+            lossy=request.allow_lossy,
             made=self.signature | {"read": header["read"], "met": header["met"]},
         )
         write_atomically(request.output / INDEX_FILE, index.as_json().encode())
@@ -237,7 +236,10 @@ class _Work:
     def _tokenizer(self) -> Tokenizer:
         kind = self.request.tokenizer
         path = self.request.output / MODEL_FILES.get(kind, "")
-        return tokenizer_from(kind, path.read_bytes() if kind in MODEL_FILES else b"", where=str(path))
+        return self._tokenizer_of(path.read_bytes() if kind in MODEL_FILES else b"", where=str(path))
+
+    def _tokenizer_of(self, model: bytes, *, where: str) -> Tokenizer:
+        return tokenizer_from(self.request.tokenizer, model, where=where, allow_lossy=self.request.allow_lossy)
 
     def _encode(
         self, number: int, span: Span, groups: tuple[Group, ...], tokenizer: Tokenizer, state: journals.PartState
@@ -256,7 +258,8 @@ class _Work:
         position = state.position or span.start
         name = "encoding" if request.parts == 1 else f"encoding part {number} of {request.parts}"
         self.progress.begin(name, total_bytes=span.text_bytes)
-        self.progress.advance(source_bytes=_text_between(span.start, position, groups))
+        self.progress.advance(source_bytes=text_between(span.start, position, groups))
+        losses = Losses(groups, allowed=request.allow_lossy, say=self.progress.say)
         left_out = read_left_out((request.output / LEFT_OUT_FILE).read_bytes())
         stream = pieces(
             groups,
@@ -267,10 +270,12 @@ class _Work:
         )
         try:
             for piece in encode_pieces(stream, tokenizer=tokenizer, workers=self._num_workers()):
+                losses.note(piece.changed)
                 tokens = writer.add(piece)
-                documents = len(piece.document_ends)
-                self.progress.advance(source_bytes=piece.source_bytes, tokens=tokens, documents=documents)
+                documents, read = len(piece.document_ends), piece.after.total - piece.start.total
+                self.progress.advance(source_bytes=read, tokens=tokens, documents=documents)
                 position = piece.after
+            require_whole(span, groups, position=position, path=request.files[0].path)
             writer.finish(position=position)
         except BaseException:
             writer.abandon()
@@ -290,7 +295,3 @@ def _tokenizer_record(tokenizer: Tokenizer) -> TokenizerRecord:
         vocab_size=tokenizer.vocab_size,
         file=MODEL_FILES.get(tokenizer.kind),
     )
-
-
-def _text_between(start: Position, end: Position, groups: tuple[Group, ...]) -> int:
-    return end.total - start.total + sum(part.ends[-1] for part in groups[start.group : end.group])

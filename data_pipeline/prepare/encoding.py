@@ -1,4 +1,7 @@
-"""Pieces to tokens in parallel processes, in order, with a bounded number in flight."""
+"""Pieces to tokens in parallel processes, in order, with a bounded number in flight.
+
+Every text is decoded again where it was encoded, and compared: what does not come back is told with its piece.
+"""
 
 import multiprocessing
 import os
@@ -8,12 +11,12 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.prepare.lossless import Change, Encoding, encoded_text
 from data_pipeline.prepare.pieces import Piece, Position
 from data_pipeline.tokenize.tokenizer import Tokenizer, Tokens, tokenizer_from
 from data_pipeline.tokenize.words import count_words
@@ -33,6 +36,7 @@ class Encoded(NamedTuple):
     after: Position
     source_bytes: int
     words: int
+    changed: tuple[Position, Change] | None = None  # the first text that does not come back; then sizes are of tokens
 
 
 class Size(NamedTuple):
@@ -46,27 +50,17 @@ class Size(NamedTuple):
         return cls(len(piece.data), count_words(piece.data, document_ends=piece.document_ends))
 
 
-def encode_piece(tokenizer: Tokenizer, data: bytes, document_ends: tuple[int, ...]) -> tuple[Tokens, NDArray[np.int64]]:
-    """Tokens of `data` with the token positions of its document ends; no token spans two documents."""
-    cuts = [0, *document_ends]
-    if cuts[-1] != len(data):
-        cuts.append(len(data))
-    parts = [tokenizer.encode(data[a:b]) for a, b in pairwise(cuts)]
-    ends = np.cumsum([len(part) for part in parts], dtype=np.int64)[: len(document_ends)]
-    return (parts[0] if len(parts) == 1 else np.concatenate(parts)), ends
-
-
 def encode_pieces(stream: Iterator[Piece], *, tokenizer: Tokenizer, workers: int) -> Iterator[Encoded]:
     """Every piece in order; the output does not depend on `workers`. One worker encodes in this process."""
     if workers == 1:
         for piece in stream:
-            yield _encoded(piece, Size.of(piece), *_encode_here(tokenizer, piece))
+            yield _encoded(piece, Size.of(piece), encoded_text(tokenizer, piece.data, piece.document_ends))
         return
     with ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),  # fork is unsafe beside a progress thread
         initializer=_start_worker,
-        initargs=(tokenizer.kind, tokenizer.model),
+        initargs=(tokenizer.kind, tokenizer.model),  # whether it may be used has been decided
     ) as pool:
         try:
             yield from _in_order(pool, stream, limit=workers * IN_FLIGHT_PER_WORKER)
@@ -89,25 +83,25 @@ def _in_order(pool: ProcessPoolExecutor, stream: Iterator[Piece], *, limit: int)
 
 def _landed(flying: "deque[tuple[Piece, Size, Future[Any]]]") -> Encoded:
     piece, size, future = flying.popleft()
-    return _encoded(piece, size, *future.result())
+    return _encoded(piece, size, future.result())
 
 
-def _encoded(piece: Piece, size: Size, tokens: Tokens, ends: NDArray[np.int64]) -> Encoded:
-    return Encoded(piece.split, tokens, ends, piece.start, piece.after, *size)
+def _encoded(piece: Piece, size: Size, encoding: Encoding) -> Encoded:
+    tokens, ends, change = encoding
+    if change is None:
+        return Encoded(piece.split, tokens, ends, piece.start, piece.after, *size)
+    changed = (piece.position(change.offset), change)
+    return Encoded(piece.split, tokens, ends, piece.start, piece.after, change.held_bytes, change.held_words, changed)
 
 
-def _encode_here(tokenizer: Tokenizer, piece: Piece) -> tuple[Tokens, NDArray[np.int64]]:
-    return encode_piece(tokenizer, piece.data, piece.document_ends)
-
-
-def _encode_in_worker(data: bytes, document_ends: tuple[int, ...]) -> tuple[Tokens, NDArray[np.int64]]:
+def _encode_in_worker(data: bytes, document_ends: tuple[int, ...]) -> Encoding:
     assert _tokenizer is not None
-    return encode_piece(_tokenizer, data, document_ends)
+    return encoded_text(_tokenizer, data, document_ends)
 
 
 def _start_worker(kind: str, model: bytes) -> None:
     global _tokenizer  # noqa: PLW0603 - one tokenizer per process, loaded once
-    _tokenizer = tokenizer_from(kind, model, where=kind)
+    _tokenizer = tokenizer_from(kind, model, where=kind, allow_lossy=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

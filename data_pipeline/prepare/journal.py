@@ -88,7 +88,7 @@ def _complete_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     except FileNotFoundError:
         return []
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(f"{path}: damaged; remove the folder and prepare again") from None
 
 

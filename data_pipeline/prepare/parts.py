@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from data_pipeline.errors import DataError
 from data_pipeline.prepare.pieces import Group, Position
 
 SHARD_NUMBERS_PER_PART = 1_000_000
@@ -28,6 +29,17 @@ def part_spans(groups: Sequence[Group], *, file_bytes: Sequence[Sequence[int]], 
     nowhere = Position(group=len(groups))
     places = [*begins, nowhere]
     return [Span(places[a], (places[b].group, places[b].file), before[b] - before[a]) for a, b in pairwise(cuts)]
+
+
+def text_between(start: Position, end: Position, groups: Sequence[Group]) -> int:
+    """Bytes of text from one position to a later one."""
+    return end.total - start.total + sum(part.ends[-1] for part in groups[start.group : end.group])
+
+
+def require_whole(span: Span, groups: Sequence[Group], *, position: Position, path: str) -> None:
+    """DataError, in the name of `path`, where reading a part ended elsewhere than when the corpus was measured."""
+    if text_between(span.start, position, groups) != span.text_bytes:
+        raise DataError(f"{path}: the input changed while it was being prepared; prepare it again")
 
 
 def _file_positions(groups: Sequence[Group], file_bytes: Sequence[Sequence[int]]) -> list[Position]:

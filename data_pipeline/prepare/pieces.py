@@ -36,13 +36,29 @@ class Group:
 
 
 class Piece(NamedTuple):
-    """Text of one split to encode on its own; `document_ends` are byte offsets in `data`, each > 0."""
+    """Text of one split to encode on its own; `document_ends` are byte offsets in `data`, each > 0.
+
+    `origins`: where in the corpus the text from an offset on lies, up to the next offset.
+    """
 
     split: str
     data: bytes
     document_ends: tuple[int, ...]
-    start: Position
+    origins: tuple[tuple[int, Position], ...]
     after: Position
+
+    @property
+    def start(self) -> Position:
+        return self.origins[0][1]
+
+    def position(self, offset: int) -> Position:
+        """Where in the corpus a byte of the text lies."""
+        return _position(self.origins, offset)
+
+
+def _position(origins: Sequence[tuple[int, Position]], offset: int) -> Position:
+    begin, origin = next(entry for entry in reversed(origins) if entry[0] <= offset)
+    return origin._replace(offset=origin.offset + offset - begin, total=origin.total + offset - begin)
 
 
 @dataclass
@@ -54,21 +70,20 @@ class _Pending:
     origins: list[tuple[int, Position]] = field(default_factory=list)
 
     def append(self, text: Text, origin: Position) -> None:
-        self.origins.append((len(self.data), origin))
+        here = len(self.data)
+        if not self.origins or _position(self.origins, here) != origin:
+            self.origins = [entry for entry in self.origins if entry[0] < here] + [(here, origin)]
         self.data += text.data
         if text.ends_document:
             self.document_ends.append(len(self.data))
 
-    def position(self, offset: int) -> Position:
-        begin, origin = next(entry for entry in reversed(self.origins) if entry[0] <= offset)
-        return origin._replace(offset=origin.offset + offset - begin, total=origin.total + offset - begin)
-
     def take(self, size: int, *, split: str, is_last: bool) -> Piece:
-        start, after = self.position(0), self.position(size)
+        after = _position(self.origins, size)
         ends = [end for end in self.document_ends if end <= size]
         if is_last and (not ends or ends[-1] != size):
             ends.append(size)  # a split ends the document it cuts through
-        piece = Piece(split, bytes(self.data[:size]), tuple(ends), start, after)
+        origins = tuple(entry for entry in self.origins if entry[0] < size)
+        piece = Piece(split, bytes(self.data[:size]), tuple(ends), origins, after)
         kept = [entry for entry in self.origins if entry[0] > size]
         self.origins = [(0, after), *((begin - size, origin) for begin, origin in kept)]
         self.document_ends = [end - size for end in self.document_ends if end > size]

@@ -25,9 +25,9 @@ class Record(NamedTuple):
 def json_records(blocks: Iterator[bytes], *, field: str) -> Iterator[Record]:
     """One a line; blank lines are none."""
     for number, line in enumerate(_lines(blocks), start=1):
-        line = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-        if line.strip():
-            value = _parsed(line)
+        data = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+        if data.strip():
+            value = _parsed(data)
             yield Record(f"line {number}", _field(value, field) if not isinstance(value, DataError) else value)
 
 
@@ -135,7 +135,9 @@ def parquet_records(file: SourceFile, *, field: str) -> Iterator[Record]:
                 for value in batch.to_pylist():
                     number += 1
                     yield Record(f"row {number}", _field(value, field))
-    except (OSError, pyarrow.ArrowException) as error:
+    except DataError:  # of a remote or unreadable file: says all there is to say
+        raise
+    except (OSError, ValueError, KeyError, MemoryError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{file.path}: cannot be read after row {number}: {reason}") from None
 

@@ -33,6 +33,7 @@ class Request:
     vocab_size: int = 8192
     model_type: ModelType = "bpe"
     tokenizer_model: Path | None = None
+    allow_lossy: bool = False  # count the bytes that tokens hold where a text does not come back
     splits: SplitPlan = field(default_factory=SplitPlan)
     documents: DocumentOptions = field(default_factory=DocumentOptions)
     policy: TextPolicy = field(default_factory=TextPolicy)
@@ -50,8 +51,10 @@ class Request:
         return min(MAX_CHUNK_TOKENS, self.shard_tokens)
 
 
-def refuse_text_options(request: Request) -> None:
-    """DataError with every option given that has no meaning for images."""
+def refuse_meaningless_options(request: Request) -> None:
+    """DataError with every option given that has no meaning for images, or for bytes."""
+    if request.allow_lossy and request.tokenizer == "bytes":
+        raise DataError("--allow-lossy: bytes are never lost; leave it out or choose another --tokenizer")
     if request.documents.kind == "text":
         return
     text, policy, filters = DocumentOptions(), request.policy, request.filters
@@ -89,6 +92,7 @@ def signature_of(request: Request, corpus: tuple[Part, ...]) -> dict[str, Any]:
         "tokenizer_model_sha256": model and hashlib.sha256(model).hexdigest(),
         "vocab_size": request.vocab_size if trained else None,
         "model_type": request.model_type if trained else None,
+        "allow_lossy": request.allow_lossy or None,  # as it reads in datasets from before there was a choice
         "splits": {
             **dict(request.splits.shares),
             **{name: masked(printable(path)) for name, path in request.splits.files},

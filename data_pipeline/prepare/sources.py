@@ -240,7 +240,7 @@ def text_blocks(file: SourceFile) -> Iterator[bytes]:
     except DataError:  # of a remote or unreadable file: says all there is to say
         raise
     except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{file.path}: cannot be read after byte {position} of its text: {reason}") from None
 
 

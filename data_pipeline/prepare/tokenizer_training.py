@@ -4,6 +4,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
 from data_pipeline.errors import DataError
@@ -27,10 +28,17 @@ def train_sentencepiece(lines: Sequence[bytes], *, vocab_size: int, model_type: 
         )
     if vocab_size > MAX_VOCAB_SIZE:
         raise DataError(f"--vocab-size is {vocab_size}; at most {MAX_VOCAB_SIZE} tokens are trained")
+    sentences = _sentences(lines, vocab_size=vocab_size)
+    first = next(sentences, None)
+    if first is None:
+        raise DataError(
+            f"sentencepiece has nothing to learn from {len(lines)} lines of this text, which are line ends and bytes "
+            "that are no UTF-8; use --tokenizer bytes"
+        )
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(lines, vocab_size=vocab_size),
+            sentence_iterator=chain([first], sentences),
             character_coverage=1.0,
             model_writer=model,
             vocab_size=vocab_size,
@@ -49,8 +57,8 @@ def train_sentencepiece(lines: Sequence[bytes], *, vocab_size: int, model_type: 
             num_threads=_NUM_THREADS,
             minloglevel=2,
         )
-    except (RuntimeError, StopIteration) as error:
-        reason = " ".join(str(error).split()) or "no usable line"
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
         raise DataError(f"sentencepiece could not be trained on {len(lines)} lines of this text: {reason}") from None
     return model.getvalue()
 
@@ -66,7 +74,8 @@ def _sentences(lines: Sequence[bytes], *, vocab_size: int) -> Iterator[str]:
 def _frequent_characters(lines: Sequence[bytes], *, at_most: int) -> str:
     """The characters that make up COVERAGE of the text, or as many as the vocabulary can spare.
 
-    The rest travel as bytes; so do NULs, line ends and sentencepiece's own space mark, which it cannot learn.
+    The rest travel as bytes; so do NULs, line ends and sentencepiece's own space mark, which it cannot learn, and
+    spaces where there are next to none: the model then has no piece for them, and the tokenizer writes their byte.
     """
     counts = Counter[str]()
     for line in lines:

@@ -40,6 +40,8 @@ class OpenShard:
             raise DataError(f"{path}: shard cannot be read ({error}); `hierlm data verify` lists all damage") from None
         if len(self._map) != record.bytes:
             raise DataError(f"{path}: shard has {len(self._map)} bytes, dataset.json says {record.bytes}")
+        if not record.tokens:
+            raise DataError(f"{path}: dataset.json says that it holds no tokens; prepare the dataset again")
         self.tokens = np.frombuffer(self._map, dtype=dtype, count=len(self._map) // dtype.itemsize)
         self.num_chunks = -(-record.tokens // chunk_tokens)
         try:
@@ -52,6 +54,12 @@ class OpenShard:
         self.bases = [(member + BLOCK + header) // dtype.itemsize for member in self._members]
         """Where each chunk begins in `tokens`, which is the whole file seen as tokens."""
         self.last_length = record.tokens - (self.num_chunks - 1) * chunk_tokens
+        try:
+            self._require_sizes(header)
+        except DataError:
+            raise
+        except ValueError as error:
+            raise self._misplaced(str(error)) from None
         self._require_room()
 
     def _require_room(self) -> None:
@@ -82,9 +90,23 @@ class OpenShard:
         except ValueError as error:  # of numpy too, where they reach beyond the file
             raise self._misplaced(str(error)) from None
 
+    def _require_sizes(self, header: int) -> None:
+        """DataError unless the first and the last chunk hold as many tokens, of as many bytes, as they should."""
+        for number in (0, self.num_chunks - 1):
+            length = self.last_length if number == self.num_chunks - 1 else self._chunk_tokens
+            start, size = self._members[number], header + length * self._dtype.itemsize
+            if self._size(start) != size or start + BLOCK + size > len(self._map):
+                raise DataError(
+                    f"{self._path}: chunk {number} does not hold {length} tokens of {self._dtype}, as dataset.json "
+                    "has it; run `hierlm data verify`"
+                )
+
     def _size(self, start: int) -> int:
         """Bytes of the member whose header begins at `start`: octal digits at 124..136."""
-        return int(self._map[start + 124 : start + 135], 8)
+        try:
+            return int(self._map[start + 124 : start + 135], 8)
+        except ValueError:
+            raise DataError(f"{self._path}: byte {start} begins no member of a tar; run `hierlm data verify`") from None
 
     def _after(self, start: int) -> int:
         """Where the next member's header begins."""
@@ -120,6 +142,9 @@ class SplitReader:
         self._dtype = np.dtype(self.index.dtype)
         self._chunk_tokens = self.index.chunk_tokens
         self._starts = [0, *accumulate(shard.tokens for shard in self.record.shards)]
+        if self._starts[-1] != self.record.tokens:
+            there = f"split {split} has {self.record.tokens} tokens, its shards {self._starts[-1]}"
+            raise DataError(f"{directory}: {there}; prepare the dataset again")
         self._cache = ShardCache(str(directory), self.record.shards) if is_remote(directory) else None
         self._open: dict[int, OpenShard] = {}
 
@@ -158,7 +183,7 @@ class SplitReader:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens."""
-        return load_tokenizer(self.directory, self.index.tokenizer)
+        return load_tokenizer(self.directory, self.index.tokenizer, lossy=self.index.lossy)
 
     def read_rows(self, starts: Sequence[int], *, length: int) -> NDArray[Any]:
         """Rows [n, length] of tokens [start, start + length) for each start, in the dataset's own narrow type."""

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 
 from data_pipeline.errors import DataError
-from data_pipeline.tokenize.tokenizer import SPACE_MARK, PieceTokenizer, Tokens, dtype_for
+from data_pipeline.tokenize.tokenizer import SPACE_MARK, PieceTokenizer, Tokens, dtype_for, told_in_one_line
 
 _LINE = re.compile("[^\n]*\n|[^\n]+")
 
@@ -17,17 +17,18 @@ class SentencePieceTokenizer(PieceTokenizer):
 
     kind = "sentencepiece"
 
-    def __init__(self, model: bytes, *, where: str) -> None:
+    def __init__(self, model: bytes, *, where: str, allow_lossy: bool = False) -> None:
         import sentencepiece
 
-        self.model = model
-        try:
+        self.model, self._where = model, where
+        with told_in_one_line(where, "not a sentencepiece model"):
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise DataError(f"{where}: not a sentencepiece model ({' '.join(str(error).split())})") from None
-        self.vocab_size = self._processor.get_piece_size()
-        self._byte_ids = self._find_byte_ids(where)
-        self._require_lossless(where)
+            self.vocab_size = self._processor.get_piece_size()
+            self._require_pieces()
+            self._byte_ids = self._find_byte_ids(where)
+            self._knows_spaces = not self._processor.is_unknown(self._processor.piece_to_id(SPACE_MARK))
+        if not allow_lossy:
+            self._require_lossless(where)
 
     def _find_byte_ids(self, where: str) -> Tokens:
         ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
@@ -37,11 +38,12 @@ class SentencePieceTokenizer(PieceTokenizer):
 
     def _encode_plain(self, text: str) -> list[int]:
         """Line by line where that gives the same tokens: the library slows down on long text."""
-        if not self._lines_stand_alone:
-            ids: list[int] = self._processor.encode(text)
-            return ids
-        lines = _LINE.findall(text)
-        return list(chain.from_iterable(self._processor.encode(lines, num_threads=1)))
+        with told_in_one_line(self._where, "the model cannot encode a text"):
+            if not self._lines_stand_alone:
+                ids: list[int] = self._processor.encode(text)
+                return ids
+            lines = _LINE.findall(text)
+            return list(chain.from_iterable(self._processor.encode(lines, num_threads=1)))
 
     @cached_property
     def _lines_stand_alone(self) -> bool:

@@ -18,7 +18,7 @@ from hierlm.checkpoint.leftovers import clear_leftovers
 from hierlm.checkpoint.manifest import Facts, Manifest, make_manifest, write_manifest
 from hierlm.checkpoint.retention import remove_older
 from hierlm.checkpoint.team import Team, TeamError
-from hierlm.durable import FileRecord, hash_and_sync, list_files, sync, sync_tree
+from hierlm.durable import FileRecord, hash_and_sync, list_files, rename, sync, sync_tree
 from hierlm.errors import LostRunError
 from hierlm.lease import UNFENCED, Fence, TakenOverError
 
@@ -119,13 +119,13 @@ def _rename(partial: Path, final: Path, *, lease: Fence) -> None:
     lease.require_current()
     displaces = final.exists()
     if displaces:
-        final.rename(replaced)
+        rename(final, replaced)
     try:
-        partial.rename(final)
+        rename(partial, final)
     except OSError:
         if displaces:
             with suppress(OSError):
-                replaced.rename(final)
+                rename(replaced, final)
         raise
 
 

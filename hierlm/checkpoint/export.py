@@ -9,14 +9,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from hierlm import models
+from hierlm import models, yaml12
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
 from hierlm.checkpoint.digest import tensor_bytes
+from hierlm.durable import rename
 from hierlm.errors import UserError
 from hierlm.interpolation import only_listed_variables
 from hierlm.models.assembly import canonical_names
 from hierlm.plugins import take_up
-from hierlm.yaml_size import load_small
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
@@ -29,14 +29,15 @@ def export(engine_dir: Path, *, run_config: Path, output: Path) -> dict[str, int
     written.
     """
     state = read_canonical(engine_dir)
-    config: Any = load_small(run_config)
+    config: Any = OmegaConf.create(yaml12.load(run_config.read_text(encoding="utf-8")))
     require_known_names(state.names, _names_of(config), where=engine_dir.parent)
     _check_output(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
         num_parameters = _write_safetensors(output / WEIGHTS, state)
-        parts = {key: config[key] for key in ("seed", "plugins", "model") if key in config}
-        OmegaConf.save(parts, output / CONFIG)
+        whole: Any = OmegaConf.to_container(config, resolve=False)
+        parts = {key: whole[key] for key in ("seed", "plugins", "model") if key in whole}
+        (output / CONFIG).write_text(yaml12.dump(parts), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
     return {"parameters": num_parameters, "bytes": (output / WEIGHTS).stat().st_size}
@@ -78,7 +79,7 @@ def _write_safetensors(path: Path, state: CanonicalState) -> int:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in state.names:
                 file.write(tensor_bytes(state.tensor(name, "fp32")))
-        temporary.rename(path)
+        rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return offset // 4

@@ -17,6 +17,7 @@ from hierlm.checkpoint.layout import (
     step_dir,
     steps_present,
 )
+from hierlm.durable import rename
 from hierlm.lease import Fence, take_away
 
 
@@ -28,12 +29,12 @@ def take_over(checkpoints: Path, *, lease: Fence) -> None:
     for step, generation, path in entries(checkpoints, suffix=PARTIAL):
         if generation < lease.generation:
             with suppress(FileNotFoundError):  # committed, or given up, in this very moment
-                path.rename(_free_name(checkpoints, step, generation))
+                rename(path, _free_name(checkpoints, step, generation))
     for step, _, path in entries(checkpoints, suffix=REMOVED):
         home = step_dir(checkpoints, step)
         if (path / MANIFEST).exists() and not home.exists():
             with suppress(FileNotFoundError):
-                path.rename(home)
+                rename(path, home)
 
 
 def clear_leftovers(checkpoints: Path, *, lease: Fence) -> None:
@@ -53,7 +54,7 @@ def clear_leftovers(checkpoints: Path, *, lease: Fence) -> None:
         if step_dir(checkpoints, step).exists():
             shutil.rmtree(replaced)
         else:  # killed between two renames: the older save of this step is still the one that counts
-            replaced.rename(step_dir(checkpoints, step))
+            rename(replaced, step_dir(checkpoints, step))
 
 
 def _free_name(checkpoints: Path, step: int, generation: int) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hierlm.checkpoint.layout import MANIFEST, REMOVED, UNIVERSAL, attempt_dir, step_dir, steps_present
 from hierlm.checkpoint.manifest import ManifestError, Why, read_manifest
+from hierlm.durable import rename
 from hierlm.lease import UNFENCED, Fence
 
 EMERGENCIES: tuple[Why, ...] = ("stop", "final")
@@ -48,9 +49,9 @@ def _remove(checkpoints: Path, step: int, *, lease: Fence) -> None:
     """Under another name first: what a newer attempt sees it keeps. Without its manifest nobody brings it back."""
     home = step_dir(checkpoints, step)
     removed = attempt_dir(checkpoints, step, suffix=REMOVED, generation=lease.generation)
-    home.rename(removed)
+    rename(home, removed)
     if not lease.is_current():
-        removed.rename(home)
+        rename(removed, home)
         lease.require_current()
     shutil.rmtree(step_dir(checkpoints, step, suffix=UNIVERSAL), ignore_errors=True)
     (removed / MANIFEST).unlink(missing_ok=True)

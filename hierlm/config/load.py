@@ -5,9 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from hierlm import models, objectives, plugins
+from hierlm import models, objectives, plugins, yaml12
 from hierlm.config import rules
 from hierlm.config.problem import Problem, given, nearest, sentence
 from hierlm.config.raw import (
@@ -15,6 +13,7 @@ from hierlm.config.raw import (
     BEGINS_A_CURVE,
     RATE,
     as_written,
+    escaped,
     overridden,
     read_mapping,
     resolved,
@@ -44,6 +43,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig[Mo
     if problems or config is None:
         raise UserError([_line(problem, source=str(path), override_keys=keys) for problem in problems])
     return config
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig[ModelConfig]:
+    """The config that a run keeps beside its checkpoints. The error says how a damaged one comes back."""
+    try:
+        return load_config(path, overrides)
+    except UserError as error:
+        mend = f"{path}: `hierlm train` with the config that the run was made from mends it: its checkpoints hold it"
+        raise UserError([*error.problems, mend]) from None
 
 
 def check_mapping(
@@ -90,7 +98,7 @@ def _is_recorded(raw: Mapping[str, Any], *, override_keys: Sequence[str]) -> boo
 
 def dump_config(config: RunConfig[ModelConfig]) -> str:
     """YAML of the resolved config; `load_config` reads it back equal."""
-    return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True, width=120)
+    return yaml12.dump(escaped(plain_config(config)))
 
 
 def plain_config(config: RunConfig[ModelConfig]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From a YAML file and `a.b=c` words to one plain mapping, before any type is checked."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hierlm import yaml12
 from hierlm.config.problem import Problem, given
 from hierlm.errors import UserError
 from hierlm.interpolation import not_listed, only_listed_variables
-from hierlm.yaml_size import NOT_YAML, require_small
 
 ALTERNATIVES = (
     frozenset({"steps", "tokens"}),
@@ -22,6 +23,9 @@ ALTERNATIVES = (
 """Keys of one mapping that exclude each other: naming one displaces a default or inherited other."""
 
 RATE, BEGINS_A_CURVE = "learning_rate", "restarts_learning_rate"
+
+_BEGINS_INTERPOLATION = re.compile(r"(\\*)\$\{")
+"""With the backslashes before it, which would escape it, or each other."""
 
 NOT_INHERITED = frozenset({"name", BEGINS_A_CURVE})
 """Fields of a phase that do not default to the phase before."""
@@ -43,17 +47,28 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
     """See `read_mapping`; `source` is how the text is called in an error."""
     try:
-        require_small(text)
-        loaded = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else None
+        loaded = yaml12.load(text)
+        if isinstance(loaded, dict):
+            loaded = OmegaConf.to_container(OmegaConf.create(loaded), resolve=False)
     except yaml.MarkedYAMLError as error:
         raise UserError(f"{source}: {_where(error)}: {error.problem or error.context}") from None
-    except NOT_YAML as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{source}: not YAML: {_first_line(error)}") from None
-    # OmegaConf reads a bare word as {word: None}; a file of comments as {}
-    if not isinstance(loaded, dict) or not loaded or list(loaded.values()) == [None]:
-        what = "the file is empty" if not loaded else f"given {given(loaded)}"
+    except RecursionError:
+        raise UserError(f"{source}: not YAML: is nested too deeply") from None
+    if not isinstance(loaded, dict) or not loaded:
+        what = "the file is empty" if loaded in (None, {}) else f"given {given(loaded)}"
         raise UserError(f"{source}: {what}, allowed: a mapping of `key: value` lines")
     return {str(key): value for key, value in loaded.items()}
+
+
+def escaped(node: Any) -> Any:
+    """A resolved value as it is to be written, so that `resolved` gives it back: `${` begins an interpolation."""
+    if isinstance(node, dict):
+        return {key: escaped(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [escaped(item) for item in node]
+    return _BEGINS_INTERPOLATION.sub(r"\1\1\\${", node) if isinstance(node, str) else node
 
 
 def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -78,6 +93,8 @@ def resolved(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
             container = OmegaConf.to_container(OmegaConf.create(dict(raw)), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         return dict(raw), [Problem(path=str(error.full_key or "file"), text=not_listed(error) or _first_line(error))]
+    except RecursionError:
+        return dict(raw), [Problem(path="file", text="is nested too deeply, or names itself")]
     assert isinstance(container, dict)
     mapping = {str(key): value for key, value in container.items()}
     return mapping, list(_not_finite(mapping, path=()))
@@ -155,11 +172,11 @@ def _wrong_index(node: list[Any], key: str, *, path: tuple[str, ...]) -> str:
 def _value(text: str) -> Any:
     """A YAML value; a plain word is taken as written, so a path may hold ` #` or a line break."""
     try:
-        require_small(f"value: {text}")
-        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
-    except NOT_YAML:
+        parsed = yaml12.load(f"value: {text}")
+    except (yaml.YAMLError, ValueError):
         return text
-    assert isinstance(parsed, dict)
+    if not isinstance(parsed, dict):
+        return text
     value = parsed.get("value")
     quoted = text.lstrip()[:1] in ("'", '"')
     if set(parsed) != {"value"} or (isinstance(value, str) and not quoted):

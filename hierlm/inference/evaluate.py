@@ -43,7 +43,7 @@ AS_IN_TRAINING = Reading()
 
 _COMMON = ("step", "phase", "split", "sequence_length", "stride", "carries_memory", "left_out")
 """What is the same in the records of all sources."""
-_OF_ONE_SOURCE = ("data", "name", metric_names.WEIGHT, "words", "word_perplexity", "loss_by_position")
+_OF_ONE_SOURCE = ("data", "name", metric_names.WEIGHT, "words", "word_perplexity", "loss_by_position", "lossy")
 
 
 def evaluate_run(
@@ -65,7 +65,7 @@ def evaluate(
     """For each data source: step, phase, split, data, its name and weight in that phase, how it was read, loss,
     perplexity, bits_per_byte, tokens, words and word_perplexity (None where words were not counted), loss_by_position
     (nats; None where nothing is scored). Of another objective than next_token: its metrics, and no loss by position.
-    A source without the split is left out, and named in `left_out`.
+    A source without the split is left out, and named in `left_out`. `lossy` where bytes are those that tokens hold.
 
     UserError when the model cannot be evaluated in this way, DataError when no source of the phase has the split.
     """
@@ -84,6 +84,8 @@ def evaluate(
         opened = open_split(path, split)
         place = {"step": loaded.step, "phase": loaded.phase.name, "split": split, "data": path}
         known = {**place, "name": name, metric_names.WEIGHT: weight, **reading_record}
+        if opened.index.lossy:
+            known["lossy"] = True
         records.append({**known, **_measured(opened, loaded, reading, progress=progress)})
     return records
 

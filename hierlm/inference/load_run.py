@@ -10,7 +10,7 @@ import torch
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
 from hierlm.checkpoint.find import checkpoint_at
 from hierlm.checkpoint.layout import ENGINE
-from hierlm.config.load import load_config
+from hierlm.config.load import load_run_config
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
 from hierlm.inference.remembering import AS_TRAINED, Remembering
@@ -54,7 +54,7 @@ def load_run(path: Path, *, checkpoint: int | None, remembering: Remembering = A
     run_dir = RunDir(path)
     if not run_dir.config.exists():
         raise UserError(f"{path}: no run here (no {run_dir.config.name}); give a run directory such as runs/NAME")
-    config = load_config(run_dir.config)
+    config = load_run_config(run_dir.config)
     model_config = remembering.applied_to(config.model)
     ref = checkpoint_at(run_dir.checkpoints, checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

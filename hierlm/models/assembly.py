@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from hierlm import models
+from hierlm import models, yaml12
 from hierlm.interpolation import only_listed_variables
 from hierlm.models.config import ModelConfig
 from hierlm.nn.inputs import NO_SPECS, InputSpecs, completed
@@ -17,7 +17,6 @@ from hierlm.nn.parameter_kinds import Kind, parameter_kinds
 from hierlm.nn.stream import Stream
 from hierlm.optim.config import ParameterRule
 from hierlm.plugins import take_up
-from hierlm.yaml_size import load_small
 
 State = tuple[Memory | None, ...]
 
@@ -129,9 +128,9 @@ def detached(state: State) -> State | None:
 
 def model_from_source(source: str | Path | Mapping[str, Any], *, seed: int | None) -> LanguageModel:
     """See `hierlm.models.from_config`."""
-    loaded = OmegaConf.create(dict(source)) if isinstance(source, Mapping) else load_small(source)
+    loaded = dict(source) if isinstance(source, Mapping) else yaml12.load(Path(source).read_text(encoding="utf-8"))
     with only_listed_variables():
-        mapping = OmegaConf.to_container(loaded, resolve=True)
+        mapping = OmegaConf.to_container(OmegaConf.create(loaded), resolve=True) if isinstance(loaded, dict) else None
     if not isinstance(mapping, dict) or "arch" not in mapping.get("model", {}):
         raise ValueError(f"{source}: expected a mapping with `model: {{arch: ...}}`")
     take_up(mapping.get("plugins") or ())

@@ -1,6 +1,7 @@
 """The runs of an experiment: from run directories, or from the tracker when there are none."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 
 from hierlm.errors import UserError
@@ -10,12 +11,20 @@ from hierlm.tracking.backend import TrackedRun
 from hierlm.tracking.trackers.mlflow import absolute_uri
 
 
-def runs_of(experiment: str, *, run_root: Path, uri: str | None = None) -> list[RunRecord]:
-    """At least one run; UserError naming the nearest experiment there is. A given `uri` skips run directories."""
-    here = {} if uri else find_runs(run_root)
+def runs_of(
+    experiment: str, *, run_root: Path, uri: str | None = None, report: Callable[[str], None] = lambda line: None
+) -> list[RunRecord]:
+    """At least one run; UserError naming the nearest experiment there is. A given `uri` skips run directories.
+
+    `report` hears in one line of what cannot be read and is left out.
+    """
+    here = {} if uri else find_runs(run_root, report=report)
     paths = [path for path, name in here.items() if name == experiment]
     if paths:
-        return [load_run(path) for path in paths]
+        runs = [load_run(path) for path in paths]
+        for problem in (problem for run in runs for problem in run.problems):
+            report(problem)
+        return runs
     known = set(here.values())
     uri = uri or _database_of(run_root)
     if uri is not None:

@@ -1,5 +1,8 @@
 """The sources of a mixture one by one, as the last evaluation of the valid split found them."""
 
+import math
+from collections.abc import Callable
+
 from hierlm import metric_names
 from hierlm.report import formats
 from hierlm.report.columns import HEADLINES
@@ -42,8 +45,14 @@ def source_table(sources: dict[str, Record]) -> str:
 
 
 def _row(name: str, measured: Record, *, fields: list[str]) -> list[str]:
-    values = [formats.quality(measured[field]) if field in measured else "-" for field in fields]
-    return [name, f"{measured[metric_names.WEIGHT]:.3g}", *values, f"{int(measured[metric_names.TOKENS]):,}"]
+    """What was not measured, or not finite, is `-`."""
+    values = [_shown(measured.get(field), formats.quality) for field in fields]
+    weight = _shown(measured.get(metric_names.WEIGHT), lambda share: f"{share:.3g}")
+    return [name, weight, *values, _shown(measured.get(metric_names.TOKENS), lambda tokens: f"{int(tokens):,}")]
+
+
+def _shown(value: object, show: Callable[[float], str]) -> str:
+    return show(value) if isinstance(value, int | float) and math.isfinite(value) else "-"
 
 
 def _from_tracker(run: RunRecord, *, step: int) -> dict[str, Record]:

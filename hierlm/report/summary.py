@@ -1,6 +1,5 @@
 """summary.json: the numbers a comparison shows of one run; the training loop writes it, reports read it."""
 
-import os
 from pathlib import Path
 from secrets import token_hex
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from hierlm import strict_json
+from hierlm.durable import rename
 from hierlm.errors import UserError
 from hierlm.strict import Strict
 
@@ -58,16 +58,20 @@ def write_summary(path: Path, summary: RunSummary) -> None:
     partial = path.with_name(f".{path.name}.{token_hex(8)}.partial")
     with partial.open("x", encoding="utf-8") as file:
         file.write(strict_json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
-    os.replace(partial, path)
+    rename(partial, path)
 
 
 def read_summary(path: Path) -> RunSummary | None:
-    """None when the run has none yet; UserError when the file was not made by this version."""
+    """None when the run has none yet; UserError when the file is damaged or was not made by this version.
+
+    Nothing hangs on it: the records of the run hold what it is made of, and the next attempt writes it anew.
+    """
     if not path.exists():
         return None
     try:
-        return RunSummary.model_validate_json(path.read_text())
+        return RunSummary.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {where}: {first['msg']}; written by another version? remove it to go on") from error
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+    raise UserError(f"{path}: {what}; damaged, or written by another version: what it says is left out")

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import pairwise
 
 from hierlm import metric_names
 from hierlm.report.columns import numbers
 from hierlm.report.run_record import Record, RunRecord
+from hierlm.tracking.believable import moment
 
 PARTS = {
     "compute": "steps that count, without waiting for data",
@@ -109,4 +109,6 @@ def _start_up(span: Span, steps: Sequence[tuple[Record, float]]) -> float:
 
 def _unix(record: Record) -> float:
     """attempts.jsonl writes times as ISO 8601."""
-    return datetime.fromisoformat(str(record["time"])).timestamp()
+    time = moment(record)
+    assert time is not None  # such a line is not believed
+    return time.timestamp()

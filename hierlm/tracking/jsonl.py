@@ -9,13 +9,16 @@ Opening replaces the file by a copy: an earlier attempt that still lives appends
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hierlm import strict_json
 from hierlm.lease import UNFENCED, Fence
 from hierlm.metric_names import STEP, TIME, Record
+from hierlm.tracking.believable import is_attempt, is_metric
+
+Believe = Callable[[Mapping[str, Any]], bool]
 
 _COPY_BYTES = 1 << 20
 
@@ -74,10 +77,15 @@ class MetricsFile:
             self._descriptor = -1
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """All whole records in order; none when the file does not exist. Lines that are no JSON objects are skipped:
+def read_records(path: Path, *, believe: Believe = is_metric) -> list[dict[str, Any]]:
+    """All whole records in order; none when the file does not exist. Lines that are no records are skipped:
     a torn one at the end is normal, and a power cut can leave a block of zeros."""
-    return [record for _, record in _lines(path)] if path.exists() else []
+    return [record for _, record in _lines(path, believe=believe)] if path.exists() else []
+
+
+def read_attempts(path: Path) -> list[dict[str, Any]]:
+    """The starts and ends in attempts.jsonl, as `read_records` does."""
+    return read_records(path, believe=is_attempt)
 
 
 def read_new_records(path: Path, *, offset: int) -> tuple[list[dict[str, Any]], int]:
@@ -86,8 +94,10 @@ def read_new_records(path: Path, *, offset: int) -> tuple[list[dict[str, Any]], 
     return [record for _, record in _lines(path, offset=offset, end=end)] if end > offset else [], end
 
 
-def _lines(path: Path, *, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(offset of the line, record) for every whole line before `end` that holds a JSON object."""
+def _lines(
+    path: Path, *, offset: int = 0, end: int | None = None, believe: Believe = is_metric
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(offset of the line, record) for every whole line before `end` that holds one to believe."""
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:
@@ -95,7 +105,7 @@ def _lines(path: Path, *, offset: int = 0, end: int | None = None) -> Iterator[t
                 return
             if line.endswith(b"\n"):
                 record = _parsed(line)
-                if record is not None:
+                if record is not None and believe(record):
                     yield offset, record
             offset += len(line)
 
@@ -103,7 +113,7 @@ def _lines(path: Path, *, offset: int = 0, end: int | None = None) -> Iterator[t
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

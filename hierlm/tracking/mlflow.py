@@ -2,7 +2,7 @@
 
 Limits of MLflow 3 handled here: 1000 metrics, 100 params and 100 tags per request, keys of 250, params of 6000 and
 tags of 8000 characters; sqlite databases migrated by two processes at once break; a database of ours must not make
-`./mlruns`; console noise, telemetry, and retries that block for minutes are off.
+`./mlruns`; console noise and retries that block for minutes are off (telemetry: hierlm/__init__.py).
 """
 
 import logging
@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the follower tries again itself

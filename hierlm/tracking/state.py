@@ -1,14 +1,19 @@
 """tracker.json: which runs at the tracker belong to this run directory, and how much of metrics.jsonl they have."""
 
 import json
-import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 from uuid import uuid4
+
+from hierlm.durable import rename
+
+_UUID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
@@ -46,8 +51,8 @@ class StateFile:
 
 def run_uuid(path: Path) -> str:
     """The identity of a run directory, made by the first who asks; it outlives a lost tracker.json."""
-    known = path.read_text().strip() if path.exists() else ""
-    if not known:
+    known = path.read_text(encoding="ascii", errors="replace").strip() if path.exists() else ""
+    if not _UUID.fullmatch(known):  # damaged: the tracker will have two of this run
         known = uuid4().hex
         _replace(path, known + "\n")
     return known
@@ -58,15 +63,28 @@ def _loaded(path: Path) -> TrackerState:
 
     What an older version kept besides is left out.
     """
-    known = {each.name for each in fields(TrackerState)}
+    fresh = TrackerState()
+    known = {each.name: type(getattr(fresh, each.name)) for each in fields(fresh)}
     try:
-        return TrackerState(**{key: value for key, value in json.loads(path.read_text()).items() if key in known})
-    except (OSError, ValueError, TypeError, AttributeError):
-        return TrackerState()
+        read = json.loads(path.read_bytes())
+        kept: dict[str, Any] = {key: value for key, value in read.items() if isinstance(value, known.get(key, ()))}
+        found = TrackerState(**kept)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return fresh
+    return found if _is_sound(found) else fresh
+
+
+def _is_sound(state: TrackerState) -> bool:
+    """Down to the numbers: what another thread stumbles over would leave the tracker behind for good."""
+    runs = all(isinstance(run_id, str) for run_id in state.phase_runs.values())
+    return runs and all(
+        isinstance(streams, dict) and all(isinstance(step, int) for step in streams.values())
+        for streams in state.sent.values()
+    )
 
 
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{token_hex(8)}.partial")
     with partial.open("x", encoding="utf-8") as file:
         file.write(text)
-    os.replace(partial, path)
+    rename(partial, path)

@@ -5,11 +5,12 @@ from typing import Any
 
 import yaml
 
+from hierlm import yaml12
 from hierlm.errors import UserError
 from hierlm.run_dir import RunDir
 from hierlm.tracking.backend import Status
 from hierlm.tracking.config import MLFLOW, NO_TRACKER, TrackingConfig
-from hierlm.tracking.jsonl import read_records
+from hierlm.tracking.jsonl import read_attempts
 from hierlm.tracking.trackers.mlflow import replay_of
 
 
@@ -54,7 +55,7 @@ def status_of(run_dir: RunDir) -> Status:
     """Of a run that no process follows: an attempt that left no end was killed."""
     if run_dir.finished.exists():
         return "FINISHED"
-    attempts = read_records(run_dir.attempts)
+    attempts = read_attempts(run_dir.attempts)
     failed = bool(attempts) and str(attempts[-1].get("why", "")).startswith("failed")
     return "FAILED" if failed else "KILLED"
 
@@ -63,9 +64,9 @@ def _config(run_dir: RunDir) -> dict[str, Any]:
     if not run_dir.config.is_file():
         raise UserError(f"{run_dir.path}: not a run directory (it has no {run_dir.config.name})")
     try:
-        config = yaml.safe_load(run_dir.config.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{run_dir.config}: unreadable ({str(error).splitlines()[0]})") from error
+        config = yaml12.load(run_dir.config.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{run_dir.config}: unreadable ({(str(error).splitlines() or [''])[0]})") from error
     if not isinstance(config, dict):
         raise UserError(f"{run_dir.config}: not a mapping of keys to values; restore it")
     return config

@@ -31,7 +31,7 @@ def require_finite_end(attempt: Attempt) -> None:
     is_finite: list[bool] = [True]
     if attempt.is_writer:
         last = last_evaluation(read_records(attempt.base.run_dir.metrics), "valid")
-        is_finite = [last is None or last["loss"] is not None]
+        is_finite = [last is None or last.get("loss") is not None]
     dist.broadcast_object_list(is_finite, src=0)
     if not is_finite[0]:
         raise LostRunError(

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipeline.read.loader import Split, TrainRows
+from data_pipeline.read.split import lossy_note
+from hierlm.checkpoint.team import Team
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.engine import Engine
 from hierlm.parallel.process import ProcessInfo
+from hierlm.parallel.saving import exchange_objects
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.train.course import Course
@@ -20,6 +23,7 @@ from hierlm.train.record.device_memory import DeviceMemory
 from hierlm.train.record.recorder import Recorder
 from hierlm.train.record.start_up import StartUp
 from hierlm.train.rehearsal import rehearse
+from hierlm.train.watch.shards import Shards
 from hierlm.train.watch.signals import StopRequest
 
 
@@ -36,6 +40,7 @@ class Foundation:
     stop: StopRequest
     memory: DeviceMemory
     recorder: Recorder
+    shards: Shards
 
     @property
     def process(self) -> ProcessInfo:
@@ -62,8 +67,13 @@ def lay_foundation(
     require_inputs(config.model)
     documents = wants_documents(config.model)
     rows = TrainRows(config.data.weighted_sources, seed=config.seed, document_starts=documents)
+    shards = Shards(config.data, process=process, team=Team(process.rank, process.world_size, exchange_objects))
+    shards.look(stop, say=console.say)
     memory = DeviceMemory(process.device)
     console.say(_opening(config, timeline, rows.splits))
+    for split in rows.splits:
+        if split.index.lossy:
+            console.say(lossy_note(split.directory))
     for warning in check_environment(process):
         console.say(warning)
     start_up.done("data and checks")
@@ -71,7 +81,7 @@ def lay_foundation(
     start_up.done("model and engine")
     rehearse(engine, timeline, console=console)
     start_up.done("rehearsal")
-    return Foundation(run_dir, config, timeline, rows, engine, console, stop, memory, Recorder())
+    return Foundation(run_dir, config, timeline, rows, engine, console, stop, memory, Recorder(), shards)
 
 
 def _opening(config: RunConfig[Any], timeline: Timeline, splits: Sequence[Split]) -> str:

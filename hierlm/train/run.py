@@ -51,6 +51,7 @@ def run(
         raise
     finally:
         attempt.batches.close()
+        attempt.base.shards.close()
         stop_processes()
 
 

@@ -13,7 +13,7 @@ from data_pipeline.read.loader import MixtureChange, Request, open_split
 from data_pipeline.read.prefetch import Prefetcher
 from data_pipeline.read.split import can_be_evaluated
 from hierlm import plugins
-from hierlm.config.load import load_config
+from hierlm.config.load import load_run_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
@@ -41,6 +41,7 @@ from hierlm.train.record.start_up import StartUp, StartUpHook
 from hierlm.train.record.throughput import device_peak
 from hierlm.train.skipped_steps import SkippedStepsHook
 from hierlm.train.watch.heartbeat import HeartbeatWriter
+from hierlm.train.watch.shards import ShardsHook
 from hierlm.train.watch.signals import StopRequest
 from hierlm.train.watch.wiring import HeartbeatHook, start_heartbeat
 
@@ -90,7 +91,7 @@ def set_up(
     start_up: StartUp,
 ) -> Attempt:
     """Build the model, load the newest checkpoint, open data, metrics and tracker."""
-    config = load_config(run_dir.config, overrides)
+    config = load_run_config(run_dir.config, overrides)
     for change in plugins.changes():
         console.say(change)
     base = lay_foundation(run_dir, config, process=process, console=console, stop=stop, start_up=start_up)
@@ -114,10 +115,12 @@ def set_up(
         SkippedStepsHook(config=config, engine=base.engine, console=console),
         StartUpHook(start_up, recorder=base.recorder, console=console),
         *_profile(base, first_step=first_step),
+        ShardsHook(base.shards, stop=stop, console=console, device=process.device),
         evaluation,
         CheckpointHook(config=config, timeline=base.timeline, checkpointer=checkpointer),
     )
     start_up.done("hooks")
+    base.shards.go_on_beside(stop)
     console.say(f"ready after {start_up.total_seconds:.1f} s")
     return Attempt(
         base,
@@ -306,4 +309,4 @@ def _catch_up(run_dir: RunDir, evaluation: EvaluationHook, *, step: int) -> None
 
 def _has_evaluation(run_dir: RunDir, *, step: int) -> bool:
     records = read_records(run_dir.metrics)
-    return any(r.get("kind") == "eval" and r["step"] == step and r["split"] == "valid" for r in records)
+    return any(r.get("kind") == "eval" and r["step"] == step and r.get("split") == "valid" for r in records)

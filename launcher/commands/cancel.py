@@ -14,21 +14,26 @@ RunArgument = Annotated[
 ]
 
 
-def command(run: RunArgument, as_json: JsonOption = False) -> None:
+def command(run: RunArgument, as_json: JsonOption = False) -> int:
     """End every job of the run, waiting or running; a running one is given time to save and is not requeued.
 
     A run started here by `hierlm train` is asked to save and stop. Submitted or trained again it goes on from there.
+    Exit code 1 when something of it may go on, because Slurm did not answer or did not do it.
     """
+    from hierlm.exit_codes import FAILED
     from launcher.runs.view import Cluster, find_runs
     from launcher.submit.cancel import cancel_run
     from launcher.verb import print_json
 
     cluster = Cluster()
-    queue = cluster.queue() or []
+    queue = cluster.queue()
     done = [cancel_run(run_dir, queue=queue) for run_dir in find_runs(run)]
-    for problem in cluster.problems:
+    left = [problem for each in done for problem in each.problems]
+    for problem in (*cluster.problems, *left):
         print(f"hierlm cancel: {problem}", file=sys.stderr)
     if as_json:
         print_json(done[0].document() if len(done) == 1 else [each.document() for each in done])
     else:
-        print(*(line for each in done for line in each.lines()), sep="\n")
+        for line in (line for each in done for line in each.lines()):
+            print(line)
+    return FAILED if left else 0

@@ -21,7 +21,7 @@ app = typer.Typer(
     epilog="Example: hierlm checkpoint list runs/demo-hourglass",
 )
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="run directory", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="directory or name of a run", show_default=False)]
 StepOption = Annotated[
     int | None, typer.Option("--checkpoint", metavar="STEP", help="default: the newest good one", show_default=False)
 ]
@@ -35,13 +35,14 @@ def list_(run: RunArgument, as_json: JsonOption = False) -> None:
     with json_on_stdout(as_json) as print_document:
         from hierlm.checkpoint.find import list_checkpoints
 
-        rows = [_row(listed) for listed in list_checkpoints(_run_dir(run).checkpoints)]
+        run_dir = _run_dir(run)
+        rows = [_row(listed) for listed in list_checkpoints(run_dir.checkpoints)]
         if as_json:
             print_document(rows)
         for row in [] if as_json else rows:
             print(_line(row))
         if not rows and not as_json:
-            print(f"{run}: no checkpoint yet")
+            print(f"{run_dir.path}: no checkpoint yet")
 
 
 @app.command(epilog="Example: hierlm checkpoint inspect runs/demo-hourglass --checkpoint 50")
@@ -189,13 +190,9 @@ def _converted(ref: "CheckpointRef") -> Path:
 
 
 def _run_dir(run: Path) -> "RunDir":
-    from hierlm.errors import UserError
-    from hierlm.run_dir import RunDir
+    from launcher.runs.view import find_run
 
-    run_dir = RunDir(run)
-    if not run_dir.config.is_file():
-        raise UserError(f"{run}: no run here (no {run_dir.config.name}); give a run directory such as runs/NAME")
-    return run_dir
+    return find_run(run)
 
 
 def _checkpoint(run: Path, step: int | None) -> "CheckpointRef":

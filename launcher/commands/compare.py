@@ -24,11 +24,14 @@ def command(
 ) -> None:
     """Print the runs of an experiment, best first; seeds become one row, mean ± deviation."""
     with json_on_stdout(as_json) as print_document:
+        from hierlm import outlets
         from hierlm.report.compare import as_document, compare
         from hierlm.report.find import runs_of
         from hierlm.report.text import show
 
-        runs = runs_of(experiment, run_root=run_root, uri=uri)
+        runs = runs_of(
+            experiment, run_root=run_root, uri=uri, report=lambda line: outlets.tell(f"hierlm compare: {line}")
+        )
         comparison = compare(experiment, runs, sort=None if sort is None else _column(sort), each=each)
         if html is not None:
             _write_page(html, comparison)

@@ -45,6 +45,9 @@ ModelTypeOption = Annotated[ModelType, typer.Option(help="kind of sentencepiece 
 TokenizerModelOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="an existing sentencepiece model or tokenizer.json")
 ]
+LossyOption = Annotated[
+    bool, typer.Option("--allow-lossy", help="take a tokenizer that changes text; bytes are those its tokens hold")
+]
 SplitsOption = Annotated[str, typer.Option(help="tails by share of the bytes, NAME=FILE, or none")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="encoding processes; never changes the output")]
 ShardTokensOption = Annotated[int, typer.Option(min=1, help="tokens per shard")]
@@ -94,6 +97,7 @@ def prepare(
     vocab_size: VocabSizeOption = 8192,
     model_type: ModelTypeOption = "bpe",
     tokenizer_model: TokenizerModelOption = None,
+    allow_lossy: LossyOption = False,
     splits: SplitsOption = "valid=0.05,test=0.05",
     workers: WorkersOption = None,
     shard_tokens: ShardTokensOption = 1 << 24,
@@ -134,6 +138,7 @@ def prepare(
         vocab_size=vocab_size,
         model_type=model_type,
         tokenizer_model=tokenizer_model,
+        allow_lossy=allow_lossy,
         splits=parse_splits(splits),
         documents=DocumentOptions(documents, separator, field, record_end, broken, _image_shape(kind, files, broken)),
         policy=TextPolicy(bad_text, max_document_bytes, long_documents),
@@ -157,6 +162,7 @@ def stdlib(
     vocab_size: VocabSizeOption = 8192,
     model_type: ModelTypeOption = "bpe",
     tokenizer_model: TokenizerModelOption = None,
+    allow_lossy: LossyOption = False,
     splits: SplitsOption = "valid=0.05,test=0.05",
     workers: WorkersOption = None,
     shard_tokens: ShardTokensOption = 1 << 24,
@@ -176,6 +182,7 @@ def stdlib(
         vocab_size=vocab_size,
         model_type=model_type,
         tokenizer_model=tokenizer_model,
+        allow_lossy=allow_lossy,
         splits=parse_splits(splits),
         shard_tokens=shard_tokens,
         workers=workers,
@@ -299,10 +306,15 @@ def _made_of(summary: dict[str, Any]) -> str:
 
 
 def _print_counts(summary: dict[str, Any]) -> None:
+    from data_pipeline.read.split import lossy_note
+
+    come = "that hold" if summary["lossy"] else "from"
+    if summary["lossy"]:
+        print(lossy_note(summary["path"]))
     for name, split in summary["splits"].items():
         ratio = "" if split["bytes_per_token"] is None else f", {split['bytes_per_token']:.2f} bytes/token"
         print(
-            f"{name}: {split['tokens']:,} tokens in {split['shards']} shards from {split['source_bytes']:,} bytes"
+            f"{name}: {split['tokens']:,} tokens in {split['shards']} shards {come} {split['source_bytes']:,} bytes"
             f"{ratio}, {split['documents']:,} {'images' if summary['kind'] == 'images' else 'documents'}"
         )
     for kind, met in summary["made"].get("met", {}).items():

@@ -1,7 +1,6 @@
 """loss, perplexity and bits per byte of a run's checkpoint on a split"""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ EXAMPLE = "hierlm eval runs/demo-hourglass --split test --stride 64 --per-positi
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="directory or name of a run")],
     split: Annotated[str, typer.Option(help="split of the run's dataset")] = "valid",
     checkpoint: Annotated[int | None, typer.Option(metavar="STEP", help="default: the newest good one")] = None,
     sequence_length: Annotated[
@@ -38,13 +37,16 @@ def command(
     Of several data sources each has a line; the last line is their mean, weighted as in the checkpoint's phase.
     """
     with json_on_stdout(as_json) as print_document:
+        from data_pipeline.read.split import lossy_note
         from hierlm.inference.evaluate import Reading, evaluate_run, headline
         from hierlm.inference.remembering import Remembering
         from launcher.progress import stderr_progress
+        from launcher.runs.view import find_run
 
+        path = find_run(run).path
         reading = Reading(sequence_length, stride, Remembering(memory_length, same_length))
-        with stderr_progress(f"evaluating {run} on {split}") as progress:
-            records = evaluate_run(run, split=split, checkpoint=checkpoint, progress=progress, reading=reading)
+        with stderr_progress(f"evaluating {path} on {split}") as progress:
+            records = evaluate_run(path, split=split, checkpoint=checkpoint, progress=progress, reading=reading)
         curves = [record.pop("loss_by_position") for record in records]
         mean = headline(records) if len(records) > 1 else None
         if as_json:
@@ -54,6 +56,8 @@ def command(
             return
         for record, curve in zip(records, curves, strict=True):
             print(_line(record, of=record["data"]))
+            if "lossy" in record:
+                print(lossy_note(record["data"]))
             if per_position and curve is not None:
                 print("\n".join(_table(curve)))
         if "left_out" in records[0]:
@@ -63,7 +67,7 @@ def command(
             print(_line(mean, of=f"{shares} (weights of phase {mean['phase']})"))
 
 
-_ELSEWHERE = ("words", "word_perplexity", "sequence_length", "stride")
+_ELSEWHERE = ("lossy", "words", "word_perplexity", "sequence_length", "stride")
 """Numbers of a record that are no metrics of the objective, or are shown by name."""
 
 

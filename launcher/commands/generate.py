@@ -3,7 +3,6 @@
 import codecs
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +14,7 @@ EXAMPLE = 'hierlm generate runs/demo-hourglass --prompt "def main(" --temperatur
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="directory or name of a run")],
     prompt: Annotated[str, typer.Option(help="text to continue")],
     max_tokens: Annotated[int, typer.Option(min=1, help="tokens to add")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token")] = 1.0,
@@ -32,10 +31,12 @@ def command(
     with json_on_stdout(as_json) as print_document:
         from hierlm.inference.generate import generate_text
         from hierlm.inference.sampling import Sampling
+        from launcher.runs.view import find_run
 
+        path = find_run(run).path
         sampling = Sampling(temperature, top_k, top_p)
         pieces = generate_text(
-            run, prompt=prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, checkpoint=checkpoint
+            path, prompt=prompt, max_tokens=max_tokens, sampling=sampling, seed=seed, checkpoint=checkpoint
         )
         if as_json:
             print_document({"prompt": prompt, "continuation": b"".join(pieces).decode("utf-8", "replace")})

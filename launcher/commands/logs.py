@@ -55,18 +55,22 @@ class _Activity:
     def __init__(self, run: str) -> None:
         self._run = run
         self._asked_at = -ASK_SLURM_EVERY_SECONDS
-        self._active = True
+        self._active, self._is_heard = True, True
 
     def __call__(self) -> bool:
-        from launcher.runs.state import ACTIVE
+        from launcher.runs.state import MAY_WRITE
         from launcher.runs.view import Cluster, find_run, statuses
 
         run_dir = find_run(self._run)
         due = run_dir.finished.exists() or time.monotonic() - self._asked_at >= ASK_SLURM_EVERY_SECONDS
         if due:
             self._asked_at = time.monotonic()
-            (status,) = statuses([run_dir], Cluster())
-            self._active = status.state in ACTIVE
+            cluster = Cluster()
+            (status,) = statuses([run_dir], cluster)
+            self._active = status.state in MAY_WRITE
+            if cluster.problems and self._is_heard:
+                print(f"hierlm logs: {cluster.problems[0]}; following goes on", file=sys.stderr)
+            self._is_heard = not cluster.problems
         return self._active
 
 

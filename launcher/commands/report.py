@@ -16,19 +16,24 @@ EXAMPLE = "hierlm report runs/demo-hourglass --html hourglass.html"
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="directory or name of a run")],
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="default: report.html in the run directory")] = None,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print a run's numbers and write one self-contained page with its curves; works while it is running."""
     with json_on_stdout(as_json) as print_document:
+        from hierlm import outlets
         from hierlm.errors import UserError
         from hierlm.report.run_record import load_run
         from hierlm.report.run_report import document, run_page, text
+        from launcher.runs.view import find_run
 
-        record = load_run(run)
-        balance, path = _stage_balance(record), html or run / "report.html"
+        found = find_run(run).path
+        record = load_run(found)
+        for problem in record.problems:
+            outlets.tell(f"hierlm report: {problem}")
+        balance, path = _stage_balance(record), html or found / "report.html"
         try:
             path.write_text(run_page(record, balance=balance), encoding="utf-8")
         except OSError as error:

@@ -28,18 +28,23 @@ def command(
     run_root: RootOption = Path("runs"),
     watch: WatchOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Show each run's state, phase, step, loss, speed, time left, attempts, and why it waits or why it ended.
 
-    Everything comes from the run directories and Slurm's queue; without a Slurm it works too.
+    Everything comes from the run directories and Slurm's queue; without a Slurm it works too. Exit code 1 when
+    Slurm does not answer and a state hangs on it.
     """
+    from hierlm.exit_codes import FAILED
     from launcher.runs.view import Cluster, all_runs, find_runs, statuses
     from launcher.verb import print_json
 
     cluster = Cluster()
 
+    found: list[RunStatus] = []
+
     def look() -> "list[RunStatus]":
-        return statuses(find_runs(run) if run else all_runs(run_root), cluster)
+        found[:] = statuses(find_runs(run) if run else all_runs(run_root), cluster)
+        return found
 
     if as_json:
         documents = [status.document() for status in look()]
@@ -50,6 +55,7 @@ def command(
         _show(look, every=watch, nothing=f"no runs under {run_root}/")
     for problem in dict.fromkeys(cluster.problems):
         print(f"hierlm status: {problem}", file=sys.stderr)
+    return FAILED if cluster.problems and any(status.state == "unknown" for status in found) else 0
 
 
 def _show(look: "Callable[[], list[RunStatus]]", *, every: float | None, nothing: str) -> None:

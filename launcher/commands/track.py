@@ -1,7 +1,6 @@
 """send the tracker what it does not have yet"""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,7 +27,7 @@ def _group() -> None:
 
 @app.command(epilog=f"Example: {EXAMPLE}")
 def sync(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="directory or name of a run")],
     uri: Annotated[str | None, typer.Option(help="another tracker than the run's own")] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -39,12 +38,13 @@ def sync(
         from pydantic import ValidationError
 
         from hierlm.errors import UserError
-        from hierlm.run_dir import RunDir
         from hierlm.tracking.replay import BusyError, reason
         from hierlm.tracking.sync import sync as sync_run
+        from launcher.runs.view import find_run
 
+        run_dir = find_run(run)
         try:
-            done = sync_run(RunDir(run), uri=uri)
+            done = sync_run(run_dir, uri=uri)
         except UserError:
             raise
         except ValidationError as error:
@@ -52,10 +52,14 @@ def sync(
             raise UserError(f"tracking.{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from error
         except BusyError:
             print(f"hierlm track sync: {run}: a process follows this run and sends by itself", file=sys.stderr)
+            if as_json:
+                print_document({"run": run_dir.name, "followed": True})
             return 0
         except Exception as error:
             why = reason(error)
             print(f"hierlm track sync: {run}: the tracker did not take it ({why}); try again later", file=sys.stderr)
+            if as_json:
+                print_document({"error": f"{run}: the tracker did not take it ({why})", "exit_code": FAILED})
             return FAILED
         if done.artifact_problem:
             print(f"hierlm track sync: {run}: files could not be kept ({done.artifact_problem})", file=sys.stderr)

@@ -1,6 +1,5 @@
 """train a model here; goes on with an unfinished run of the same name"""
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ def command(
 
     Ctrl-C once saves a checkpoint and stops (exit code 85): the same command goes on from there. Ctrl-C twice kills.
     """
+    from hierlm import outlets
     from hierlm.config.load import load_config
     from launcher import local
     from launcher.job import local_job
@@ -43,7 +43,8 @@ def command(
         run_config = load_config(config, overrides or [])
         refuse_what_cannot_run(run_config)
         prepared = prepare_run(run_config, command_line=sys.argv)
-        print(*prepared.messages, sep="\n", end="\n" if prepared.messages else "", flush=True)
+        for message in prepared.messages:
+            outlets.tell(message, stream=sys.stdout)
         run = allocation.run if allocation.spans_nodes() else local.run
         exit_code = 0 if prepared.is_finished else run(local_job(run_config, run_dir=prepared.run_dir))
         if as_json:
@@ -53,7 +54,7 @@ def command(
 
 def outcome(run_dir: "RunDir", exit_code: int) -> dict[str, object]:
     """The run as one JSON object; `summary` is null until the run has finished."""
-    summary = json.loads(run_dir.summary.read_text()) if exit_code == 0 and run_dir.summary.exists() else None
+    summary = _summary(run_dir) if exit_code == 0 else None
     state = STATES.get(exit_code, "failed")
     return {
         "run": run_dir.name,
@@ -62,3 +63,16 @@ def outcome(run_dir: "RunDir", exit_code: int) -> dict[str, object]:
         "exit_code": exit_code,
         "summary": summary,
     }
+
+
+def _summary(run_dir: "RunDir") -> object:
+    from hierlm import outlets
+    from hierlm.errors import UserError
+    from hierlm.report.summary import read_summary
+
+    try:
+        found = read_summary(run_dir.summary)
+    except UserError as error:
+        outlets.tell(f"hierlm train: {error}")
+        return None
+    return None if found is None else found.model_dump(mode="json")

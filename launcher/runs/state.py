@@ -1,19 +1,32 @@
 """What state a run is in: a judgement over its own files first, Slurm's queue second, Slurm's memory last."""
 
 import os
+import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
+from hierlm.errors import NoAnswerError
 from hierlm.exit_codes import STOPPED
-from launcher.slurm.client import QueuedJob
-from launcher.slurm.job_history import CANCEL, END, START, SUBMIT, Event
+from hierlm.tracking.believable import moment
+from launcher.slurm.client import CANCELLED, QueuedJob
+from launcher.slurm.job_history import (
+    CANCEL,
+    END,
+    NOT_CANCELLED,
+    START,
+    SUBMIT,
+    Event,
+    open_jobs,
+)
 
 State = Literal["new", "waiting", "running", "finished", "stopped", "failed", "cancelled", "unknown"]
 
 ACTIVE: tuple[State, ...] = ("waiting", "running")
+"""Something waits or runs."""
+MAY_WRITE: tuple[State, ...] = (*ACTIVE, "unknown")
 """Something may still be written by a run in these states."""
 
 _WITHOUT_A_WORD = "ended without a word: killed, out of memory, or its node was lost"
@@ -21,13 +34,14 @@ _WITHOUT_A_WORD = "ended without a word: killed, out of memory, or its node was 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything the judgement rests on. `queue` is None where Slurm cannot be asked."""
+    """Everything the judgement rests on. `queue` is None where Slurm cannot be asked: that is no empty queue."""
 
     is_finished: bool
     attempts: Sequence[dict[str, Any]]
     history: Sequence[Event]
     queue: Sequence[QueuedJob] | None
-    final_state: Callable[[str], str | None]
+    final_state: Callable[[str], str | None]  # NoAnswerError where Slurm does not answer
+    has_job_script: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,8 @@ def _not_in_the_queue(evidence: Evidence) -> Verdict:
     attempt = evidence.attempts[-1] if evidence.attempts else None
     event = evidence.history[-1] if evidence.history else None
     if event is None and attempt is None:
-        return Verdict("new", "never started")
+        may_wait = evidence.queue is None and evidence.has_job_script
+        return Verdict("unknown", "Slurm cannot be asked") if may_wait else Verdict("new", "never started")
     if event is None or (attempt is not None and attempt.get("job_id") is None and _time(attempt) > _time(event)):
         assert attempt is not None
         return _after_attempt(attempt)
@@ -90,40 +105,83 @@ def _not_in_the_queue(evidence: Evidence) -> Verdict:
 
 
 def _after_attempt(record: dict[str, Any]) -> Verdict:
-    why = str(record.get("why", ""))
     if record["event"] != "end":
         elsewhere = record.get("host") != socket.gethostname()
         return (
             Verdict("unknown", f"started on {record.get('host')}") if elsewhere else Verdict("failed", _WITHOUT_A_WORD)
         )
-    state: State = "stopped" if why.startswith("stopped") else "failed"
-    return Verdict(state, why.removeprefix(state).strip(" ()") or None)
+    stopped = str(record.get("why", "")).startswith(("stopped", "finished"))
+    return Verdict("stopped" if stopped else "failed", _why(record))
 
 
 def _after_job(event: Event, evidence: Evidence) -> Verdict:
     """The run's last job has left the queue, or Slurm cannot be asked about it."""
-    if any(e["event"] == CANCEL for e in _since_last(SUBMIT, evidence.history)):
+    if _is_cancelled(evidence.history):
         return Verdict("cancelled")
-    if event["event"] == END:
-        return _after_end(event, evidence.attempts)
-    job_id = str(event["job_id"])
-    if evidence.queue is None:
+    left = open_jobs(evidence.history)
+    own = str(event.get("job_id"))
+    job_id = own if own in left or not left else left[-1]
+    if evidence.queue is None and left:
         return Verdict("unknown", f"Slurm cannot be asked about job {job_id}")
-    final = evidence.final_state(job_id)
-    if final == "CANCELLED":
-        return Verdict("cancelled")
-    if event["event"] == START:
+    try:
+        final = evidence.final_state(job_id) if left or _may_be_cancelled(event) else None
+    except NoAnswerError:
+        return Verdict("unknown", f"Slurm cannot be asked about job {job_id}")
+    return Verdict("cancelled") if final == CANCELLED else _by_last_event(event, evidence, job_id=job_id, final=final)
+
+
+def _by_last_event(event: Event, evidence: Evidence, *, job_id: str, final: str | None) -> Verdict:
+    """`final`: how Slurm remembers the end of the job."""
+    last = next((each for each in reversed(evidence.history) if each["event"] in (SUBMIT, START, END)), event)
+    if last["event"] == END:
+        return _after_end(last, evidence)
+    if last["event"] == START:
         return Verdict("failed", f"job {job_id}: {final}" if final else f"job {job_id} {_WITHOUT_A_WORD}")
     return Verdict("failed", f"job {job_id} left the queue without a start" + (f" ({final})" if final else ""))
 
 
-def _after_end(event: Event, attempts: Sequence[dict[str, Any]]) -> Verdict:
-    reason = event.get("reason")
-    if event.get("exit_code") == STOPPED:
-        return Verdict("stopped", reason)
-    ends = [record for record in attempts if record["event"] == "end"]
-    error = str(ends[-1].get("why", "")).removeprefix("failed").strip(" ()") if ends else ""
-    return Verdict("failed", "; ".join(part for part in (reason, error) if part) or None)
+def _is_cancelled(history: Sequence[Event]) -> bool:
+    """Whether the last word on the run's jobs is that a person ended them: `hierlm cancel`, or scancel as seen by the
+    job script. What was submitted or has started since is another matter."""
+    cancelled, by_us = False, set[str]()
+    for event in history:
+        kind, job_id = event["event"], str(event.get("job_id"))
+        if kind == CANCEL:
+            cancelled, by_us = True, set(map(str, event.get("job_ids", ())))
+        elif kind in (NOT_CANCELLED, SUBMIT) or (kind == START and job_id not in by_us):
+            cancelled = False
+        elif kind == END and event.get("reason") == "cancelled":
+            cancelled = True
+    return cancelled
+
+
+def _may_be_cancelled(end: Event) -> bool:
+    """Whether a job that ended so may have been ended by a person without the job script knowing."""
+    return end.get("exit_code") == STOPPED or "SIGTERM" in str(end.get("reason"))
+
+
+def _after_end(event: Event, evidence: Evidence) -> Verdict:
+    reason, own = event.get("reason"), _own_end(evidence)
+    if event.get("exit_code") in (0, STOPPED):
+        return Verdict("stopped", reason or own)
+    return Verdict("failed", "; ".join(part for part in (reason, own) if part) or None)
+
+
+def _own_end(evidence: Evidence) -> str | None:
+    """What the attempt of the job's last start said at its end; None where it said nothing: an earlier one's reason is
+    not this one's."""
+    last = evidence.attempts[-1] if evidence.attempts else {}
+    start = next((event for event in reversed(evidence.history) if event["event"] == START), None)
+    if last.get("event") != "end" or last.get("job_id") is None or (start and _time(last) < _time(start)):
+        return None
+    return _why(last)
+
+
+def _why(end: dict[str, Any]) -> str | None:
+    """`SIGTERM` of `stopped (SIGTERM)`."""
+    why = str(end.get("why", ""))
+    found = re.fullmatch(r"(?:failed|stopped) \((.*)\)", why, flags=re.DOTALL)
+    return (found[1] if found else why) or None
 
 
 def _has_begun(evidence: Evidence, job: QueuedJob) -> bool:
@@ -134,14 +192,10 @@ def _has_begun(evidence: Evidence, job: QueuedJob) -> bool:
     return mine and (start is None or _time(last) >= _time(start))
 
 
-def _since_last(kind: str, history: Sequence[Event]) -> list[Event]:
-    positions = [position for position, event in enumerate(history) if event["event"] == kind]
-    return list(history[positions[-1] if positions else 0 :])
-
-
 def _time(record: dict[str, Any]) -> datetime:
-    moment = datetime.fromisoformat(str(record["time"]))
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    found = moment(record)
+    assert found is not None  # a line without a time is not believed
+    return found
 
 
 def _is_our_process(pid: int) -> bool:

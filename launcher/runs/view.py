@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from hierlm import metric_names
-from hierlm.errors import UserError
+from hierlm import metric_names, yaml12
+from hierlm.errors import NoAnswerError, UserError
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
-from hierlm.tracking.jsonl import read_new_records, read_records
+from hierlm.tracking.jsonl import read_attempts, read_new_records
 from launcher.runs.state import Evidence, State, count_attempts, judge
 from launcher.slurm import client
 from launcher.slurm.array import SWEEP_SUFFIX, sweep_runs
@@ -66,8 +66,12 @@ class Cluster:
             return None
 
     def final_state(self, job_id: str) -> str | None:
-        """How a job ended, if Slurm remembers it."""
-        return client.final_state(job_id, run_command=self.run_command)
+        """How a job ended, if Slurm remembers it; NoAnswerError, noted in `problems`, when it does not answer."""
+        try:
+            return client.final_state(job_id, run_command=self.run_command)
+        except NoAnswerError as error:
+            self.problems.append(f"Slurm cannot be asked how job {job_id} ended: {error.problems[0]}")
+            raise
 
 
 def find_run(word: str | Path) -> RunDir:
@@ -109,9 +113,10 @@ def status_of(run_dir: RunDir, *, queue: Sequence[client.QueuedJob] | None, clus
     jobs = None if queue is None else jobs_of(run_dir, queue)
     evidence = Evidence(
         is_finished=run_dir.finished.exists(),
-        attempts=[record for record in read_records(run_dir.attempts) if "event" in record],
+        attempts=read_attempts(run_dir.attempts),
         history=read_history(run_dir),
         queue=jobs,
+        has_job_script=run_dir.job_script.exists(),
         final_state=cluster.final_state,
     )
     verdict = judge(evidence)
@@ -147,9 +152,9 @@ def jobs_of(run_dir: RunDir, queue: Sequence[client.QueuedJob]) -> list[client.Q
 def _timeline(config: Path, _version: int) -> Timeline | None:
     """From the resolved config; None when it is not readable, which is not this room's business."""
     try:
-        phases = yaml.safe_load(config.read_text(encoding="utf-8"))["phases"]
+        phases = yaml12.load(config.read_text(encoding="utf-8"))["phases"]
         return Timeline([PhaseConfig.model_validate(phase) for phase in phases])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, yaml.YAMLError):
         return None
 
 

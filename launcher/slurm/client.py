@@ -2,6 +2,8 @@
 
 Answers are read as delimited text: its columns mean the same in every Slurm since 20.11, the JSON output's do not.
 squeue and scontrol are asked first, sacct last: many small clusters keep no accounting.
+
+A command that fails has told nothing. It is never taken for an empty answer: NoAnswerError.
 """
 
 import os
@@ -12,15 +14,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hierlm.errors import UserError
+from hierlm.errors import NoAnswerError, UserError
 
 RunCommand = Callable[[Sequence[str]], str]
-"""Runs a command and gives its stdout; UserError with its complaint when it fails or is not there."""
+"""Runs a command and gives its stdout; UserError with its complaint when it fails or is not there, NoAnswerError when
+that is because Slurm does not answer."""
 
 PATIENCE_SECONDS = 60.0
 
-PENDING = "PENDING"
+PENDING, COMPLETING, CANCELLED = "PENDING", "COMPLETING", "CANCELLED"
 _COLUMNS = "%i|%T|%r|%M|%L|%S|%D|%N|%o"  # the command last: a path may hold the separator
+_SILENT = re.compile(r"unable to contact|timed out|connection|not responding|zero bytes|standby|socket", re.IGNORECASE)
+"""In the complaint of a program that could not reach its daemon."""
+_KNOWS_NOT = re.compile(r"invalid job id|storage is disabled|no such command", re.IGNORECASE)
+"""In an answer: the job is forgotten, or there is nobody who remembers."""
 _NOTHING = ("", "None", "N/A", "(null)", "INVALID", "NOT_SET", "UNLIMITED")
 
 
@@ -41,6 +48,10 @@ class QueuedJob:
     def is_waiting(self) -> bool:
         return self.state == PENDING
 
+    @property
+    def is_ending(self) -> bool:
+        return self.state in (COMPLETING, CANCELLED)
+
 
 def run_command(command: Sequence[str]) -> str:
     """The real one."""
@@ -49,9 +60,10 @@ def run_command(command: Sequence[str]) -> str:
     except FileNotFoundError:
         raise UserError(f"{command[0]}: no such command here; run it on a Slurm login node") from None
     except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]}: no answer within {PATIENCE_SECONDS:.0f} s") from None
+        raise NoAnswerError(f"{command[0]}: no answer within {PATIENCE_SECONDS:.0f} s") from None
     if done.returncode != 0:
-        raise UserError(f"{command[0]}: {_verdict(done.stderr, command[0]) or f'exit code {done.returncode}'}")
+        kind = NoAnswerError if _SILENT.search(done.stderr) else UserError
+        raise kind(f"{command[0]}: {_verdict(done.stderr, command[0]) or f'exit code {done.returncode}'}")
     return done.stdout
 
 
@@ -68,7 +80,11 @@ def submit(
     run_command: RunCommand = run_command,
 ) -> str:
     """Put a job script with its arguments into the queue; the job id."""
-    answer = run_command(["sbatch", "--parsable", *options, str(script), *arguments])
+    try:
+        answer = run_command(["sbatch", "--parsable", *options, str(script), *arguments])
+    except NoAnswerError as error:
+        doubt = "it may have taken the job all the same: look with `hierlm status` before you submit again"
+        raise NoAnswerError(f"{error.problems[0]}; {doubt}") from None
     return answer.strip().partition(";")[0]  # `;CLUSTER` follows on a multi-cluster site
 
 
@@ -76,36 +92,61 @@ def refusal(script: Path, *, options: Sequence[str] = (), run_command: RunComman
     """Why Slurm would not take the job, without submitting it; None when it would."""
     try:
         run_command(["sbatch", "--test-only", *options, str(script)])
+    except NoAnswerError:
+        raise
     except UserError as error:
         return error.problems[0]
     return None
 
 
 def queue(*, run_command: RunCommand = run_command) -> list[QueuedJob]:
-    """This user's jobs that wait, run or end, one entry for each member of an array."""
-    answer = run_command(["squeue", f"--user={os.getuid()}", "--array", "--noheader", f"--format={_COLUMNS}"])
+    """This user's jobs that wait, run or end, one entry for each member of an array.
+
+    NoAnswerError for whatever reason squeue fails: the question is always right.
+    """
+    try:
+        answer = run_command(["squeue", f"--user={os.getuid()}", "--array", "--noheader", f"--format={_COLUMNS}"])
+    except UserError as error:
+        raise NoAnswerError(error.problems) from None
     return [_queued(line) for line in answer.splitlines() if line.strip()]
 
 
 def final_state(job_id: str, *, run_command: RunCommand = run_command) -> str | None:
-    """COMPLETED, FAILED, CANCELLED, TIMEOUT, ... of a job that has left the queue; None when Slurm has forgotten it."""
+    """COMPLETED, FAILED, CANCELLED, TIMEOUT, ... of a job that has left the queue; None when Slurm has forgotten it.
+
+    NoAnswerError when one that might know does not answer.
+    """
     asked = (
         (["scontrol", "--oneliner", "show", "job", job_id], r"(?:^|\s)JobState=(\w+)"),
         (["sacct", "-j", job_id, "--allocations", "--noheader", "--parsable2", "--format=State"], r"^(\w+)"),
     )
+    silent: UserError | None = None
     for command, pattern in asked:
         try:
             found = re.search(pattern, run_command(command))
-        except UserError:  # forgotten by the controller, or no accounting
+        except UserError as error:
+            silent = silent if _KNOWS_NOT.search(str(error)) else error
             continue
         if found:
             return found[1]
+    if silent is not None:
+        raise NoAnswerError(silent.problems)
     return None
 
 
 def cancel(job_ids: Iterable[str], *, run_command: RunCommand = run_command) -> None:
-    """End jobs for good: waiting ones leave the queue, running ones get SIGTERM and KillWait seconds to save."""
-    run_command(["scancel", *job_ids])
+    """End jobs for good: waiting ones leave the queue, running ones get SIGTERM and KillWait seconds to save.
+
+    NoAnswerError when one of them is still there and has not been told. One that has ended by itself meanwhile makes
+    scancel fail, and is as it should be.
+    """
+    wanted = list(job_ids)
+    try:
+        run_command(["scancel", *wanted])
+    except UserError as error:
+        left = [job.job_id for job in queue(run_command=run_command) if job.job_id in wanted and not job.is_ending]
+        if left:
+            raise NoAnswerError(f"job {', '.join(left)} could not be cancelled: {error.problems[0]}") from None
 
 
 def _verdict(stderr: str, program: str) -> str:

@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+from threading import Thread
 from types import FrameType
+from typing import IO
 
 from hierlm.errors import UserError
 from hierlm.exit_codes import INTERRUPTED, STOPPED
@@ -12,6 +14,8 @@ from launcher.local import FORWARDED_AS
 
 SECONDS_FOR_THE_OTHERS = 60
 """After the first process has ended."""
+SECONDS_FOR_LAST_LINES = 10
+"""What srun has started may hold its ends of the pipes."""
 
 
 def spans_nodes() -> bool:
@@ -26,7 +30,10 @@ def run(job: JobSpec) -> int:
     The first Ctrl-C, or SIGTERM, saves and stops (85); the second Ctrl-C kills. UserError when the processes cannot be
     spread evenly.
     """
-    step = subprocess.Popen(_command(job), cwd=job.working_dir, start_new_session=True)
+    step = subprocess.Popen(
+        _command(job), cwd=job.working_dir, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    relays = [_relay(source, to=number) for source, number in ((step.stdout, 1), (step.stderr, 2)) if source]
     interrupts = 0
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -37,12 +44,31 @@ def run(job: JobSpec) -> int:
     previous = {number: signal.signal(number, on_signal) for number in FORWARDED_AS}
     try:
         code = step.wait()
+        for relay in relays:
+            relay.join(timeout=SECONDS_FOR_LAST_LINES)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if interrupts > 1:
         return INTERRUPTED
     return STOPPED if code == 128 + signal.SIGUSR1 else code  # the request came before the processes could listen
+
+
+def _relay(source: IO[bytes], *, to: int) -> Thread:
+    """Pass lines on, and go on reading when nobody takes them: srun kills all tasks when its own stdout breaks."""
+
+    def copy() -> None:
+        hears = True
+        while block := os.read(source.fileno(), 1 << 16):
+            while hears and block:
+                try:
+                    block = block[os.write(to, block) :]
+                except OSError:
+                    hears = False
+
+    relay = Thread(target=copy, name=f"relay-{to}", daemon=True)
+    relay.start()
+    return relay
 
 
 def _command(job: JobSpec) -> list[str]:

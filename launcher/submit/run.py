@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hierlm.config.run_config import RunConfig
-from hierlm.errors import UserError
+from hierlm.errors import NoAnswerError, UserError
 from hierlm.models.config import ModelConfig
 from hierlm.run_dir import RunDir
 from launcher.cluster import ClusterProfile
@@ -82,7 +82,10 @@ def place_run(config: Config, *, site: ClusterProfile, command_line: Sequence[st
 
 
 def problems_before_the_queue(config: Config, *, site: ClusterProfile, run_command: RunCommand) -> list[str]:
-    """Everything that speaks against a job for this run: the config and its data, Slurm, another job of the run."""
+    """Everything that speaks against a job for this run: the config and its data, Slurm, another job of the run.
+
+    NoAnswerError when nothing is wrong but Slurm does not answer.
+    """
     script = render(job_of(config, site=site))
     problems: list[str] = []
     try:
@@ -92,8 +95,14 @@ def problems_before_the_queue(config: Config, *, site: ClusterProfile, run_comma
     run_dir = run_dir_of(config)
     if site.device is not None and not run_dir.finished.exists():
         problems += memory_problems(config, device=site.device)
-    if not run_dir.finished.exists():
+    if run_dir.finished.exists():
+        return problems
+    try:
         problems += _second_job(run_dir, run_command=run_command) + refused_by_slurm(script, run_command=run_command)
+    except NoAnswerError as error:
+        if not problems:
+            raise
+        problems += error.problems
     return problems
 
 

@@ -167,7 +167,7 @@ def test_an_export_of_other_weights_is_refused(root: Path) -> None:
 
 @pytest.mark.slow
 def test_wrong_input_is_one_line(root: Path) -> None:
-    assert "no run here" in refused("list", "runs/absent", cwd=root)
+    assert "neither a run directory" in refused("list", "runs/absent", cwd=root)
     assert "no checkpoint of step 9; there are: 2, 3" in refused("digest", "runs/small", "--checkpoint", 9, cwd=root)
     (root / "taken").mkdir()
     (root / "taken" / "thesis.txt").write_text("mine")

@@ -1,3 +1,4 @@
+import json
 import resource
 import subprocess
 import sys
@@ -75,3 +76,34 @@ def _processor_seconds(*command: str) -> float:
 
 def test_the_console_script_runs(tmp_path: Path) -> None:
     assert "Verbs:" in hierlm("--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["trian", "--json"], "no such verb: trian"),
+        (["train", "--json", "/no/such.yaml"], "/no/such.yaml: no such file"),
+        (["train", "--jsno", "--json", "x"], "--jsno"),
+        (["status", "nobody", "--json"], "nobody: neither a run directory"),
+        (["report", "nobody", "--json"], "nobody"),
+        (["eval", "nobody", "--json"], "nobody"),
+        (["generate", "nobody", "--prompt", "x", "--json"], "nobody"),
+        (["checkpoint", "list", "nobody", "--json"], "nobody"),
+        (["track", "sync", "nobody", "--json"], "nobody"),
+        (["models", "transfomer", "--json"], "transfomer"),
+        (["data", "verify", "/no/such", "--json"], "/no/such"),
+    ],
+)
+def test_with_json_an_error_is_one_object_on_stdout(
+    arguments: list[str], part: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    out, err = capfd.readouterr()
+    answer = json.loads(out)
+    assert part in answer["error"] and answer["exit_code"] == 2 and part in err
+
+
+def test_without_json_stdout_stays_empty(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "--", "--json"]) == 2
+    assert capfd.readouterr().out == ""

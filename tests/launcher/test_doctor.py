@@ -1,5 +1,8 @@
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 
 from launcher import doctor
 from launcher.cli import run
+from tests.conftest import ROOT, hierlm_path
 
 
 def test_a_probe_answers_with_its_last_line_or_its_last_complaint() -> None:
@@ -66,3 +70,44 @@ def test_this_machine_can_train(capsys: pytest.CaptureFixture[str]) -> None:
     run(["doctor", "--json"])
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["torch"]["state"] == checks["deepspeed"]["state"] == checks["python"]["state"] == "ok"
+
+
+AUDIT = """
+import os, sys
+
+def note(event, arguments):
+    if event in ("open", "os.mkdir", "os.rename", "os.symlink", "os.link"):
+        is_writing = event != "open" or (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        path = os.path.abspath(os.fsdecode(arguments[0])) if isinstance(arguments[0], (str, bytes)) else ""
+        if is_writing and path and not path.startswith(("/dev/", "/proc/")):
+            os.write(log, (path + "\\n").encode())
+
+log = os.open(os.environ["WRITTEN"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+sys.addaudithook(note)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_written_outside_the_checkout(tmp_path: Path) -> None:
+    """By whatever it imports and starts in Python; a compiler obeys TMPDIR. MLflow's telemetry leaves a file, too."""
+    for name in ("home", "temporary", "here", "injected"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "injected" / "sitecustomize.py").write_text(AUDIT)
+    places = {"HOME": "home", "TMPDIR": "temporary", "PYTHONPATH": "injected", "WRITTEN": "written"}
+    named = {name: str(tmp_path / place) for name, place in places.items()}
+    named["PATH"] = os.environ["PATH"]  # and nothing else: under pytest MLflow counts nobody by itself
+    done = subprocess.run(
+        [hierlm_path(), "doctor", "--json"],
+        cwd=tmp_path / "here",
+        env=named,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    checks = {check["name"]: check["state"] for check in json.loads(done.stdout)["checks"]}
+    assert checks["torch"] == checks["deepspeed"] == "ok", done.stdout
+    written = set((tmp_path / "written").read_text().splitlines()) - {str(tmp_path / "written")}
+    own = (str(tmp_path / "here"), str(ROOT), os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix))
+    assert [path for path in written if not path.startswith(own)] == []
+    assert not any((tmp_path / "home").rglob("*")) and not any((tmp_path / "temporary").iterdir())
+    assert not any((tmp_path / "here").iterdir())

@@ -23,7 +23,7 @@ LISTENS = """
 import os, signal, sys, time
 from pathlib import Path
 stop = []
-for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(number, lambda number, frame: stop.append(number))
 rank = os.environ["RANK"]
 Path(f"pid-{rank}.partial").write_text(str(os.getpid()))
@@ -172,7 +172,7 @@ def test_a_killed_process_is_told_with_its_signal(tmp_path: Path, capfd: pytest.
         (signal.SIGTERM, "SIGTERM"),
         (signal.SIGUSR1, "SIGUSR1"),
         (signal.SIGUSR2, "SIGUSR2"),
-        (signal.SIGINT, "SIGTERM"),
+        (signal.SIGINT, "SIGINT"),
         (signal.SIGHUP, "SIGTERM"),
     ],
 )
@@ -196,10 +196,11 @@ def test_ctrl_c_twice_kills(tmp_path: Path) -> None:
     assert not any(map(is_alive, pids(tmp_path)))
 
 
-def test_a_stop_before_the_processes_listen_counts_as_a_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_the_processes_listen_counts_as_a_stop(tmp_path: Path, sent: signal.Signals) -> None:
     deaf = LISTENS.replace("signal.signal(number, lambda", "(lambda *_: None)(number, lambda")
-    launcher = launched(tmp_path, deaf)
-    launcher.send_signal(signal.SIGTERM)
+    launcher = launched(tmp_path, "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)" + deaf)
+    launcher.send_signal(sent)
     assert launcher.wait(timeout=PATIENCE_SECONDS) == 85
 
 

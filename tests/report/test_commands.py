@@ -94,4 +94,4 @@ def test_report_works_before_anything_was_logged(make_run: MakeRun, tmp_path: Pa
 def test_report_refuses_what_is_no_run(tmp_path: Path) -> None:
     done = hierlm("report", "nothing", cwd=tmp_path, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "not a run directory" in done.stderr
+    assert "neither a run directory" in done.stderr

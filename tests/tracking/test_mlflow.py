@@ -218,7 +218,7 @@ def test_track_sync_to_a_server_that_is_not_there_fails_in_one_line(tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "not a run directory"),
+        (["nowhere"], "neither a run directory"),
         (["demo", "--uri", "runs.db"], "neither `none` nor SCHEME"),
         (["demo"], "tracking.uri is `none`"),
     ],

@@ -3,17 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hierlm.lease import UNFENCED, Fence
 from hierlm.run_dir import RunDir
 from hierlm.tracking.backend import Backend, Dataset
+from hierlm.tracking.believable import moment
 from hierlm.tracking.config import TrackingConfig
 from hierlm.tracking.follower import FollowingTracker
 from hierlm.tracking.identity import RunIdentity
-from hierlm.tracking.jsonl import read_records
+from hierlm.tracking.jsonl import read_attempts
 from hierlm.tracking.params import flatten
 from hierlm.tracking.replay import Replay
 from hierlm.tracking.state import run_uuid
@@ -57,8 +57,8 @@ def replay_of(
 
 def _started_ms(run_dir: RunDir) -> int | None:
     """When the first attempt began: a tracker that hears of the run later shows its true duration all the same."""
-    times = [record["time"] for record in read_records(run_dir.attempts)[:1] if "time" in record]
-    return int(datetime.fromisoformat(times[0]).timestamp() * 1000) if times else None
+    starts = [moment(record) for record in read_attempts(run_dir.attempts)[:1]]
+    return int(starts[0].timestamp() * 1000) if starts and starts[0] else None
 
 
 def connect(config: TrackingConfig, run_dir: RunDir, *, uri: str) -> Backend:

@@ -1,6 +1,5 @@
 """attempts.jsonl: one object per start and one per end of an attempt; its number is the generation of its lease."""
 
-import json
 import os
 import socket
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from typing import Any
 from hierlm import strict_json
 from hierlm.lease import Lease
 from hierlm.run_dir import RunDir
+from hierlm.tracking import jsonl
 
 
 def record_start(
@@ -30,16 +30,8 @@ def record_end(run_dir: RunDir, *, lease: Lease, last_step: int, why: str) -> No
 
 
 def read_attempts(run_dir: RunDir) -> list[dict[str, Any]]:
-    """All whole records; a torn last line is skipped."""
-    if not run_dir.attempts.exists():
-        return []
-    records = []
-    for line in run_dir.attempts.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
+    """All whole records; a torn last line is skipped, and so is what is none."""
+    return jsonl.read_attempts(run_dir.attempts)
 
 
 def _append(run_dir: RunDir, record: dict[str, Any]) -> None:

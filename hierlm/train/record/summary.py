@@ -10,6 +10,7 @@ from hierlm.models.assembly import LanguageModel
 from hierlm.models.config import ModelConfig
 from hierlm.parallel.tensor_plan import rule_for
 from hierlm.phases.timeline import Timeline
+from hierlm.report.columns import numbers
 from hierlm.report.summary import RunStatus, RunSummary, SplitResult
 from hierlm.report.time_split import attempt_spans
 from hierlm.run_dir import RunDir
@@ -22,7 +23,7 @@ def summarise(
 ) -> RunSummary:
     """The state after `step` completed steps, from the run's own records."""
     records = read_records(run_dir.metrics)
-    steps = [record for record in records if record["kind"] == "train"]
+    steps = [record for record in records if record.get("kind") == "train"]
     total, non_embedding = count_parameters(config.model)
     layout = config.parallel
     wall = sum(span.seconds for span in attempt_spans(read_attempts(run_dir), records))
@@ -47,7 +48,7 @@ def summarise(
         flops_per_token=flops_per_token(config.model, length),
         tokens_per_second=_median(steps, "tokens_per_second"),
         share_of_peak=_median(steps, "share_of_peak"),
-        peak_kind=steps[-1]["peak_kind"] if steps else None,
+        peak_kind=steps[-1].get("peak_kind") if steps else None,
         peak_device_memory_bytes=peak_bytes,
         valid=_last_result(records, "valid"),
         test=_last_result(records, "test"),
@@ -69,18 +70,18 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
 
 def _median(records: list[dict[str, Any]], name: str) -> float | None:
     # the first logged interval holds warm-up: it is left out where there are others
-    values = [float(record[name]) for record in records][1:] or [float(record[name]) for record in records]
+    values = numbers(records[1:], name) or numbers(records, name)
     return median(values) if values else None
 
 
 def last_evaluation(records: list[dict[str, Any]], split: str) -> dict[str, Any] | None:
     """The newest evaluation of a split; numbers in it that were not finite are None."""
-    return next((r for r in reversed(records) if r["kind"] == "eval" and r["split"] == split), None)
+    return next((r for r in reversed(records) if r.get("kind") == "eval" and r.get("split") == split), None)
 
 
 def _last_result(records: list[dict[str, Any]], split: str) -> SplitResult | None:
     last = last_evaluation(records, split)
-    if last is None or last["loss"] is None:  # it was not finite
+    if last is None or last.get("loss") is None:  # it was not finite
         return None
     return SplitResult(
         loss=last["loss"],

@@ -8,12 +8,14 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from hierlm.errors import LostRunError
 from hierlm.lease import Lease, TakenOverError
+from hierlm.parallel.saving import exchange_objects
 
 LEASE_POLL_SECONDS = 1.0
 """Between two looks at a shared file system; writers look each time before they write."""
 
-_GOES_ON, _ASKED, _TAKEN_OVER = range(3)
+_GOES_ON, _ASKED, _DAMAGED, _TAKEN_OVER = range(4)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -25,6 +27,7 @@ class StopRequest:
         self._lease: Lease | None = None
         self._looked = 0.0
         self._has_to_end: Callable[[], bool] = lambda: False
+        self._damage: Callable[[], str | None] = lambda: None
 
     def install(self) -> None:
         """Take the signals over; the main thread calls it before the long set-up work."""
@@ -42,6 +45,10 @@ class StopRequest:
         """Stop, too, when less than the margin is left until `ends_at`, seconds since 1970."""
         self._has_to_end = lambda: time() > ends_at - margin_seconds()
 
+    def watch_data(self, damage: Callable[[], str | None]) -> None:
+        """End, too, when a rank has found data that are not what they should be: `damage` is a line about them."""
+        self._damage = damage
+
     @property
     def seen_here(self) -> bool:
         """Whether this rank has been asked; other ranks may not know yet."""
@@ -50,16 +57,20 @@ class StopRequest:
     def agreed(self, device: torch.device) -> bool:
         """Whether any rank has been asked: every rank calls it at the same point and gets the same answer.
 
-        TakenOverError on every rank when another attempt holds the run: there is nothing to save.
+        TakenOverError on every rank when another attempt holds the run, LostRunError when data are damaged: there is
+        nothing to save.
         """
         if self.signal_name is None and self._has_to_end():
             self.signal_name = "the time limit of the job"
-        state = _TAKEN_OVER if self._is_taken_over() else _ASKED if self.seen_here else _GOES_ON
+        damage = self._damage()
+        state = _TAKEN_OVER if self._is_taken_over() else _DAMAGED if damage else _ASKED if self.seen_here else _GOES_ON
         flag = torch.tensor([state], device=device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         # what was reduced decides, never `signal_name`: a signal may have come here since, which nobody else knows
         if flag.item() == _TAKEN_OVER:
             raise TakenOverError(self._lease.successor() if self._lease else "another attempt has taken over this run")
+        if flag.item() == _DAMAGED:
+            raise LostRunError(next(filter(None, exchange_objects(damage))))
         agreed = flag.item() == _ASKED
         if agreed and self.signal_name is None:
             self.signal_name = "another rank's signal"

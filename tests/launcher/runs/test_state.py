@@ -2,10 +2,11 @@
 
 import os
 import socket
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from hierlm.errors import NoAnswerError
 from launcher.runs.state import Evidence, count_attempts, judge, local_process
 from launcher.slurm.client import QueuedJob
 
@@ -36,6 +37,16 @@ GAVE_UP = event("end", 3, exit_code=1, then="stop", reason="gave up after 5 star
 WRONG = event("end", 3, exit_code=2, then="stop", reason="the input is wrong")
 BEGUN = attempt("start", 2)
 CRASHED = attempt("end", 3, why="failed (ValueError: x)")
+KILLED = event("end", 6, exit_code=137, then="stop", reason="exit 137")
+PHASE_DONE = event("end", 4, exit_code=0, then="stop")
+SCANCELLED = event("end", 3, exit_code=85, then="stop", reason="cancelled")
+SIGTERMED = event("end", 3, exit_code=143, then="stop", reason="the job script was sent SIGTERM")
+CANCEL = event("cancel", 1, job_ids=["7"])
+CHAIN = [event("submit", 0, part="a"), event("submit", 0, job_id="8", part="b")]
+
+
+def no_answer(job_id: str) -> NoReturn:
+    raise NoAnswerError("scontrol: connection refused")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +85,55 @@ CRASHED = attempt("end", 3, why="failed (ValueError: x)")
         ({"history": [SUBMIT, START], "queue": None}, "unknown", "Slurm cannot be asked about job 7"),
         ({"attempts": [attempt("end", 1, job_id=None, why="stopped (SIGTERM)")]}, "stopped", "SIGTERM"),
         ({"attempts": [attempt("end", 1, job_id=None, why="failed (OSError: full)")]}, "failed", "OSError: full"),
+        # the reason is the last attempt's own
+        ({"history": [SUBMIT, START, event("start", 5), KILLED], "attempts": [BEGUN, CRASHED]}, "failed", "exit 137"),
+        (
+            {"history": [SUBMIT, START, event("start", 5), KILLED], "attempts": [BEGUN, CRASHED, attempt("start", 5)]},
+            "failed",
+            "exit 137",
+        ),
+        (
+            {"attempts": [BEGUN, attempt("end", 2, job_id=None, why="failed (ValueError: f(x))")]},
+            "failed",
+            "ValueError: f(x)",
+        ),
+        (
+            {"history": [SUBMIT, START, PHASE_DONE], "attempts": [BEGUN, attempt("end", 3, why="finished phase a")]},
+            "stopped",
+            "finished phase a",
+        ),
+        # scancel, whenever it came
+        ({"history": [SUBMIT, START, SCANCELLED]}, "cancelled", None),
+        ({"history": [SUBMIT, START, SCANCELLED], "attempts": [BEGUN, CRASHED]}, "cancelled", None),
+        ({"history": [SUBMIT, START, REQUEUED], "final_state": lambda job_id: "CANCELLED"}, "cancelled", None),
+        ({"history": [SUBMIT, START, SIGTERMED], "final_state": lambda job_id: "CANCELLED"}, "cancelled", None),
+        ({"history": [SUBMIT, START], "final_state": lambda job_id: "CANCELLED"}, "cancelled", None),
+        (
+            {"history": [*CHAIN, START, PHASE_DONE], "final_state": {"7": "COMPLETED", "8": "CANCELLED"}.get},
+            "cancelled",
+            None,
+        ),
+        (
+            {
+                "history": [SUBMIT, START, event("submit", 5, job_id="9"), event("end", 6, job_id="9", reason="why")],
+                "final_state": {"7": "CANCELLED"}.get,
+            },
+            "failed",
+            "why",
+        ),
+        # Slurm that does not answer has not said that there are no jobs
+        ({"history": [SUBMIT, START, REQUEUED], "queue": None}, "unknown", "Slurm cannot be asked about job 7"),
+        ({"history": [SUBMIT], "queue": None}, "unknown", "Slurm cannot be asked about job 7"),
+        ({"history": [*CHAIN, START, PHASE_DONE], "queue": None}, "unknown", "Slurm cannot be asked about job 8"),
+        ({"queue": None, "has_job_script": True}, "unknown", "Slurm cannot be asked"),
+        ({"queue": None}, "new", "never started"),
+        ({"history": [SUBMIT, START, WRONG], "queue": None}, "failed", "the input is wrong"),
+        ({"history": [SUBMIT, START], "final_state": no_answer}, "unknown", "Slurm cannot be asked about job 7"),
+        (
+            {"history": [SUBMIT, CANCEL, event("not cancelled", 2, job_ids=["7"])], "queue": None},
+            "unknown",
+            "Slurm cannot be asked about job 7",
+        ),
         ({"attempts": [attempt("start", 1, job_id=None, host="elsewhere")]}, "unknown", "started on elsewhere"),
         ({"attempts": [attempt("start", 1, job_id=None, pid=os.getpid())]}, "running", None),
         (
