@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from hierlm.durable import rename
@@ -63,9 +64,9 @@ def _loaded(path: Path) -> TrackerState:
     What an older version kept besides is left out.
     """
     fresh = TrackerState()
-    known = {each.name: type(getattr(fresh, each.name)) for each in fields(fresh)}
+    known: dict[str, Any] = {each.name: type(getattr(fresh, each.name)) for each in fields(fresh)}
     try:
-        read = json.loads(path.read_bytes())
+        read: dict[str, Any] = json.loads(path.read_bytes())
         found = TrackerState(**{key: value for key, value in read.items() if isinstance(value, known.get(key, ()))})
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return fresh
