@@ -22,15 +22,19 @@ def exit_code_of(work: Callable[[], object], *, verb: str, as_json: bool = False
     disk is full, quiet if the reader has gone. With `as_json`, work that ends badly and has printed no document gives
     one that says why, beside the lines on stderr.
     """
-    stdout, code = sys.stdout, None
+    stdout, code, told = sys.stdout, None, _Told(verb, as_json=as_json)
     outlet = outlets.Outlet(stdout, on_loss=_end_work)
     try:
         with redirect_stdout(cast(IO[str], outlet)):
-            code = _exit_code(work, told := _Told(verb, as_json=as_json))
+            code = _exit_code(work, told)
             if code and not outlet.is_used:
                 told.document(code)
-    except (_OutputLostError, BrokenPipeError) as error:
-        lost: OSError | None = error
+    except OSError as error:
+        is_lost = isinstance(error, _OutputLostError | BrokenPipeError)
+        lost = error if is_lost else outlets.settle(stdout)
+        if lost is None:  # it was another file
+            told.bug(error)
+            raise
     else:
         lost = outlet.lost
     lost = outlets.settle(stdout) or lost
@@ -82,7 +86,7 @@ def _exit_code(work: Callable[[], object], told: _Told) -> int | None:
         return FAILED if isinstance(error, NoAnswerError) else WRONG_INPUT
     except Exception as error:
         if not is_usage_error(error):
-            if not isinstance(error, _OutputLostError | BrokenPipeError):
+            if not isinstance(error, OSError):
                 told.bug(error)
             raise
         told.line(_usage_message(error))

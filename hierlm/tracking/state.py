@@ -64,11 +64,10 @@ def _loaded(path: Path) -> TrackerState:
     What an older version kept besides is left out.
     """
     fresh = TrackerState()
-    known = {each.name: type(getattr(fresh, each.name)) for each in fields(fresh)}
+    known: dict[str, Any] = {each.name: type(getattr(fresh, each.name)) for each in fields(fresh)}
     try:
-        read = json.loads(path.read_bytes())
-        kept: dict[str, Any] = {key: value for key, value in read.items() if isinstance(value, known.get(key, ()))}
-        found = TrackerState(**kept)
+        read: dict[str, Any] = json.loads(path.read_bytes())
+        found = TrackerState(**{key: value for key, value in read.items() if isinstance(value, known.get(key, ()))})
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return fresh
     return found if _is_sound(found) else fresh

@@ -1,5 +1,6 @@
 """train a model here; goes on with an unfinished run of the same name"""
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -65,14 +66,15 @@ def outcome(run_dir: "RunDir", exit_code: int) -> dict[str, object]:
     }
 
 
-def _summary(run_dir: "RunDir") -> object:
-    from hierlm import outlets
-    from hierlm.errors import UserError
-    from hierlm.report.summary import read_summary
-
+def _summary(run_dir: "RunDir") -> dict[str, object] | None:
+    """What the run has written at its end; a damaged file is told of and is no answer."""
     try:
-        found = read_summary(run_dir.summary)
-    except UserError as error:
-        outlets.tell(f"hierlm train: {error}")
+        found: object = json.loads(run_dir.summary.read_bytes())
+    except FileNotFoundError:
         return None
-    return None if found is None else found.model_dump(mode="json")
+    except (OSError, ValueError, RecursionError) as error:
+        found = type(error).__name__
+    if isinstance(found, dict):
+        return found
+    print(f"hierlm train: {run_dir.summary}: cannot be read ({found})", file=sys.stderr)
+    return None

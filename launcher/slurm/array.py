@@ -50,12 +50,12 @@ def write_sweep(directory: Path, runs: Sequence[RunDir]) -> None:
 
 
 def sweep_runs(directory: Path) -> list[RunDir] | None:
-    """The members of a sweep; None when the directory is no sweep."""
+    """The members of a sweep; None when the directory is no sweep, or one whose list is damaged."""
     try:
         names = json.loads((directory / SWEEP_FILE).read_text(encoding="utf-8"))["members"]
-    except (OSError, ValueError, KeyError):
+        return [RunDir(directory.parent / name) for name in names]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return [RunDir(directory.parent / name) for name in names]
 
 
 def _axis(text: str) -> tuple[str, list[str]]:

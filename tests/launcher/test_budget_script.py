@@ -1,6 +1,7 @@
 """slurm/budget.sh through train.sh: the account in the run directory, and when it is used up."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from hierlm.run_dir import RunDir
 from launcher.slurm.job_history import read_history, record_submit
+from tests.conftest import ROOT
 from tests.launcher.test_train_script import Batch
 
 
@@ -109,3 +111,8 @@ def test_wrong_input_is_not_tried_again(run_dir: RunDir) -> None:
     assert ends(run_dir)[-1] | {"time": ""} == {
         "time": "", "event": "end", "job_id": "20123", "exit_code": 2, "then": "stop", "reason": "the input is wrong",
     }  # fmt: skip
+
+
+def test_the_scripts_that_people_call_can_be_called() -> None:
+    for name in ("test-cluster.sh", "train.sh"):
+        assert os.access(ROOT / "slurm" / name, os.X_OK), name

@@ -58,7 +58,11 @@ def test_time_limits_are_whole_minutes(text: str, minutes: int) -> None:
     assert ClusterProfile(time_limit=text).time_limit_minutes == minutes
 
 
-def test_a_time_needs_no_quotes(tmp_path: Path) -> None:
+def test_a_time_needs_no_quotes_and_a_number_is_none(tmp_path: Path) -> None:
+    """By YAML 1.1 it was a number of seconds."""
     path = tmp_path / "site.yaml"
-    path.write_text("time_limit: 24:00:00\n")  # seconds in YAML 1.1
-    assert load_cluster(path).time_limit_minutes == 24 * 60
+    path.write_text("time_limit: 24:00:00\n")
+    assert load_cluster(path).time_limit_minutes == 1440
+    path.write_text("time_limit: 86400\n")
+    with pytest.raises(UserError, match=r"time_limit: given 86400, allowed: a text \(in quotes"):
+        load_cluster(path)

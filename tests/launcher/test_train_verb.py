@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hierlm.run_dir import RunDir
 from launcher import job, preflight
 from launcher.cli import run
+from launcher.commands.train import outcome
 from tests.config.making import write
 
 SUMMARY = {
@@ -85,3 +87,11 @@ def test_missing_data_is_told_before_anything_is_written(tmp_path: Path, capfd: 
     err = capfd.readouterr().err
     assert f"{tmp_path}/nothing" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"[1]", b"{", b"null", b"[" * 5000])
+def test_a_damaged_summary_is_no_traceback(bad: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.summary.write_bytes(bad)
+    assert outcome(run_dir, 0)["summary"] is None
+    assert "summary.json: cannot be read" in capfd.readouterr().err

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -122,3 +123,20 @@ def test_there_is_one_document_whatever_happens(printed: object, capsys: pytest.
 def test_an_interrupt_is_told_to_programs_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(lambda: raising(KeyboardInterrupt()), verb="hierlm x", as_json=True) == 130
     assert json.loads(capsys.readouterr().out)["error"] == "interrupted"
+
+
+def test_bytes_that_a_full_disk_has_taken_are_told_in_one_line() -> None:
+    """As `hierlm generate` writes them."""
+    work = "lambda: (sys.stdout.buffer.write(b'x' * 99), sys.stdout.buffer.flush())"
+    program = f"import sys; from launcher.verb import exit_code_of; sys.exit(exit_code_of({work}, verb='v'))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "v: stdout: No space left on device\n")
+
+
+def test_a_file_that_fails_is_not_taken_for_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(IsADirectoryError):
+        exit_code_of(lambda: Path("/").read_text(), verb="hierlm x", as_json=True)
+    assert "IsADirectoryError" in json.loads(capsys.readouterr().out)["error"]

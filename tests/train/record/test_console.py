@@ -1,6 +1,8 @@
 """The console of a run: its lines outlive the terminal they were printed on."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -39,3 +41,21 @@ def test_a_bar_on_a_terminal_that_is_closed_ends_nothing(tmp_path: Path) -> None
         console.advance_bar(completed=step, description="training")
     console.close()
     assert (tmp_path / "console.log").read_text().count("step ") == 10
+
+
+def test_a_log_on_a_full_disk_ends_nothing(tmp_path: Path) -> None:
+    """What libraries print, tracebacks and what other programs write to descriptor 1 go there."""
+    program = """
+import os, sys, traceback
+from hierlm.train.record.console import redirect_output
+out, err = redirect_output("/dev/full")
+print("x" * 99999, flush=True)
+print("y", file=sys.stderr)
+try:
+    1 / 0
+except ZeroDivisionError:
+    traceback.print_exc()
+print("still here", file=out)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "still here\n"
