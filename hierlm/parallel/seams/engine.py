@@ -87,7 +87,7 @@ class PipelineEngine(Engine):
 
 
 class CheckpointFiles(Handle):
-    """Where DeepSpeed asks for its files; `hierlm.parallel.saving` derives from it."""
+    """Where DeepSpeed asks for its files; `hierlm.parallel.saving` and `loading` derive from it."""
 
     of = "deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine.TorchCheckpointEngine"
 
