@@ -19,12 +19,13 @@ class Outlet:
         self.lost: OSError | None = None
         self.is_used = False
 
+    @property
+    def buffer(self) -> "_Bytes":
+        """What takes bytes, where the stream has one."""
+        return _Bytes(self, self._stream.buffer)  # type: ignore[attr-defined]
+
     def write(self, text: str, /) -> int:
-        self.is_used = True
-        try:
-            self._stream.write(text)
-        except OSError as error:
-            self._lose(error)
+        self.attempt(self._stream.write, text)
         return len(text)
 
     def writelines(self, lines: Any, /) -> None:
@@ -36,11 +37,36 @@ class Outlet:
         except OSError as error:
             self._lose(error)
 
+    def attempt(self, write: Callable[[Any], object], content: Any) -> None:
+        """Write, and learn whether the stream is lost."""
+        self.is_used = True
+        try:
+            write(content)
+        except OSError as error:
+            self._lose(error)
+
     def _lose(self, error: OSError) -> None:
         if self.lost is None:
             self.lost = error
             if self.on_loss is not None:
                 self.on_loss(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Bytes:
+    """The part of an outlet below the letters."""
+
+    def __init__(self, outlet: Outlet, stream: Any) -> None:
+        self._outlet, self._stream = outlet, stream
+
+    def write(self, block: Any, /) -> int:
+        self._outlet.attempt(self._stream.write, block)
+        return len(block)
+
+    def flush(self) -> None:
+        self._outlet.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

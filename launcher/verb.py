@@ -29,12 +29,8 @@ def exit_code_of(work: Callable[[], object], *, verb: str, as_json: bool = False
             code = _exit_code(work, told)
             if code and not outlet.is_used:
                 told.document(code)
-    except OSError as error:
-        is_lost = isinstance(error, _OutputLostError | BrokenPipeError)
-        lost = error if is_lost else outlets.settle(stdout)
-        if lost is None:  # it was another file
-            told.bug(error)
-            raise
+    except (_OutputLostError, BrokenPipeError) as error:
+        lost: OSError | None = error
     else:
         lost = outlet.lost
     lost = outlets.settle(stdout) or lost
@@ -86,7 +82,7 @@ def _exit_code(work: Callable[[], object], told: _Told) -> int | None:
         return FAILED if isinstance(error, NoAnswerError) else WRONG_INPUT
     except Exception as error:
         if not is_usage_error(error):
-            if not isinstance(error, OSError):
+            if not isinstance(error, _OutputLostError | BrokenPipeError):
                 told.bug(error)
             raise
         told.line(_usage_message(error))

@@ -125,9 +125,10 @@ def test_an_interrupt_is_told_to_programs_too(capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out)["error"] == "interrupted"
 
 
-def test_bytes_that_a_full_disk_has_taken_are_told_in_one_line() -> None:
+@pytest.mark.parametrize("size", [99, 99999])
+def test_bytes_that_a_full_disk_has_taken_are_told_in_one_line(size: int) -> None:
     """As `hierlm generate` writes them."""
-    work = "lambda: (sys.stdout.buffer.write(b'x' * 99), sys.stdout.buffer.flush())"
+    work = f"lambda: (sys.stdout.buffer.write(b'x' * {size}), sys.stdout.buffer.flush())"
     program = f"import sys; from launcher.verb import exit_code_of; sys.exit(exit_code_of({work}, verb='v'))"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
