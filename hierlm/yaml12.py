@@ -51,8 +51,13 @@ def dump(document: Mapping[str, Any]) -> str:
     )
 
 
+_OTHERS = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "binary", "omap", "pairs", "set")}
+"""Tags that are no part of the core schema; PyYAML trips over `!!timestamp x`."""
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own way
+    yaml_constructors = {tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag not in _OTHERS}  # noqa: RUF012
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """A key that is there twice is an error: one of the two values would be lost."""
