@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
 
-from data_pipeline.masking import holds_secret
-
-PIPE = "pipe:"
+from data_pipeline.masking import PIPE, holds_secret
 
 
 def place_of_data(path: str) -> str:

@@ -9,6 +9,8 @@ import re
 from typing import Any
 
 MASK = "***"
+PIPE = "pipe:"
+"""How an input begins that is a command."""
 
 _NAMES = (
     r"token|password|passwd|passphrase|pwd|secret|credentials?|signature|sig|auth|(?:api|access|private|secret)[_-]?key"
@@ -37,7 +39,7 @@ def masked(text: str) -> str:
         text = _HEADER.sub(rf"\g<name>{MASK}", text)
     if "=" in text:
         text = _ASSIGNED.sub(rf"\g<name>{MASK}", text)
-    if text.startswith("pipe:"):
+    if text.startswith(PIPE):
         text = _PREFIXES.sub(_without_values, text)
     if "-" in text:
         text = _OPTION.sub(rf"\g<name>{MASK}", text)

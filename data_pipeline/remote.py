@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_pipeline.config import PIPE
 from data_pipeline.errors import DataError
-from data_pipeline.masking import masked
+from data_pipeline.masking import PIPE, masked
 
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.5  # doubles with every try

@@ -7,9 +7,8 @@ import io
 import subprocess
 from typing import Any, BinaryIO, cast
 
-from data_pipeline.config import PIPE
 from data_pipeline.errors import DataError
-from data_pipeline.masking import masked
+from data_pipeline.masking import PIPE, masked
 from data_pipeline.remote import BUFFER_BYTES
 
 

@@ -71,6 +71,11 @@ def test_no_room_stands_in_a_circle() -> None:
     assert circle(edges_of_rooms()) is None
 
 
+def test_no_config_leaf_stands_in_a_circle() -> None:
+    """What a leaf imports does not import it back, directly or round about."""
+    assert circle(edges_with_leaves()) is None
+
+
 def test_a_circle_is_told_with_the_imports_that_make_it() -> None:
     edges = {
         "a": [("b", "a/one.py imports b.two")],
@@ -92,6 +97,21 @@ def edges_of_rooms() -> dict[str, list[tuple[str, str]]]:
         if is_own and not found.is_typing_only and not is_leaf and room != below and below in FLOOR_OF:
             edges.setdefault(room, []).append((below, f"{found.file} imports {module}"))
     return edges
+
+
+def edges_with_leaves() -> dict[str, list[tuple[str, str]]]:
+    """The same with every config.py as a room of its own."""
+    names, edges = module_names(), dict[str, list[tuple[str, str]]]()
+    for found in all_imports():
+        module = found.module if found.module in names else found.module.rpartition(".")[0]
+        room, below = (leaf_or_room(name) for name in (found.file.removesuffix(".py").replace("/", "."), module))
+        if module.partition(".")[0] in PACKAGES and not found.is_typing_only and room != below:
+            edges.setdefault(room, []).append((below, f"{found.file} imports {module}"))
+    return edges
+
+
+def leaf_or_room(module: str) -> str:
+    return module if module.endswith(".config") else room_of(module)
 
 
 def module_names() -> set[str]:

@@ -190,7 +190,8 @@ def test_what_never_reached_a_tracker_is_sent_by_track_sync_once(tmp_path: Path)
     run_dir.path.mkdir(parents=True)
     run_dir.config.write_text(f"name: demo\ntracking: {{uri: '{SQLITE}', experiment: demo}}\nmodel: {{arch: lmu}}\n")
     run_dir.attempts.write_text(
-        '{"event": "start", "time": "2023-11-14T22:13:20+00:00"}\n{"event": "end", "why": "failed (RuntimeError: x)"}\n'
+        '{"event": "start", "time": "2023-11-14T22:13:20+00:00"}\n'
+        '{"event": "end", "time": "2023-11-14T22:14:20+00:00", "why": "failed (RuntimeError: x)"}\n'
     )
     write_steps(run_dir, 1, 60)
     for sent in (66, 0):
