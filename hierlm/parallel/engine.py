@@ -40,6 +40,7 @@ from hierlm.parallel.seams.optimizers import (
 )
 from hierlm.parallel.seams.parameters import stored
 from hierlm.parallel.seams.start import refuse_missing
+from hierlm.parallel.share_gradients import add_up
 from hierlm.parallel.skipped_steps import Skipped, are_finite, forget_lost_memories
 from hierlm.parallel.universal import INFO, SLICES, load_universal
 from hierlm.phases.config import PhaseConfig
@@ -87,6 +88,9 @@ class Engine:
         passes = PipelinePasses if isinstance(self.module, Pipeline) else WholeModelPasses
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
         self._looks: Sequence[Look] = ()
+        look_before_update(self._engine, self._look)
+        if self.module.shares is not None and config.parallel.offload != "none":
+            self.module.shares.sum_as_made()
         self._copies = HostCopies(pinned=process.device.type == "cuda")
         self._memory_copies = HostCopies(pinned=process.device.type == "cuda")
         self.skipped = Skipped()
@@ -154,12 +158,12 @@ class Engine:
 
     def call_before_update(self, looks: Sequence[Look]) -> None:
         """From now on, between the backward passes and the update of every step; every rank calls the same."""
-        if looks and not self._looks:
-            look_before_update(self._engine, self._look)
         self._looks = looks
 
     def _look(self) -> None:
-        gradients = Gradients(self._engine, self.groups)
+        gradients, shares = Gradients(self._engine, self.groups), self.module.shares
+        if shares is not None:
+            add_up(gradients, shares.seen_in_parts, group=shares.group)
         for look in self._looks:
             look(gradients, self._moment)
 
