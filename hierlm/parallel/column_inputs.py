@@ -4,7 +4,7 @@ Each rank's slices give a part of the gradient of what they read. Queries, keys 
 are added up here and summed over ranks once (Megatron-LM, 1909.08053, section 3: two sums a block each way). The sum
 is on its way while the gradients of the weights are made, which nobody waits for: so a weight's gradient is made where
 the input's is sent off, not where the product's is. On a GPU both run at once only if the kernels are started in this
-order, which CUDA_DEVICE_MAX_CONNECTIONS=1 sees to (`hierlm.parallel.process`).
+order, which CUDA_DEVICE_MAX_CONNECTIONS=1 sees to: whoever starts the processes sets it (`launcher.job`).
 
 What slices read in common is found where it happens: by the tensor that they are given.
 
