@@ -26,7 +26,7 @@ from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.groups import start_groups
 from hierlm.parallel.host_copies import HostCopies
-from hierlm.parallel.loading import files_read_plainly
+from hierlm.parallel.loading import own_files_read_plainly
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.micro_batch import batch_of
@@ -275,7 +275,7 @@ class Engine:
         """Read what `save` wrote on the same layout; the client state. Nothing found is an error: no fresh start."""
         if not os.path.isdir(directory / TAG):
             raise FileNotFoundError(f"{directory / TAG}: no engine state in this checkpoint")
-        with files_read_plainly(self._engine):
+        with own_files_read_plainly(self._engine):
             path, client_state = self._engine.load_checkpoint(str(directory), tag=TAG)
         if path is None:
             raise RuntimeError(f"{directory}: DeepSpeed loaded nothing")
@@ -283,7 +283,9 @@ class Engine:
 
     def load_converted(self, directory: Path) -> dict[str, Any]:
         """Read a checkpoint of another layout, converted by `hierlm.checkpoint.universal`; the client state."""
-        return load_universal(self._engine, directory / TAG, names=self._universal_info[SLICES])
+        memory_bytes = self.config.checkpoint.conversion_memory_bytes
+        names = self._universal_info[SLICES]
+        return load_universal(self._engine, directory / TAG, names=names, memory_bytes=memory_bytes)
 
     @property
     def _micro_batch_size(self) -> int:
