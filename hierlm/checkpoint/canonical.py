@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, WEIGHTS, Slice, read_slices
+from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, WEIGHTS, Piece, Slice, read_slices
 from hierlm.errors import UserError
 
 NAMES_TOLD = 3
@@ -48,6 +48,24 @@ class CanonicalState:
     def rule(self, name: str) -> str:
         """How the layout cuts this parameter: column | row | vocabulary | replicate."""
         return slice_rule(self._by_name[name][0].info, name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the full parameter; nothing is read."""
+        pieces = self.pieces(name)
+        first, rule = pieces[0].shape, self.rule(name)
+        if rule == "replicate":
+            return first
+        at = len(first) - 1 if rule == "row" else 0
+        size = sum(piece.shape[at] for piece in pieces)
+        if rule == "vocabulary":
+            size = min(size, self._by_name[name][0].info.get(VOCAB_SIZE, size))
+        return (*first[:at], size, *first[at + 1 :])
+
+    def pieces(self, name: str) -> list[Piece]:
+        """What the tensor-parallel ranks hold of it, in their order; one where all hold the same."""
+        holders = self._by_name[name]
+        of_one_stage = [part.pieces[name] for part in holders if part.pp_rank == holders[0].pp_rank]
+        return of_one_stage[:1] if self.rule(name) == "replicate" else of_one_stage
 
     def tensor(self, name: str, state: str) -> Tensor:
         """One of `kinds` of a parameter, fp32 and contiguous; a state that was never written is zeros.

@@ -71,18 +71,24 @@ def newest_good(checkpoints: Path, *, report: Report, team: Team = ALONE) -> Che
     return None
 
 
-def checkpoint_at(checkpoints: Path, step: int | None) -> CheckpointRef:
-    """The checkpoint of one step (None: the newest good one), verified; UserError names those there are."""
+def checkpoint_at(
+    checkpoints: Path, step: int | None, *, report: Report = lambda line: None, team: Team = ALONE
+) -> CheckpointRef:
+    """The checkpoint of one step (None: the newest good one), verified; UserError names those there are.
+
+    Every rank of a team calls it, as `newest_good`.
+    """
     if step is None:
-        ref = newest_good(checkpoints, report=lambda line: None)
+        ref = newest_good(checkpoints, report=report, team=team)
         if ref is None:
             raise UserError(f"{checkpoints}: no checkpoint yet")
         return ref
-    found = {listed.step: listed for listed in list_checkpoints(checkpoints)}
+    listing = team.exchange(list_checkpoints(checkpoints) if team.is_first else [])[0]
+    found = {listed.step: listed for listed in listing}
     if step not in found:
         there = ", ".join(map(str, found)) or "none"
         raise UserError(f"{checkpoints}: no checkpoint of step {step}; there are: {there}")
-    problems = _problems(found[step], team=ALONE)
+    problems = _problems(found[step], team=team)
     if problems:
         raise UserError(f"{found[step].path} is damaged: {summary(problems)}")
     manifest = found[step].manifest

@@ -123,7 +123,7 @@ def load_universal(engine: Any, directory: Path, *, names: Iterable[str]) -> dic
     for owner in _owners(engine):
         states = {state: torch.zeros_like(owner) for state in optimizer.state_names.states}
         optimizer.state[owner] = {**{c: n.to(owner.device, copy=True) for c, n in counts.items()}, **states}
-    for home in _homes(engine):
+    for home in homes(engine):
         state = {WEIGHTS: home.owner.data, **optimizer.state[home.owner]}
         for count in optimizer.state_names.counts:
             # one for all that an owner holds: they were trained in the same phases
@@ -132,7 +132,7 @@ def load_universal(engine: Any, directory: Path, *, names: Iterable[str]) -> dic
             full = _own_slice(engine, zero / home.name / f"{kind}.pt", home.parameter)
             stretch = full.reshape(-1)[home.start : home.start + home.numel]
             state[kind].view(-1)[home.owner_start : home.owner_start + home.numel].copy_(stretch)
-    _update_working_weights(engine)
+    update_working_weights(engine)
     for counter in ("global_steps", "global_samples", "skipped_steps"):
         setattr(engine, counter, model[counter])
     return model
@@ -148,7 +148,7 @@ def _require_same_optimizer(model: Mapping[str, Any], optimizer: Phased, *, wher
         )
 
 
-class _Home(NamedTuple):
+class Home(NamedTuple):
     """Where a stretch of a parameter's full-precision state lives on this rank."""
 
     name: str
@@ -159,7 +159,7 @@ class _Home(NamedTuple):
     numel: int
 
 
-def _homes(engine: Any) -> Iterator[_Home]:
+def homes(engine: Any) -> Iterator[Home]:
     """The stretches this rank updates. A rank may own none of a group, only padding."""
     name_of = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     for owner, parameters in zip(_owners(engine), _grouped_parameters(engine), strict=True):
@@ -168,12 +168,12 @@ def _homes(engine: Any) -> Iterator[_Home]:
             name = name_of[id(parameter)]
             if engine.zero_optimization_partition_weights():
                 start, numel, share = own_share(parameter)
-                yield _Home(name, parameter, owner, start, offset, numel)
+                yield Home(name, parameter, owner, start, offset, numel)
                 offset += share
             elif not engine.zero_optimization():
-                yield _Home(name, parameter, owner, 0, 0, parameter.numel())
+                yield Home(name, parameter, owner, 0, 0, parameter.numel())
             elif (stretch := own_stretch(parameter)) is not None:
-                yield _Home(name, parameter, owner, *stretch)
+                yield Home(name, parameter, owner, *stretch)
 
 
 def _owners(engine: Any) -> list[Tensor]:
@@ -190,7 +190,7 @@ def _grouped_parameters(engine: Any) -> list[list[Any]]:
     return list(engine.optimizer.groups)
 
 
-def _update_working_weights(engine: Any) -> None:
+def update_working_weights(engine: Any) -> None:
     """What the forward pass uses follows the full-precision state."""
     zero = engine.optimizer
     if not isinstance(zero, Stage3Optimizer):

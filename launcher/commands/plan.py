@@ -32,8 +32,12 @@ def command(
     """
     with json_on_stdout(as_json) as print_document:
         from hierlm.config.load import load_config
+        from hierlm.errors import UserError
+        from launcher.preflight import weights_problems
 
         run = load_config(config, overrides or [])
+        if problems := weights_problems(run):
+            raise UserError(problems)
         print(SLICES_AS_A_RUN, file=sys.stderr, flush=True)
         from hierlm.plan.plan import make_plan
         from hierlm.plan.text import show
