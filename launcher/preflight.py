@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from data_pipeline.check.run import check, evaluation_problems
 from hierlm import models
+from hierlm.checkpoint.weight_source import source_problems
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
@@ -16,7 +17,7 @@ from hierlm.run_dir import RunDir
 
 def refuse_what_cannot_run(config: RunConfig[ModelConfig]) -> None:
     """UserError with every reason. What the config alone shows has been reported by its loader already."""
-    problems = version_problems() + data_problems(config) + room_problems(config)
+    problems = version_problems() + data_problems(config) + weights_problems(config) + room_problems(config)
     if problems:
         raise UserError(problems)
 
@@ -34,6 +35,12 @@ def data_problems(config: RunConfig[ModelConfig]) -> list[str]:
         return problems
     weights = {phase.name: config.source_weights(phase) for phase in config.phases}
     return evaluation_problems([source.path for source in sources], weights)
+
+
+def weights_problems(config: RunConfig[ModelConfig]) -> list[str]:
+    """The weights to begin with are not there, cannot be read, or are of another vocabulary."""
+    run = RunDir(Path(config.run_root).expanduser() / config.name)
+    return source_problems(config.init_from, run=run, vocab_size=config.model.vocab_size)
 
 
 def room_problems(config: RunConfig[ModelConfig]) -> list[str]:

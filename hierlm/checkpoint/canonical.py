@@ -77,6 +77,12 @@ class CanonicalState:
             give_back=lambda: give_back(self._mapped),
         )
 
+    def pieces(self, name: str) -> list[Piece]:
+        """What the tensor-parallel ranks hold of it, in their order; one where all hold the same."""
+        holders = self._by_name[name]
+        of_one_stage = [part.pieces[name] for part in holders if part.pp_rank == holders[0].pp_rank]
+        return of_one_stage[:1] if self.rule(name) == "replicate" else of_one_stage
+
     def tensor(self, name: str, state: str) -> Tensor:
         """One of `kinds` of a parameter, fp32 and contiguous; a state that was never written is zeros.
 

@@ -69,29 +69,29 @@ def newest_good(checkpoints: Path, *, report: Report, team: Team = ALONE) -> Che
         f"{checkpoints}: checkpoints were made but none of them is good{newest_is}: "
         "restore one from a copy, or choose another `name` to start afresh"
     )
-    refusal = team.tell(none_good if team.is_first and (listing or (checkpoints / LATEST).exists()) else None)
-    if refusal is not None:
-        raise UserError(refusal)
+    _refuse(none_good if team.is_first and (listing or (checkpoints / LATEST).exists()) else None, team=team)
     return None
 
 
-def checkpoint_at(checkpoints: Path, step: int | None) -> CheckpointRef:
-    """The checkpoint of one step (None: the newest good one), verified; UserError names those there are."""
+def checkpoint_at(
+    checkpoints: Path, step: int | None, *, report: Report = lambda line: None, team: Team = ALONE
+) -> CheckpointRef:
+    """The checkpoint of one step (None: the newest good one), verified; UserError names those there are.
+
+    Every rank of a team calls it, as `newest_good`.
+    """
     if step is None:
-        ref = newest_good(checkpoints, report=lambda line: None)
+        ref = newest_good(checkpoints, report=report, team=team)
         if ref is None:
             raise UserError(f"{checkpoints}: no checkpoint yet")
         return ref
-    found = {listed.step: listed for listed in list_checkpoints(checkpoints)}
-    if step not in found:
-        there = ", ".join(map(str, found)) or "none"
-        raise UserError(f"{checkpoints}: no checkpoint of step {step}; there are: {there}")
-    problems = _problems_found(found[step], team=ALONE)
-    if problems:
-        raise UserError(f"{found[step].path} is damaged: {summary(problems)}")
-    manifest = found[step].manifest
-    assert manifest is not None
-    return CheckpointRef(found[step].path, manifest)
+    found = {listed.step: listed for listed in (list_checkpoints(checkpoints) if team.is_first else [])}
+    there = ", ".join(map(str, found)) or "none"
+    _refuse(None if step in found else f"{checkpoints}: no checkpoint of step {step}; there are: {there}", team=team)
+    listed = found.get(step)
+    problems = _problems_found(listed, team=team)
+    _refuse(f"{listed.path} is damaged: {summary(problems)}" if listed and problems else None, team=team)
+    return _told(listed, team=team)
 
 
 def verify(listed: Listed) -> list[str]:
@@ -102,6 +102,12 @@ def verify(listed: Listed) -> list[str]:
 def summary(problems: list[str]) -> str:
     """The first problem and how many more."""
     return problems[0] + (f" and {len(problems) - 1} more" if len(problems) > 1 else "")
+
+
+def _refuse(refusal: str | None, *, team: Team) -> None:
+    """UserError on every rank where the first one has a refusal; what the others pass is not looked at."""
+    if (told := team.tell(refusal)) is not None:
+        raise UserError(told)
 
 
 def _listed(step: int, path: Path) -> Listed:

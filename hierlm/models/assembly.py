@@ -82,6 +82,11 @@ def canonical_names(config: ModelConfig) -> list[str]:
     return [name for name, _ in _weightless(config).named_parameters()]
 
 
+def canonical_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter that has values, by canonical name; nothing is allocated."""
+    return {name: tuple(p.shape) for name, p in _weightless(config).named_parameters() if p.numel()}
+
+
 def canonical_kinds(config: ModelConfig) -> dict[str, Kind]:
     """What each parameter is, by every name it has in the whole model; nothing is allocated.
 

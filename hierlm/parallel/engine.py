@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hierlm.checkpoint.tensor_file import read_mapping
+from hierlm.checkpoint.weights import Weights
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import (
     input_specs,
@@ -24,6 +25,7 @@ from hierlm.parallel.before_update import Gradients, look_before_update
 from hierlm.parallel.build import build_module, engine_around
 from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.degrees import Degrees
+from hierlm.parallel.first_weights import read_first_weights
 from hierlm.parallel.groups import start_groups
 from hierlm.parallel.host_copies import HostCopies
 from hierlm.parallel.loading import own_files_read_plainly
@@ -42,7 +44,7 @@ from hierlm.parallel.seams.parameters import stored
 from hierlm.parallel.seams.start import refuse_missing
 from hierlm.parallel.share_gradients import add_up
 from hierlm.parallel.skipped_steps import Skipped, are_finite, forget_lost_memories
-from hierlm.parallel.universal import INFO, SLICES, load_universal
+from hierlm.parallel.universal import INFO, SLICES, load_universal, update_working_weights
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Moment
 
@@ -286,6 +288,18 @@ class Engine:
         memory_bytes = self.config.checkpoint.conversion_memory_bytes
         names = self._universal_info[SLICES]
         return load_universal(self._engine, directory / TAG, names=names, memory_bytes=memory_bytes)
+
+    def read_first_weights(self, weights: Weights, taken: Mapping[str, str]) -> None:
+        """Before the first step: this rank's share of the parameters in `taken`, each from the tensor it names there.
+
+        Nothing is exchanged; `follow_first_weights` does that, once every rank is through.
+        """
+        rules = self._universal_info[SLICES]
+        read_first_weights(self._engine, weights, taken, rules=rules, groups=self.groups)
+
+    def follow_first_weights(self) -> None:
+        """The forward pass takes what was read; every rank calls it."""
+        update_working_weights(self._engine)
 
     @property
     def _micro_batch_size(self) -> int:

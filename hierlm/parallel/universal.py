@@ -128,7 +128,7 @@ def load_universal(
     for owner in _owners(engine):
         states = {state: torch.zeros_like(owner) for state in optimizer.state_names.states}
         optimizer.state[owner] = {**{c: n.to(owner.device, copy=True) for c, n in counts.items()}, **states}
-    for home in _homes(engine):
+    for home in homes(engine):
         state = {WEIGHTS: home.owner.data, **optimizer.state[home.owner]}
         for count in optimizer.state_names.counts:
             # one for all that an owner holds: they were trained in the same phases
@@ -140,7 +140,7 @@ def load_universal(
             for first, values in _own_stretch(engine, saved, home, most=max(1, memory_bytes // 4 // 4)):
                 own[first : first + len(values)].copy_(values)
                 give_back(mapped)
-    _update_working_weights(engine)
+    update_working_weights(engine)
     for counter in ("global_steps", "global_samples", "skipped_steps"):
         setattr(engine, counter, model[counter])
     return model
@@ -156,7 +156,7 @@ def _require_same_optimizer(model: Mapping[str, Any], optimizer: Phased, *, wher
         )
 
 
-class _Home(NamedTuple):
+class Home(NamedTuple):
     """Where a stretch of a parameter's full-precision state lives on this rank."""
 
     name: str
@@ -167,7 +167,7 @@ class _Home(NamedTuple):
     numel: int
 
 
-def _homes(engine: Any) -> Iterator[_Home]:
+def homes(engine: Any) -> Iterator[Home]:
     """The stretches this rank updates. A rank may own none of a group, only padding."""
     name_of = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     for owner, parameters in zip(_owners(engine), _grouped_parameters(engine), strict=True):
@@ -176,12 +176,12 @@ def _homes(engine: Any) -> Iterator[_Home]:
             name = name_of[id(parameter)]
             if engine.zero_optimization_partition_weights():
                 start, numel, share = own_share(parameter)
-                yield _Home(name, parameter, owner, start, offset, numel)
+                yield Home(name, parameter, owner, start, offset, numel)
                 offset += share
             elif not engine.zero_optimization():
-                yield _Home(name, parameter, owner, 0, 0, parameter.numel())
+                yield Home(name, parameter, owner, 0, 0, parameter.numel())
             elif (stretch := own_stretch(parameter)) is not None:
-                yield _Home(name, parameter, owner, *stretch)
+                yield Home(name, parameter, owner, *stretch)
 
 
 def _owners(engine: Any) -> list[Tensor]:
@@ -198,7 +198,7 @@ def _grouped_parameters(engine: Any) -> list[list[Any]]:
     return list(engine.optimizer.groups)
 
 
-def _update_working_weights(engine: Any) -> None:
+def update_working_weights(engine: Any) -> None:
     """What the forward pass uses follows the full-precision state."""
     zero = engine.optimizer
     if not isinstance(zero, Stage3Optimizer):
@@ -217,7 +217,7 @@ def _model_state(directory: Path) -> dict[str, Any]:
     return read_mapping(directory / MODEL_FILE)
 
 
-def _own_stretch(engine: Any, saved: Mapping[str, Any], home: _Home, *, most: int) -> Iterator[tuple[int, Tensor]]:
+def _own_stretch(engine: Any, saved: Mapping[str, Any], home: Home, *, most: int) -> Iterator[tuple[int, Tensor]]:
     """The stretch of `home` in a full tensor, in parts of about `most` values: (where in the stretch, values [n]).
 
     Behind the last row of a vocabulary come zeros: it is padded to be cut.
@@ -235,7 +235,7 @@ def _own_stretch(engine: Any, saved: Mapping[str, Any], home: _Home, *, most: in
         yield done, torch.cat([there, there.new_zeros(count - len(there))]) if len(there) < count else there
 
 
-def _columns(full: Tensor, home: _Home, *, first: int, width: int, most: int) -> Iterator[tuple[int, Tensor]]:
+def _columns(full: Tensor, home: Home, *, first: int, width: int, most: int) -> Iterator[tuple[int, Tensor]]:
     """The same of a parameter that is cut by its last dimension: these columns of each row."""
     columns = full.reshape(-1, full.shape[-1])[:, first : first + width]
     stop, step = home.start + home.numel, max(1, most // width)

@@ -116,9 +116,9 @@ class EvaluationHook:
         return is_due(self._config.train.eval_every, completed=step, timeline=self._timeline)
 
     def evaluate(self, step: int) -> None:
-        """Evaluate now and record it, unless stopped on the way."""
+        """Evaluate now and record it, unless stopped on the way; at 0 what was begun with."""
         started = perf_counter()
-        phase = self._timeline.at(step - 1).phase
+        phase = self._timeline.at(max(step - 1, 0)).phase
         measured = self._evaluation.run(
             weights=self._config.source_weights(phase),
             sequence_length=phase.sequence_length,

@@ -19,6 +19,7 @@ from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
 from hierlm.objectives import objective
 from hierlm.objectives.batch import Batch, Drawn
+from hierlm.parallel.messages import team_of
 from hierlm.parallel.process import ProcessInfo
 from hierlm.phases.timeline import Moment
 from hierlm.run_dir import RunDir
@@ -28,6 +29,7 @@ from hierlm.tracking.system import SystemSampler
 from hierlm.tracking.tracker import FinalState
 from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.evaluation import Evaluation, Share
+from hierlm.train.first_weights import RECORD, begin_with_first_weights, recorded
 from hierlm.train.foundation import Foundation, lay_foundation
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook, is_logged
 from hierlm.train.loaded_inputs import wants_documents
@@ -98,6 +100,8 @@ def set_up(
     lease = _take_lease(base)  # late: an attempt that cannot even begin disturbs none
     checkpointer = Checkpointer(run_dir, base.course, rows=base.rows, engine=base.engine, lease=lease)
     first_step = checkpointer.resume()
+    if first_step == 0:
+        _take_first_weights(base)
     start_up.done("checkpoint")
     if ENDS_AT in os.environ:
         stop.end_in_time(float(os.environ[ENDS_AT]), margin_seconds=lambda: _margin(checkpointer.slowest_save_seconds))
@@ -129,7 +133,7 @@ def set_up(
         hooks=hooks,
         checkpointer=checkpointer,
         lease=lease,
-        catch_up=lambda: _catch_up(run_dir, evaluation, step=first_step),
+        catch_up=lambda: _catch_up(base, evaluation, step=first_step),
         heartbeat=heartbeat,
         sampler=SystemSampler(run_dir, node=process.node, lease=lease) if process.local_rank == 0 else None,
     )
@@ -211,6 +215,12 @@ def _take_lease(base: Foundation) -> Lease:
     return shared[0]
 
 
+def _take_first_weights(base: Foundation) -> None:
+    """Those of another training, where the config asks for them."""
+    first, say = base.timeline.at(0), base.console.say
+    begin_with_first_weights(base.config, base.run_dir, engine=base.engine, first=first, team=team_of(), say=say)
+
+
 def _open_records(base: Foundation, *, first_step: int, lease: Lease, unproven: str | None) -> None:
     """Open metrics and tracker, on the writer rank."""
     run_dir, config = base.run_dir, base.config
@@ -221,12 +231,21 @@ def _open_records(base: Foundation, *, first_step: int, lease: Lease, unproven: 
     tracker = open_tracker(
         config.tracking,
         run_dir,
-        run_config_flat=config.model_dump(mode="json"),
+        run_config_flat=_as_parameters(base),
         attempt=lease.generation,
         report=base.console.say,
         lease=lease,
     )
     base.recorder.open(metrics, tracker)
+
+
+def _as_parameters(base: Foundation) -> dict[str, object]:
+    """The config as a tracker shows it; of first weights also which they were."""
+    plain = base.config.model_dump(mode="json")
+    if base.config.init_from is None:
+        return plain
+    known = recorded(base.run_dir) or {}
+    return {**plain, RECORD: {**plain[RECORD], **{key: known.get(key) for key in ("step", "sha256")}}}
 
 
 def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluation:
@@ -297,11 +316,15 @@ def _request(base: Foundation, moment: Moment, *, rows: range) -> Request:
     return Request(phase.sequence_length, moment.data_pass, moment.first_sample, rows, lanes, mixture)
 
 
-def _catch_up(run_dir: RunDir, evaluation: EvaluationHook, *, step: int) -> None:
-    """Make the evaluation of the step resumed from, if the attempt before did not get to its end."""
-    if step == 0 or not evaluation.is_due(step):
+def _catch_up(base: Foundation, evaluation: EvaluationHook, *, step: int) -> None:
+    """Make the evaluation of the step gone on from, if the attempt before did not get to its end.
+
+    Weights of another training are evaluated before the first step, too: that is what training starts from.
+    """
+    due = evaluation.is_due(step) if step else base.config.init_from is not None
+    if not due:
         return
-    missing = [not _has_evaluation(run_dir, step=step)]
+    missing = [not _has_evaluation(base.run_dir, step=step)]
     dist.broadcast_object_list(missing, src=0)
     if missing[0]:
         evaluation.evaluate(step)
