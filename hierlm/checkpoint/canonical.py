@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, WEIGHTS, Slice, read_slices
+from hierlm.checkpoint.tensor_file import content_that_fits
 from hierlm.errors import UserError
 
 NAMES_TOLD = 3
@@ -18,7 +19,8 @@ NAMES_TOLD = 3
 class CanonicalState:
     """Weights and optimizer states by sorted canonical name; one parameter is in memory at a time."""
 
-    def __init__(self, slices: Sequence[Slice]) -> None:
+    def __init__(self, slices: Sequence[Slice], *, where: Path) -> None:
+        self._where = where
         self._by_name: dict[str, list[Slice]] = {}
         for part in slices:
             for name, piece in part.pieces.items():
@@ -52,8 +54,13 @@ class CanonicalState:
     def tensor(self, name: str, state: str) -> Tensor:
         """One of `kinds` of a parameter, fp32 and contiguous; a state that was never written is zeros.
 
-        ValueError if stages that share a tied parameter do not hold the same: the run itself was broken.
+        ValueError if stages that share a tied parameter do not hold the same: the run itself was broken; or if what a
+        slice holds does not fit the others.
         """
+        with content_that_fits(self._where):
+            return self._tensor(name, state)
+
+    def _tensor(self, name: str, state: str) -> Tensor:
         holders = self._by_name[name]
         by_stage: dict[int, list[Tensor]] = {}
         for part in holders:
@@ -69,7 +76,7 @@ class CanonicalState:
 
 def read_canonical(engine_dir: Path) -> CanonicalState:
     """The state a checkpoint's `engine` folder holds; ValueError if it is not whole."""
-    return CanonicalState(read_slices(engine_dir))
+    return CanonicalState(read_slices(engine_dir), where=engine_dir)
 
 
 def require_known_names(held: Iterable[str], known: Iterable[str], *, where: object) -> None:

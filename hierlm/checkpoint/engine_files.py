@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, cat
 
-from hierlm.checkpoint.tensor_file import read_mapping
+from hierlm.checkpoint.tensor_file import content_that_fits, read_mapping
 from hierlm.errors import UserError
 from hierlm.optim.state_names import StateNames
 
@@ -85,14 +85,9 @@ def _matching(engine_dir: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Path
 def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Slice:
     model = read_mapping(model_file)
     optimizers = [read_mapping(path) for _, path in sorted(by_dp_rank.items())]
-    try:
+    with content_that_fits(model_file):
         found = _slice_of(model, [optimizer["optimizer_state_dict"] for optimizer in optimizers], model_file, index)
         return _require_whole(found, model_file)
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(
-            f"{model_file}: does not hold what the engine saves ({type(error).__name__}: {error}); go on from another "
-            "checkpoint"
-        ) from None
 
 
 def _require_whole(found: Slice, model_file: Path) -> Slice:

@@ -20,7 +20,7 @@ from hierlm.checkpoint.converting import turn_to_convert
 from hierlm.checkpoint.find import CheckpointRef, Report
 from hierlm.checkpoint.layout import CONVERTING, ENGINE, UNIVERSAL, attempt_dir, step_dir
 from hierlm.checkpoint.team import ALONE, Team
-from hierlm.durable import FileRecord, FileWriter, damage, sync, sync_tree, write_synced
+from hierlm.durable import FileRecord, FileWriter, damage, rename, sync, sync_tree, write_synced
 
 MODEL_FILES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
 """The same content under the names that stages 0-2 and stage 3 look for."""
@@ -131,7 +131,7 @@ def _publish(unfinished: Path, done: Path, records: Mapping[str, FileRecord], re
     write_synced(unfinished / RECORD, json.dumps({"source": _source(ref), "files": files}, indent=1) + "\n")
     sync_tree(unfinished)
     try:
-        unfinished.rename(done)
+        rename(unfinished, done)
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
         if not _is_whole(done, ref):  # else somebody was faster, where there are no locks

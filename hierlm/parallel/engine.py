@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hierlm.checkpoint.tensor_file import read_mapping
+from hierlm.checkpoint.tensor_file import content_that_fits, read_mapping
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import (
     input_specs,
@@ -263,15 +263,16 @@ class Engine:
         must then be converted.
         """
         file = self._engine.file_of_weights(str(directory), TAG)
-        saved = read_mapping(Path(file))[INFO]
         names = "optimizer_parameter_names"
-        return self.largest(int(saved[names] != self._universal_info[names])) == 0
+        with content_that_fits(Path(file)):
+            saved = read_mapping(Path(file))[INFO][names]
+        return self.largest(int(saved != self._universal_info[names])) == 0
 
     def load(self, directory: Path) -> dict[str, Any]:
         """Read what `save` wrote on the same layout; the client state. Nothing found is an error: no fresh start."""
         if not os.path.isdir(directory / TAG):
             raise FileNotFoundError(f"{directory / TAG}: no engine state in this checkpoint")
-        with files_read_plainly(self._engine):
+        with content_that_fits(directory / TAG), files_read_plainly(self._engine):
             path, client_state = self._engine.load_checkpoint(str(directory), tag=TAG)
         if path is None:
             raise RuntimeError(f"{directory}: DeepSpeed loaded nothing")
@@ -279,7 +280,8 @@ class Engine:
 
     def load_converted(self, directory: Path) -> dict[str, Any]:
         """Read a checkpoint of another layout, converted by `hierlm.checkpoint.universal`; the client state."""
-        return load_universal(self._engine, directory / TAG, names=self._universal_info[SLICES])
+        with content_that_fits(directory / TAG):
+            return load_universal(self._engine, directory / TAG, names=self._universal_info[SLICES])
 
     @property
     def _micro_batch_size(self) -> int:
