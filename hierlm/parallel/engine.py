@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hierlm.checkpoint.tensor_file import read_mapping
+from hierlm.checkpoint.tensor_file import content_that_fits, read_mapping
 from hierlm.checkpoint.weights import Weights
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import (
@@ -269,15 +269,16 @@ class Engine:
         must then be converted.
         """
         file = self._engine.file_of_weights(str(directory), TAG)
-        saved = read_mapping(Path(file))[INFO]
         names = "optimizer_parameter_names"
-        return self.largest(int(saved[names] != self._universal_info[names])) == 0
+        with content_that_fits(Path(file)):
+            saved = read_mapping(Path(file))[INFO][names]
+        return self.largest(int(saved != self._universal_info[names])) == 0
 
     def load(self, directory: Path) -> dict[str, Any]:
         """Read what `save` wrote on the same layout; the client state. Nothing found is an error: no fresh start."""
         if not os.path.isdir(directory / TAG):
             raise FileNotFoundError(f"{directory / TAG}: no engine state in this checkpoint")
-        with own_files_read_plainly(self._engine):
+        with content_that_fits(directory / TAG), own_files_read_plainly(self._engine):
             path, client_state = self._engine.load_checkpoint(str(directory), tag=TAG)
         if path is None:
             raise RuntimeError(f"{directory}: DeepSpeed loaded nothing")
@@ -287,7 +288,8 @@ class Engine:
         """Read a checkpoint of another layout, converted by `hierlm.checkpoint.universal`; the client state."""
         memory_bytes = self.config.checkpoint.conversion_memory_bytes
         names = self._universal_info[SLICES]
-        return load_universal(self._engine, directory / TAG, names=names, memory_bytes=memory_bytes)
+        with content_that_fits(directory / TAG):
+            return load_universal(self._engine, directory / TAG, names=names, memory_bytes=memory_bytes)
 
     def read_first_weights(self, weights: Weights, taken: Mapping[str, str]) -> None:
         """Before the first step: this rank's share of the parameters in `taken`, each from the tensor it names there.

@@ -21,6 +21,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple, TypeVar
 
+from hierlm.durable import rename
+
 B = TypeVar("B")
 
 BEAT_SECONDS = 2.0
@@ -131,7 +133,7 @@ class HeartbeatWriter:
             try:
                 with draft.open("x", encoding="utf-8") as file:
                     file.write(json.dumps(beat._asdict()))
-                draft.replace(self._file)
+                rename(draft, self._file)
             finally:
                 draft.unlink(missing_ok=True)
         except OSError:
