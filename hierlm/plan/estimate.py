@@ -8,16 +8,16 @@ from hierlm.config.run_config import RunConfig
 from hierlm.costs.cut import cut_for
 from hierlm.costs.flops import TRAINING_FACTOR, LayerCost, layer_costs
 from hierlm.costs.stage_cut import StageCut, cut_uniformly
-from hierlm.optim.state_names import StateNames
 from hierlm.parallel.config import ParallelConfig
 from hierlm.parallel.degrees import Degrees
-from hierlm.parallel.zero import effective_stage
+from hierlm.parallel.zero import LARGEST_BUCKET
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.communication import Traffic, traffic
-from hierlm.plan.device import USABLE_MEMORY, Device
+from hierlm.plan.device import MOVES, USABLE_MEMORY, Device
 from hierlm.plan.footprint import Profile
 from hierlm.plan.layer_memory import Setting, profile
-from hierlm.plan.memory import StageMemory, stage_memories
+from hierlm.plan.memory import StageMemory, kind_of, stage_memories
+from hierlm.plan.schedule import FORWARD_SHARE
 from hierlm.plan.step_time import StageWork, StepTime, step_time
 from hierlm.plan.zero_memory import Kind
 
@@ -124,26 +124,32 @@ class Estimator:
         rows = layout.micro_batch(global_batch_size=phase.global_batch_size)
         seen = self._profile(phase, layout, rows=rows, exact=exact)
         memories = stage_memories(config, phase, profile=seen, boundaries=cut.boundaries)
-        micro_batches = layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size)
-        kind = Kind(effective_stage(config), self._bf16, layout.data_parallel_degree, len(memories) > 1, micro_batches)
-        flows = [traffic(kind, profile=seen, layers=stage.layers, values=stage.num_values) for stage in memories]
+        kind = kind_of(config, phase)
+        tp_degree = layout.tensor_parallel_degree
+        flows = [
+            traffic(kind, profile=seen, layers=stage.layers, values=stage.num_values, tp_degree=tp_degree)
+            for stage in memories
+        ]
         works = [
-            self._work(phase, layout, stage, flow, seen, rows=rows) for stage, flow in zip(memories, flows, strict=True)
+            self._work(phase, layout, stage, flow, seen, kind=kind, rows=rows)
+            for stage, flow in zip(memories, flows, strict=True)
         ]
         time = step_time(
             works,
-            micro_batches=micro_batches,
+            micro_batches=kind.micro_batches,
             degrees=Degrees.of(layout),
             device=self.device,
             bf16=self._bf16,
-            num_states=len(StateNames.of(config.optim.name).states),
+            num_states=kind.num_states,
+            zero_stage=kind.stage,
+            secondary_degree=kind.secondary_degree,
         )
         flops = self._flops_per_token(phase, layout, seen, rows=rows)
         achieved = flops.model * phase.tokens_per_step / time.total
         return PhaseEstimate(
             phase=phase,
             micro_batch_size=rows,
-            micro_batches=micro_batches,
+            micro_batches=kind.micro_batches,
             flops=flops,
             stages=tuple(memories),
             traffic=tuple(flows),
@@ -159,17 +165,28 @@ class Estimator:
         flow: Traffic,
         seen: Profile,
         *,
+        kind: Kind,
         rows: int,
     ) -> StageWork:
         makes_loss = stage.layers.stop == len(seen.layers)
         own = [seen.layers[index] for index in stage.layers]
+        made = sum(layer.made for layer in own) + makes_loss * seen.loss_made
+        flops = self._stage_flops(phase, layout, stage.layers, seen, rows=rows)
+        again = self._recomputed(phase, layout, stage.layers, seen, rows=rows) / layout.tensor_parallel_degree
         return StageWork(
-            flops=self._stage_flops(phase, layout, stage.layers, seen, rows=rows),
-            made_bytes=sum(layer.made for layer in own) + makes_loss * seen.loss_made,
+            flops=flops,
+            moved_bytes=MOVES * made,
             kernels=sum(layer.kernels for layer in own) + makes_loss * seen.loss_kernels,
             traffic=flow,
-            num_values=stage.num_values,
+            updated_values=stage.num_values / (kind.dp_degree if kind.stage >= 1 else 1),
+            pieces=self._pieces(kind, stage),
+            forward_share=(flops - again) / TRAINING_FACTOR / flops if flops else FORWARD_SHARE,
         )
+
+    def _pieces(self, kind: Kind, stage: StageMemory) -> int:
+        """Layers, which ZeRO 3 gathers one by one, or buckets of gradients."""
+        num_layers = max(len(stage.layers), 1)
+        return num_layers if kind.stage == 3 else max(num_layers, -(-stage.num_values // LARGEST_BUCKET))
 
     @property
     def _bf16(self) -> bool:
