@@ -13,13 +13,13 @@ from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.zero import LARGEST_BUCKET
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.communication import Traffic, traffic
-from hierlm.plan.device import MOVES, USABLE_MEMORY, Device
+from hierlm.plan.device import MOVES, PRODUCT_SHARE, USABLE_MEMORY, Device
 from hierlm.plan.footprint import Profile
 from hierlm.plan.layer_memory import Setting, profile
 from hierlm.plan.memory import StageMemory, kind_of, stage_memories
 from hierlm.plan.schedule import FORWARD_SHARE
 from hierlm.plan.step_time import StageWork, StepTime, step_time
-from hierlm.plan.zero_memory import Kind
+from hierlm.plan.zero_memory import Kind, holdings
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Estimate:
 
     @property
     def usable_bytes(self) -> int:
-        return int(self.device.memory_bytes * USABLE_MEMORY)
+        return usable_bytes(self.device)
 
     @property
     def fits(self) -> bool:
@@ -86,6 +86,11 @@ class Estimate:
     def seconds(self) -> float:
         """Of all steps of all phases."""
         return sum(each.time.total * each.phase.num_steps for each in self.phases)
+
+
+def usable_bytes(device: Device) -> int:
+    """What of a device's memory tensors may take."""
+    return int(device.memory_bytes * USABLE_MEMORY)
 
 
 class Estimator:
@@ -106,6 +111,28 @@ class Estimator:
     def is_extrapolated(self) -> bool:
         """Whether a model had to run on real rows."""
         return any(found.is_extrapolated for found in self._profiles.values())
+
+    @property
+    def usable_bytes(self) -> int:
+        return usable_bytes(self.device)
+
+    def least_seconds(self, layout: ParallelConfig) -> float:
+        """Of all steps, without a profile: the products of stages that are even, and the filling of the pipeline."""
+        seconds, stages = 0.0, layout.pipeline_parallel_degree
+        rate = PRODUCT_SHARE * self.device.peak_flops(bf16=self._bf16) * layout.tensor_parallel_degree
+        for phase in self.config.phases:
+            rows = layout.micro_batch(global_batch_size=phase.global_batch_size)
+            times = layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size)
+            each = TRAINING_FACTOR * rows * self._forward_flops(phase) / rate
+            seconds += phase.num_steps * each * (times + stages - 1) / stages
+        return seconds
+
+    def least_bytes(self, layout: ParallelConfig) -> int:
+        """Of the fullest rank, without a profile: weights, gradients and optimizer of an even share."""
+        config = self.config.model_copy(update={"parallel": layout})
+        parts = layout.tensor_parallel_degree * layout.pipeline_parallel_degree
+        held = holdings(kind_of(config, config.phases[0]), values=self._num_values // parts, largest=0)
+        return held.weights + held.optimizer + held.gradients_always
 
     def estimate(self, layout: ParallelConfig, *, exact: bool = True) -> Estimate:
         """Judge a layout that obeys the rules; unless `exact`, micro-batches follow from those of one and two rows."""
@@ -220,6 +247,14 @@ class Estimator:
         if key not in self._profiles:
             self._profiles[key] = profile(setting)
         return self._profiles[key]
+
+    @cached_property
+    def _num_values(self) -> int:
+        return sum(cost.parameters for cost in self.cut_costs)
+
+    def _forward_flops(self, phase: PhaseConfig) -> int:
+        """Of a row."""
+        return sum(cost.forward_flops for cost in self._costs_of(phase))
 
     def _costs_of(self, phase: PhaseConfig) -> list[LayerCost]:
         return self._layer_costs(self.config.model.model_copy(update=phase.model), phase.sequence_length)
