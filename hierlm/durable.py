@@ -14,10 +14,8 @@ from data_pipeline.names import Count, Sha256
 from data_pipeline.renaming import rename
 from hierlm.strict import Strict
 
-__all__ = [
-    "FileRecord", "FileWriter", "damage", "hash_and_sync", "hash_file", "list_files", "rename", "set_aside", "sync",
-    "sync_tree", "write_synced", "write_through",
-]  # fmt: skip
+__all__ = ["FileRecord", "FileWriter", "damage", "hash_file", "rename", "set_aside", "sync", "sync_tree",
+           "write_synced", "write_through"]  # fmt: skip
 
 _CHUNK_BYTES = 8 << 20
 _PIECE_BYTES = 32 << 20
