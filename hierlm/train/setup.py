@@ -112,7 +112,7 @@ def set_up(
         HeartbeatHook(heartbeat, process=process, console=console),
         _log_hook(base, batches, gradient_norms=gradient_norms),
         *gradient_norms,
-        SkippedStepsHook(config=config, engine=base.engine, console=console),
+        SkippedStepsHook(config=config, console=console),
         StartUpHook(start_up, recorder=base.recorder, console=console),
         *_profile(base, first_step=first_step),
         ShardsHook(base.shards, stop=stop, console=console, device=process.device),
@@ -159,13 +159,12 @@ def _gradient_norms(base: Foundation) -> list[GradientNormsHook]:
 def _log_hook(base: Foundation, batches: Prefetcher[Batch], *, gradient_norms: Sequence[GradientNormsHook]) -> LogHook:
     return LogHook(
         base.course,
-        engine=base.engine,
         memory=base.memory,
         peak=device_peak(base.process.device, precision=base.config.train.precision),
         flops_per_token=cache(partial(flops_per_token, base.config.model)),
         units_of=partial(_units_of_step, base),
         wait_seconds=lambda: batches.wait_seconds,
-        seen_before_update=lambda: {name: norm for hook in gradient_norms for name, norm in hook.take().items()},
+        seen_before_update=lambda step: {n: norm for hook in gradient_norms for n, norm in hook.take(step).items()},
     )
 
 

@@ -10,7 +10,14 @@ from unittest.mock import patch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-READ = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::equal"}
+READ = {
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::equal",
+}
 """What gives numbers to Python, or a tensor whose shape depends on numbers."""
 BEHIND_DISPATCH = ("tolist", "numpy", "cpu")
 """Methods of a tensor that on a CPU reach no dispatcher."""
