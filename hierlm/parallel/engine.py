@@ -225,7 +225,9 @@ class Engine:
         With `continues` the rows go on where those of the call before ended: recurrent memory is carried.
         """
         batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device)
-        return self._passes.evaluate(batch, continues=continues)
+        first = self.config.phases[0].global_batch_size  # whatever phase it is: an evaluation made up for is the same
+        rows_together = self.config.parallel.micro_batch(global_batch_size=first)
+        return self._passes.evaluate(batch, continues=continues, rows_together=rows_together)
 
     def neutral_inputs(self, tokens: Tensor) -> Inputs:
         """What the model reads beside the tokens, for rows that are made up."""
