@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from hierlm.config.run_config import RunConfig
 from hierlm.costs.cut import stage_cut
 from hierlm.models.assembly import (
@@ -12,6 +14,7 @@ from hierlm.models.assembly import (
 )
 from hierlm.optim.build import build_optimizer
 from hierlm.optim.rules import own_terms
+from hierlm.parallel.before_update import look_before_update
 from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.loss import require_head
@@ -26,7 +29,9 @@ from hierlm.parallel.seams.optimizers import (
     skips_by_itself,
 )
 from hierlm.parallel.seams.parameters import whole_shape
+from hierlm.parallel.seams.questions import answer_without_waiting, noting
 from hierlm.parallel.sequence import TokenShares
+from hierlm.parallel.skipped_steps import SkipFlag
 from hierlm.parallel.stage_3_linear import add_biases_out_of_place
 from hierlm.parallel.stage_3_partition import partition_by_layer
 from hierlm.parallel.stage_model import build_stage, tensor_plan
@@ -67,8 +72,8 @@ def build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipelin
 
 def engine_around(
     module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseConfig, *, groups: Groups
-) -> tuple[seam.Engine, dict[str, Any]]:
-    """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
+) -> tuple[seam.Engine, dict[str, Any], SkipFlag]:
+    """(DeepSpeed's engine, what its checkpoints must say of the parameters, whether a step is left out)."""
     names = canonical_names(config.model)
     trained = trained_in(names, config.phases)
     rules = {f"PARAM_RULES of {config.model.arch}": param_rules(config.model), "optim.rules": config.optim.rules}
@@ -90,24 +95,42 @@ def engine_around(
         add_biases_out_of_place()
     mpu = None if isinstance(module, Pipeline) else groups  # a pipeline brings its own
     engine = seam.start_engine(module, optimizer, mpu=mpu, settings=settings)
-    _replace_what_will_not_do(engine, config, groups=groups)
-    return engine, info
+    skips = SkipFlag(optimizer, device=engine.device)
+    _replace_what_will_not_do(engine, config, groups=groups, skips=skips)
+    return engine, info, skips
 
 
-def _replace_what_will_not_do(engine: seam.Engine, config: RunConfig[Any], *, groups: Groups) -> None:
+def _take_steps_without_waiting(engine: seam.Engine, skips: SkipFlag) -> None:
+    take_step = engine.take_step
+
+    def take_and_note(lr_kwargs: Any) -> Any:
+        with noting(skips.note):
+            return take_step(lr_kwargs)
+
+    answer_without_waiting()
+    engine.take_step = take_and_note
+
+
+def _replace_what_will_not_do(engine: seam.Engine, config: RunConfig[Any], *, groups: Groups, skips: SkipFlag) -> None:
     def clip_and_keep_norm() -> None:
         # DeepSpeed clips fp32 gradients at stage 0 without keeping the norm or minding what it is; `_take_model_step`
-        # looks for both here, where its own optimizers have them
+        # looks for the norm here, where its own optimizers have it
         norm = clip_gradients(engine.module.parameters(), max_norm=clip_norm(config), groups=groups)
         show_norm(engine.optimizer, norm)
-        engine.optimizer.skip_if(engine.optimizer.overflow)
+        skips.note(~torch.isfinite(norm))
 
     engine.clip_fp32_gradients = clip_and_keep_norm
+    if skips_by_itself():
+        _take_steps_without_waiting(engine, skips)
+    look_before_update(engine, skips.clear)
     if isinstance(engine.module, Pipeline) and isinstance(engine.optimizer, Stage12Optimizer):
         partitioned = engine.optimizer
         partitioned.scaled_global_norm = lambda norm_type=2: partitioned_norm(partitioned, groups)
     if engine.zero_optimization():
-        (notice_replicas if skips_by_itself() else make_skip)(engine.optimizer, groups)
+        if skips_by_itself():
+            notice_replicas(engine.optimizer, groups, note=skips.note if config.parallel.offload == "none" else None)
+        else:
+            make_skip(engine.optimizer, groups)
     if groups.degrees["data"] == 1 and not isinstance(engine.optimizer, Bf16Optimizer):
         # it would copy all gradients into a buffer, reduce them over one rank, and copy them back; what is left is that
         # parameters without gradient get zeros, as they do where there is something to reduce

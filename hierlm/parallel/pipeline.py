@@ -17,7 +17,7 @@ from hierlm.models.weightless import alone
 from hierlm.nn.draws import DrawKey
 from hierlm.nn.layer import Layer, SharedWeights, StepContext
 from hierlm.nn.stream import Stream
-from hierlm.parallel.boundary import Payload, Unpacker, pack
+from hierlm.parallel.boundary import Packer, Parts, Payload, Unpacker
 from hierlm.parallel.degrees import AXES
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.layer_losses import beside, joined, weighted_loss
@@ -57,7 +57,8 @@ class Pipeline(StagedModule):
         self._reports: ReportTotals | None = None
         self._scale: Tensor | None = None
         self._added: Tensor | None = None  # to the loss of the micro-batch that is on its way through the last stage
-        self._unpacker = Unpacker()
+        parts = Parts(groups.tensor) if groups.degrees["tensor"] > 1 else None
+        self._packer, self._unpacker = Packer(parts), Unpacker(parts)
         self._shapers = _layers_that_draw_shapes(config)
         super().__init__(boundaries=boundaries, stage=groups.pp_rank, degrees=groups.degrees, loss=self._loss)
         self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens if groups.is_last_stage else None)
@@ -119,7 +120,7 @@ class Pipeline(StagedModule):
         if self.groups.is_last_stage:
             self._added = added
             return stream.output
-        return joined(pack(stream), added, share=1 / len(self._batches))
+        return joined(self._packer.pack(stream), added, share=1 / len(self._batches))
 
     def _draws_of(self, micro_index: int, *, num_rows: int) -> DrawKey | None:
         if self._draws is None:

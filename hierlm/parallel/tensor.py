@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hierlm.nn.attention.relative_attention import RelativeAttention
 from hierlm.nn.basic.dropout import sites
 from hierlm.nn.layer import Layer
 from hierlm.nn.resampling.boundaries import entropies
@@ -108,6 +109,8 @@ def _let_read(layer: Layer, inputs: ColumnInputs) -> None:
         columns = [child for child in module.children() if isinstance(child, SlicedColumn)]
         for column in columns:
             column.inputs, column.beside = inputs, columns
+        if isinstance(module, RelativeAttention) and columns:
+            inputs.enter_with(module, [column.weight for column in columns])
 
 
 def logits_are_sliced(layers: Mapping[int, Layer]) -> bool:
