@@ -47,7 +47,10 @@ class WholeModelPasses:
         self.training_reports.clear()
         for index, batch in enumerate(micro_batches):
             memories = self.training_lanes.get(index, num_rows=batch.num_rows)
-            nats, updated, reports = self._engine(batch.inputs, batch.targets, memories, (self._seed, step, row))
+            key = (self._seed, step, row)
+            nats, updated, reports = self._engine(
+                batch.inputs, batch.targets, memories, key, weights=batch.weights, scale=scale
+            )
             row += batch.num_rows
             self.training_lanes.put(index, updated)
             self.training_reports.add_rows(batch.num_rows)
