@@ -21,6 +21,7 @@ from hierlm.parallel.compilation import fused_on_gpu
 from hierlm.parallel.log_sums import Slice, target_logits, z_loss
 from hierlm.parallel.seams.megatron_names import vocab_parallel_cross_entropy
 from hierlm.parallel.tensor import has_sliced_head, logits_are_sliced, slice_of_vocabulary
+from hierlm.parallel.weighting import ALIKE, Counting
 
 Terms = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, ...]]
 """logits [B, T, V], targets [B, T] -> one number per token, or several."""
@@ -40,17 +41,17 @@ class LossEnd:
         self._are_read_again = self._are_sliced and not has_sliced_head(layers[max(layers)])
 
     def losses(
-        self, hidden: Tensor, targets: Tensor, *, weights: Tensor | None = None, scale: Tensor | None = None
+        self, hidden: Tensor, targets: Tensor, *, counting: Counting = ALIKE
     ) -> tuple[Tensor, tuple[Report, ...]]:
         """(nats of every token, fp32 [B, T], 0 where the target is negative; what is reported of the logits).
 
-        Of what `layers` leave on top. `weights` and `scale` say how targets count, as for the objective's loss.
+        Of what `layers` leave on top. `counting`: of the targets in what is reported.
         """
         if not self._z_loss:
             return self._by_chunks(partial(token_losses, are_sliced=self._are_sliced), hidden, targets)[0], ()
         terms = partial(_losses_and_log_sums, are_sliced=self._are_sliced, part=self._part)
         nats, log_sums = self._by_chunks(terms, hidden, targets)
-        return nats, (z_loss(log_sums, weight=self._z_loss, weights=weights, scale=scale),)
+        return nats, (z_loss(log_sums, weight=self._z_loss, counting=counting),)
 
     def _by_chunks(self, terms: Terms, hidden: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         """Each of the terms, fp32 [B, T]."""

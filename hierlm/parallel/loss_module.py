@@ -12,6 +12,7 @@ from hierlm.nn.stream import Stream
 from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.recompute import Memories, Recompute, run_layers
 from hierlm.parallel.sequence import TokenShares
+from hierlm.parallel.weighting import ALIKE, Counting
 
 
 class LossModule(nn.Module):
@@ -45,14 +46,12 @@ class LossModule(nn.Module):
         targets: Tensor,
         memories: Memories,
         draw_key: DrawKey | None,
-        *,
-        weights: Tensor | None = None,
-        scale: Tensor | None = None,
+        counting: Counting = ALIKE,
     ) -> tuple[Tensor, Memories, tuple[Report, ...]]:
         """Tokens and what else the batch says, targets int64 [B, T] -> (nats fp32 [B, T], 0 where the target is
         negative; updated memories; what layers and the loss report).
 
-        `weights` and `scale` say how targets count (`hierlm.parallel.weighting`).
+        `counting`: of the targets, in the loss on logits; that of the objective is made of the nats.
         """
         stream, updated = run_layers(
             self._end.layers,
@@ -64,5 +63,5 @@ class LossModule(nn.Module):
         )
         detached = tuple(None if m is None else tuple(t.detach() for t in m) for m in updated)
         detached += memories[len(detached) :]
-        nats, reports = self._end.losses(stream.output, targets, weights=weights, scale=scale)
+        nats, reports = self._end.losses(stream.output, targets, counting=counting)
         return nats, detached, (*stream.reports, *reports)

@@ -31,7 +31,7 @@ from hierlm.parallel.seams.stages import StagedModule, Tied
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.skipped_steps import spoiling_if_not_finite
 from hierlm.parallel.stage_model import build_stage, set_parameter
-from hierlm.parallel.weighting import part_of_loss
+from hierlm.parallel.weighting import Counting, part_of_loss
 
 
 class Pipeline(StagedModule):
@@ -162,7 +162,7 @@ class Pipeline(StagedModule):
         Evaluation: every token's nats [B, T], 0 where the target is negative.
         """
         batch = self._batches[self._micro_index - 1]
-        nats, reports = self._end.losses(hidden, targets, weights=batch.weights, scale=self._scale)
+        nats, reports = self._end.losses(hidden, targets, counting=Counting(batch.weights, self._scale))
         assert self._reports is not None
         self._reports.add(reports, rows=None if self.training else batch.real_rows)
         if not self.training:

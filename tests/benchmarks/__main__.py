@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PREFIX = "bench_"
 
-RATIOS = ("training", "lmu", "activation_memory", "data", "threads", "plan")
+RATIOS = ("training", "modern", "lmu", "activation_memory", "data", "threads", "plan")
 """First in the file: what holds on other machines too."""
 
 GPU = "gpu"

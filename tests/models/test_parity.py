@@ -41,8 +41,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Of each: our fields, and what its own config says beside the sizes."""
 THEIR_NAMES = {
     r"layers\.0\.tokens": "model.embed_tokens",
-    rf"layers\.{LAYERS + 1}\.norm": "model.norm",
-    rf"layers\.{LAYERS + 2}\.projection": "lm_head",
+    r"layers\.\d+\.norm": "model.norm",
+    r"layers\.\d+\.projection": "lm_head",
     r"(.*)attention\.query_norm": r"\1self_attn.q_norm",
     r"(.*)attention\.key_norm": r"\1self_attn.k_norm",
     r"(.*)attention\.query": r"\1self_attn.q_proj",

@@ -13,6 +13,7 @@ from hierlm.models.assembly import layer_specs
 from hierlm.nn.basic.head import Head
 from hierlm.parallel.log_sums import Slice, target_logits, z_loss
 from hierlm.parallel.loss import LossEnd, require_head, token_losses
+from hierlm.parallel.weighting import Counting
 from hierlm.phases.timeline import Timeline
 from hierlm.plan.live_bytes import LiveBytes
 from tests.distributed.spawn import run_ranks
@@ -111,7 +112,7 @@ def test_targets_that_count_unequally_do_so_in_the_z_loss() -> None:
     for rows in (6, 3, 1):
         parts = zip(log_sums.split(rows), weights.split(rows), strict=True)
         scale = (6 // rows) / weights.sum()
-        found = [z_loss(some, weight=1.0, weights=own, scale=scale).per_row.mean() for some, own in parts]
+        found = [z_loss(some, weight=1.0, counting=Counting(own, scale)).per_row.mean() for some, own in parts]
         torch.testing.assert_close(torch.stack(found).mean(), expected)
 
 
