@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hierlm import models, yaml12
 from hierlm.interpolation import resolved_values
 from hierlm.models.config import ModelConfig
+from hierlm.nn.depth import at_their_depth
 from hierlm.nn.inputs import NO_SPECS, InputSpecs, completed
 from hierlm.nn.layer import LayerSpec, Memory, SharedWeights, build_layer, fold
 from hierlm.nn.parameter_kinds import Kind, parameter_kinds
@@ -60,8 +61,7 @@ class LanguageModel(nn.Module):
 
 def layer_specs(config: ModelConfig) -> list[LayerSpec]:
     """The unbuilt layer list of a config."""
-    specs: list[LayerSpec] = models.architecture(config.arch).layers(config)
-    return specs
+    return at_their_depth(models.architecture(config.arch).layers(config))
 
 
 def input_specs(config: ModelConfig) -> InputSpecs:

@@ -52,7 +52,7 @@ from hierlm.phases.trainable import trained_in
 def build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeline:
     """All layers, or those of this process's stage, sliced, with the loss at their end."""
     shares = TokenShares(groups) if config.parallel.sequence_parallel else None
-    chunk_tokens = config.train.loss_chunk_tokens
+    chunk_tokens, z_loss = config.train.loss_chunk_tokens, getattr(config.model, "z_loss", 0.0)
     if chunk_tokens is not None:
         require_head(layer_specs(config.model)[-1])
     recompute = config.parallel.activation_recompute
@@ -67,12 +67,15 @@ def build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipelin
             recompute=recompute,
             shares=shares,
             loss_chunk_tokens=chunk_tokens,
+            z_loss=z_loss,
         )
     else:
         everything = range(len(layer_specs(config.model)))
         by_layer = partition_by_layer(config, groups)
         built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups, partition=by_layer)
-        module = LossModule(built.layers, recompute=recompute, shares=shares, loss_chunk_tokens=chunk_tokens)
+        module = LossModule(
+            built.layers, recompute=recompute, shares=shares, loss_chunk_tokens=chunk_tokens, z_loss=z_loss
+        )
     if shares is not None:
         shares.require_some(groups.pipeline)
     return module

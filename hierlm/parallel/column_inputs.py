@@ -73,7 +73,7 @@ class Reading:
         self.x, *taken = _Entrance.apply(x, door, self._gradients, *own)
         self._taken = {id(weight): (place, other) for place, (weight, other) in enumerate(zip(own, taken, strict=True))}
 
-    def product(self, weight: nn.Parameter, bias: Tensor | None) -> Tensor:
+    def product(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The product of what is read, [..., N]."""
         if id(weight) not in self._taken:  # frozen; or partitioned, and then it is whole only around its own layer
             return F.linear(self.x, weight, bias)
@@ -98,9 +98,7 @@ class ColumnInputs:
         self._read.append((reading.x, reading))
         return reading.x
 
-    def product(
-        self, x: Tensor, weight: nn.Parameter, bias: Tensor | None, *, beside: Sequence[nn.Parameter]
-    ) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, beside: Sequence[nn.Parameter]) -> Tensor:
         """x [..., D] weight^T + bias, [..., N]; `beside`: all weights that may read the same."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return F.linear(x, weight, bias)

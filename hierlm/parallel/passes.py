@@ -15,7 +15,7 @@ from hierlm.parallel.micro_batch import MicroBatch
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.report_totals import ReportTotals
 from hierlm.parallel.skipped_steps import spoiling_if_not_finite
-from hierlm.parallel.weighting import part_of_loss, scale_of
+from hierlm.parallel.weighting import Counting, part_of_loss, scale_of
 
 
 class Passes(Protocol):
@@ -50,7 +50,9 @@ class WholeModelPasses:
         self.training_reports.clear()
         for index, batch in enumerate(micro_batches):
             memories = self.training_lanes.get(index, num_rows=batch.num_rows)
-            nats, updated, reports = self._engine(batch.inputs, batch.targets, memories, (self._seed, step, row))
+            key = (self._seed, step, row)
+            counting = Counting(batch.weights, scale)
+            nats, updated, reports = self._engine(batch.inputs, batch.targets, memories, key, counting)
             row += batch.num_rows
             self.training_lanes.put(index, updated)
             self.training_reports.add_rows(batch.num_rows)
