@@ -2,7 +2,8 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hierlm.config.rules import conflicts
@@ -25,6 +26,7 @@ class JobSpec:
     tasks_per_node: int
     site: ClusterProfile
     smaller: tuple[tuple[int, int], ...] = ()  # (nodes, data-parallel degree) it may shrink to, largest first
+    environment: Mapping[str, str] = field(default_factory=dict)  # of each process, where nobody says otherwise
 
     @property
     def num_tasks(self) -> int:
@@ -45,6 +47,7 @@ def local_job(config: RunConfig[ModelConfig], *, run_dir: RunDir) -> JobSpec:
         num_nodes=1,
         tasks_per_node=config.parallel.world_size,
         site=ClusterProfile(),
+        environment=_environment(config),
     )
 
 
@@ -62,7 +65,14 @@ def cluster_job(config: RunConfig[ModelConfig], *, run_dir: RunDir, site: Cluste
         tasks_per_node=config.parallel.world_size // num_nodes,
         site=site,
         smaller=_smaller(config, num_nodes=num_nodes, min_nodes=site.min_nodes or num_nodes),
+        environment=_environment(config),
     )
+
+
+def _environment(config: RunConfig[ModelConfig]) -> dict[str, str]:
+    """With one queue a GPU starts kernels in the order they are given: a sum over tensor-parallel ranks before the
+    products that need not wait for it. Without such sums more queues are better."""
+    return {"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if config.parallel.tensor_parallel_degree > 1 else {}
 
 
 def _smaller(config: RunConfig[ModelConfig], *, num_nodes: int, min_nodes: int) -> tuple[tuple[int, int], ...]:

@@ -1,14 +1,16 @@
 """The state of a run without its layout: full fp32 tensors under the names they have in the single-device model."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hierlm.checkpoint.blocks import MEMORY_BYTES, blocks_of, full_shape
 from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, WEIGHTS, Piece, Slice, read_slices
+from hierlm.checkpoint.tensor_file import Mapped, give_back
 from hierlm.errors import UserError
 
 NAMES_TOLD = 3
@@ -16,9 +18,11 @@ NAMES_TOLD = 3
 
 
 class CanonicalState:
-    """Weights and optimizer states by sorted canonical name; one parameter is in memory at a time."""
+    """Weights and optimizer states by sorted canonical name; one parameter, or block of it, is in memory at a time."""
 
-    def __init__(self, slices: Sequence[Slice]) -> None:
+    def __init__(self, slices: Sequence[Slice], *, mapped: Mapped | None = None) -> None:
+        """`mapped`: the files in which the slices lie."""
+        self._mapped = [] if mapped is None else mapped
         self._by_name: dict[str, list[Slice]] = {}
         for part in slices:
             for name, piece in part.pieces.items():
@@ -50,16 +54,28 @@ class CanonicalState:
         return slice_rule(self._by_name[name][0].info, name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the full parameter; nothing is read."""
-        pieces = self.pieces(name)
-        first, rule = pieces[0].shape, self.rule(name)
-        if rule == "replicate":
-            return first
-        at = len(first) - 1 if rule == "row" else 0
-        size = sum(piece.shape[at] for piece in pieces)
-        if rule == "vocabulary":
-            size = min(size, self._by_name[name][0].info.get(VOCAB_SIZE, size))
-        return (*first[:at], size, *first[at + 1 :])
+        """Of the full parameter."""
+        holders = self._by_name[name]
+        first = [part.pieces[name] for part in holders if part.pp_rank == holders[0].pp_rank]
+        return full_shape(first, rule=self.rule(name), vocab_size=holders[0].info.get(VOCAB_SIZE))
+
+    def blocks(self, name: str, state: str, *, most_bytes: int = MEMORY_BYTES) -> Iterator[Tensor]:
+        """What `tensor` gives, flattened and in blocks, so that no more than `most_bytes` are in memory; raises alike.
+
+        A block is good until the next one is asked for.
+        """
+        stages: dict[int, list[Piece]] = {}
+        for part in self._by_name[name]:
+            stages.setdefault(part.pp_rank, []).append(part.pieces[name])
+        return blocks_of(
+            list(stages.values()),
+            state,
+            name=name,
+            rule=self.rule(name),
+            vocab_size=self._by_name[name][0].info.get(VOCAB_SIZE),
+            most_bytes=most_bytes,
+            give_back=lambda: give_back(self._mapped),
+        )
 
     def pieces(self, name: str) -> list[Piece]:
         """What the tensor-parallel ranks hold of it, in their order; one where all hold the same."""
@@ -87,7 +103,8 @@ class CanonicalState:
 
 def read_canonical(engine_dir: Path) -> CanonicalState:
     """The state a checkpoint's `engine` folder holds; ValueError if it is not whole."""
-    return CanonicalState(read_slices(engine_dir))
+    mapped: Mapped = []
+    return CanonicalState(read_slices(engine_dir, mapped=mapped), mapped=mapped)
 
 
 def require_known_names(held: Iterable[str], known: Iterable[str], *, where: object) -> None:

@@ -28,6 +28,9 @@ class CheckpointConfig(Strict):
     asynchronous: bool = Field(
         default=False, description="train on while a copy in host memory is written; takes that memory"
     )
+    conversion_memory_bytes: int = Field(
+        default=2**28, ge=2**20, description="of tensors, in each process that converts a checkpoint to another layout"
+    )
     unproven: Literal["refuse", "accept"] = Field(
         default="refuse",
         description="a checkpoint that, loaded, answers otherwise than when it was saved: `accept` says so and goes on",

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from hierlm import models, yaml12
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
-from hierlm.checkpoint.digest import tensor_bytes
+from hierlm.checkpoint.tensor_archive import block_bytes
 from hierlm.durable import rename
 from hierlm.errors import UserError
 from hierlm.interpolation import only_listed_variables
@@ -78,7 +78,8 @@ def _write_safetensors(path: Path, state: CanonicalState) -> int:
         with temporary.open("xb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in state.names:
-                file.write(tensor_bytes(state.tensor(name, "fp32")))
+                for block in state.blocks(name, "fp32"):
+                    file.write(block_bytes(block.contiguous()))
         rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -87,4 +88,4 @@ def _write_safetensors(path: Path, state: CanonicalState) -> int:
 
 def _shapes(state: CanonicalState) -> Iterator[tuple[str, tuple[int, ...]]]:
     for name in state.names:
-        yield name, tuple(state.tensor(name, "fp32").shape)
+        yield name, state.shape(name)

@@ -28,7 +28,7 @@ from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.first_weights import read_first_weights
 from hierlm.parallel.groups import start_groups
 from hierlm.parallel.host_copies import HostCopies
-from hierlm.parallel.loading import files_read_plainly
+from hierlm.parallel.loading import own_files_read_plainly
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.micro_batch import batch_of
@@ -42,6 +42,7 @@ from hierlm.parallel.seams.optimizers import (
 )
 from hierlm.parallel.seams.parameters import stored
 from hierlm.parallel.seams.start import refuse_missing
+from hierlm.parallel.share_gradients import add_up
 from hierlm.parallel.skipped_steps import Skipped, are_finite, forget_lost_memories
 from hierlm.parallel.universal import INFO, SLICES, load_universal, update_working_weights
 from hierlm.phases.config import PhaseConfig
@@ -89,6 +90,9 @@ class Engine:
         passes = PipelinePasses if isinstance(self.module, Pipeline) else WholeModelPasses
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
         self._looks: Sequence[Look] = ()
+        look_before_update(self._engine, self._look)
+        if self.module.shares is not None and config.parallel.offload != "none":
+            self.module.shares.sum_as_made()
         self._copies = HostCopies(pinned=process.device.type == "cuda")
         self._memory_copies = HostCopies(pinned=process.device.type == "cuda")
         self.skipped = Skipped()
@@ -156,12 +160,12 @@ class Engine:
 
     def call_before_update(self, looks: Sequence[Look]) -> None:
         """From now on, between the backward passes and the update of every step; every rank calls the same."""
-        if looks and not self._looks:
-            look_before_update(self._engine, self._look)
         self._looks = looks
 
     def _look(self) -> None:
-        gradients = Gradients(self._engine, self.groups)
+        gradients, shares = Gradients(self._engine, self.groups), self.module.shares
+        if shares is not None:
+            add_up(gradients, shares.seen_in_parts, group=shares.group)
         for look in self._looks:
             look(gradients, self._moment)
 
@@ -273,7 +277,7 @@ class Engine:
         """Read what `save` wrote on the same layout; the client state. Nothing found is an error: no fresh start."""
         if not os.path.isdir(directory / TAG):
             raise FileNotFoundError(f"{directory / TAG}: no engine state in this checkpoint")
-        with files_read_plainly(self._engine):
+        with own_files_read_plainly(self._engine):
             path, client_state = self._engine.load_checkpoint(str(directory), tag=TAG)
         if path is None:
             raise RuntimeError(f"{directory}: DeepSpeed loaded nothing")
@@ -281,7 +285,9 @@ class Engine:
 
     def load_converted(self, directory: Path) -> dict[str, Any]:
         """Read a checkpoint of another layout, converted by `hierlm.checkpoint.universal`; the client state."""
-        return load_universal(self._engine, directory / TAG, names=self._universal_info[SLICES])
+        memory_bytes = self.config.checkpoint.conversion_memory_bytes
+        names = self._universal_info[SLICES]
+        return load_universal(self._engine, directory / TAG, names=names, memory_bytes=memory_bytes)
 
     def read_first_weights(self, weights: Weights, taken: Mapping[str, str]) -> None:
         """Before the first step: this rank's share of the parameters in `taken`, each from the tensor it names there.

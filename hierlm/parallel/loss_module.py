@@ -30,7 +30,7 @@ class LossModule(nn.Module):
         self.local_layers = dict(layers)
         if shares is not None:
             shares.take(layers)
-        self.recompute, self._shares = recompute, shares
+        self.recompute, self.shares = recompute, shares
         self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens)
 
     def begin_step(self, context: StepContext) -> None:
@@ -49,7 +49,7 @@ class LossModule(nn.Module):
             memories[: len(self._end.layers)],
             draw_key=draw_key,
             recompute=self.recompute,
-            shares=self._shares,
+            shares=self.shares,
         )
         detached = tuple(None if m is None else tuple(t.detach() for t in m) for m in updated)
         detached += memories[len(detached) :]

@@ -48,7 +48,7 @@ class Pipeline(StagedModule):
         shares: TokenShares | None = None,
         loss_chunk_tokens: int | None = None,
     ) -> None:
-        self.boundaries, self.groups, self.recompute, self._shares = tuple(boundaries), groups, recompute, shares
+        self.boundaries, self.groups, self.recompute, self.shares = tuple(boundaries), groups, recompute, shares
         self._config, self._seed = config, seed
         self._draws: DrawKey | None = None
         self._lanes: MemoryLanes | None = None
@@ -111,7 +111,7 @@ class Pipeline(StagedModule):
             memories[:num_layers],
             draw_key=draw_key,
             recompute=self.recompute,
-            shares=self._shares,
+            shares=self.shares,
         )
         self._lanes.put(micro_index, updated + memories[num_layers:])
         self._reports.add(stream.reports, rows=None if self.training else batch.real_rows)
@@ -134,8 +134,8 @@ class Pipeline(StagedModule):
             stage=stage,
             groups=self.groups,
         )
-        if self._shares is not None:
-            self._shares.take(built.layers)
+        if self.shares is not None:
+            self.shares.take(built.layers)
         self.local_layers = built.layers
         self.layers = nn.ModuleDict()
         for parameter in (p for layer in built.layers.values() for p in layer.parameters()):

@@ -19,6 +19,7 @@ from torch import Tensor
 from hierlm.metric_names import FIELDS, LAYER_LOSS
 from hierlm.nn.report import Finish, Report
 from hierlm.parallel.groups import Groups
+from hierlm.parallel.messages import gathered, told
 
 LOSS = "loss"
 TOTAL = "total"
@@ -120,10 +121,9 @@ class ReportTotals:
 
     def _agree(self) -> None:
         """All ranks learn the names of all, in one order; a name known before keeps its place."""
-        everyone: list[list[Place]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(everyone, list(self._held.values()))
+        everyone = gathered(list(self._held.values()))
         union: dict[str, Place] = {}
-        for place in (place for held in everyone for place in held):
+        for place in told(list(dict.fromkeys(place for held in everyone for place in held))):
             if union.setdefault(place.name, place) != place:
                 raise ValueError(f"{place.name}: layers report it in different ways, {union[place.name]} and {place}")
         known = {place.name: place for place in self._agreed}

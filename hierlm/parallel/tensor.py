@@ -5,7 +5,7 @@ after another, so that no more than one layer is ever whole.
 The rules of a plan: `hierlm.parallel.tensor_plan`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from hierlm.nn.basic.dropout import sites
 from hierlm.nn.layer import Layer
 from hierlm.nn.resampling.boundaries import entropies
 from hierlm.nn.resampling.dynamic_pooling import BoundaryLoss
+from hierlm.parallel.column_inputs import ColumnInputs
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.recompute import unkept_products
 from hierlm.parallel.seams.megatron_names import (
@@ -27,7 +28,7 @@ from hierlm.parallel.seams.megatron_names import (
     VocabParallelEmbedding,
     set_tensor_model_parallel_attributes,
 )
-from hierlm.parallel.seams.slices import ColumnSlice, without_extra_state
+from hierlm.parallel.seams.slices import without_extra_state
 from hierlm.parallel.seams.torch_private import forget_load_hooks
 from hierlm.parallel.sliced_entropy import SlicedEntropies
 from hierlm.parallel.tensor_plan import Rule, TensorPlan, rule_for
@@ -39,13 +40,12 @@ Sliced = TypeVar("Sliced", bound=nn.Module)
 class SlicedColumn(ColumnParallelLinear):
     """Whole input [..., D] -> this rank's part of the output, [..., width / degree]."""
 
-    def leave_input_gradient_in_parts(self) -> None:
-        """For a caller who sums over ranks what every rank's slice contributes."""
-        theirs = ColumnSlice(self)
-        theirs.disable_grad_reduce, theirs.allreduce_dgrad = True, False
+    inputs: ColumnInputs
+    beside: Sequence["SlicedColumn"]
+    """Those that may read the same, itself among them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _on_rows(super().forward, x)
+        return self.inputs.product(x, self.weight, self.bias, beside=[column.weight for column in self.beside])
 
 
 @without_extra_state
@@ -99,6 +99,15 @@ def slice_layer(layer: Layer, index: int, plan: TensorPlan, groups: Groups) -> N
                 layer.set_submodule(path, cutter.sliced_module(module, rule, where=where))
                 break
             cutter.slice_parameter(module, name, rule, where=where)
+    _let_read(layer, ColumnInputs(layer, groups.tensor))
+
+
+def _let_read(layer: Layer, inputs: ColumnInputs) -> None:
+    """Tell the column slices of a layer of each other: what one module holds may read the same."""
+    for module in layer.modules():
+        columns = [child for child in module.children() if isinstance(child, SlicedColumn)]
+        for column in columns:
+            column.inputs, column.beside = inputs, columns
 
 
 def logits_are_sliced(layers: Mapping[int, Layer]) -> bool:
@@ -161,7 +170,6 @@ class _Cutter:
             config=self._config(module.weight),
             tp_group=self.groups.tensor,
         )
-        ColumnSlice(sliced).require()
         sliced.weight = self._slice(module.weight, dim=0, pads=pads, where=where)
         if module.bias is not None:
             sliced.bias = self._slice(module.bias, dim=0, pads=pads, where=where)

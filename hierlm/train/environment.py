@@ -9,11 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 
+from hierlm.checkpoint.team import Team
 from hierlm.parallel.process import ProcessInfo
 
 MUST_AGREE = ("python", "torch", "deepspeed", "hierlm", "device", "computes")
@@ -38,14 +38,16 @@ class BadNodeError(RuntimeError):
     """Processes differ where they may not; one line that names host and difference."""
 
 
-def check_environment(process: ProcessInfo) -> list[str]:
+def check_environment(process: ProcessInfo, *, team: Team) -> list[str]:
     """Compare all processes; warnings, the same on every rank. BadNodeError on every rank when one stands out."""
-    everyone: list[Any] = [None] * process.world_size
-    dist.all_gather_object(everyone, _own_facts(process))
-    problems = differences(everyone)
+    everyone = team.gather(_own_facts(process))
+    found = (differences(everyone), clock_warnings(everyone)) if team.is_first else None
+    problems: list[str]
+    warnings: list[str]
+    problems, warnings = team.tell(found)
     if problems:
         raise BadNodeError("; ".join(problems))
-    return clock_warnings(everyone)
+    return warnings
 
 
 def differences(everyone: Sequence[Facts]) -> list[str]:

@@ -82,7 +82,7 @@ def recorded(run_dir: RunDir) -> dict[str, Any] | None:
 
 def _found(config: RunConfig[Any], run_dir: RunDir, *, team: Team, say: Say) -> Found:
     """UserError on every rank, the same, where the source is not there or does not fit."""
-    init_from, before = config.init_from, team.exchange(recorded(run_dir))[0]
+    init_from, before = config.init_from, team.tell(recorded(run_dir) if team.is_first else None)
     assert init_from is not None
     if init_from.checkpoint is None and before is not None:  # an attempt before has settled which one is meant
         init_from = init_from.model_copy(update={"checkpoint": before.get("step")})
@@ -129,22 +129,29 @@ def _agreed(action: Callable[[], T], *, team: Team) -> T:
             answer = action(), ()
         except UserError as error:
             answer = None, error.problems
-    value, problems = team.exchange(answer)[0]
+    value, problems = team.tell(answer)
     if problems:
         raise UserError(problems)
     return value
 
 
 def _digest(source: Source, checkpoint: CheckpointRef | None, *, team: Team) -> str:
-    """Of a single file its SHA-256; of several that of the lines `SHA256  NAME`, as sha256sum prints them, by name.
+    """The same on every rank, which hash a part of the files each; only the first one knows all of them.
 
     Of a checkpoint the files' are those of its manifest, which all bytes have been compared with.
     """
     if checkpoint is not None:
         known = {name: record.sha256 for name, record in checkpoint.manifest.files.items()}
     else:
-        mine = team.together(lambda: {file.name: hash_file(file).sha256 for file in team.share(source.files)})
-        known = {name: sha256 for share in mine for name, sha256 in share.items()}
+        mine = team.dealt(source.files)
+        shares = team.collected(lambda: {file.name: hash_file(file).sha256 for file in mine})
+        known = {name: sha256 for share in shares for name, sha256 in share.items()}
+    digest: str = team.tell(_digest_of(known) if team.is_first else None)
+    return digest
+
+
+def _digest_of(known: Mapping[str, str]) -> str:
+    """Of a single file its SHA-256; of several that of the lines `SHA256  NAME`, as sha256sum prints them, by name."""
     if len(known) == 1:
         return next(iter(known.values()))
     lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(known.items()))

@@ -13,15 +13,14 @@ from data_pipeline.read.loader import MixtureChange, Request, open_split
 from data_pipeline.read.prefetch import Prefetcher
 from data_pipeline.read.split import can_be_evaluated
 from hierlm import plugins
-from hierlm.checkpoint.team import Team
 from hierlm.config.load import load_run_config
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
 from hierlm.objectives import objective
 from hierlm.objectives.batch import Batch, Drawn
+from hierlm.parallel.messages import team_of
 from hierlm.parallel.process import ProcessInfo
-from hierlm.parallel.saving import exchange_objects
 from hierlm.phases.timeline import Moment
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import MetricsFile, read_records
@@ -218,10 +217,8 @@ def _take_lease(base: Foundation) -> Lease:
 
 def _take_first_weights(base: Foundation) -> None:
     """Those of another training, where the config asks for them."""
-    team = Team(base.process.rank, base.process.world_size, exchange_objects)
-    begin_with_first_weights(
-        base.config, base.run_dir, engine=base.engine, first=base.timeline.at(0), team=team, say=base.console.say
-    )
+    first, say = base.timeline.at(0), base.console.say
+    begin_with_first_weights(base.config, base.run_dir, engine=base.engine, first=first, team=team_of(), say=say)
 
 
 def _open_records(base: Foundation, *, first_step: int, lease: Lease, unproven: str | None) -> None:

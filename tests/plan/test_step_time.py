@@ -6,8 +6,10 @@ import pytest
 
 from hierlm.parallel.degrees import Degrees
 from hierlm.plan.communication import Traffic
-from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE, measured_matmul_flops
-from hierlm.plan.devices import H100, device
+from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE
+from hierlm.plan.devices import device
+from hierlm.plan.devices.h100 import H100
+from hierlm.plan.matmul_rate import measured_matmul_flops
 from hierlm.plan.step_time import StageWork, step_time
 from tests.plan.making import estimator
 

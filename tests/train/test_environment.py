@@ -32,10 +32,11 @@ def test_a_clock_that_is_far_off_is_told() -> None:
 
 
 def check() -> list[str]:
+    from hierlm.parallel.messages import team_of
     from hierlm.parallel.process import start_processes
     from hierlm.train.environment import check_environment
 
-    return check_environment(start_processes())
+    return check_environment(start_processes(), team=team_of())
 
 
 def test_real_processes_of_one_machine_agree() -> None:

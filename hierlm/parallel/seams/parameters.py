@@ -80,6 +80,11 @@ def stored(parameter: nn.Parameter) -> Tensor:
     return found
 
 
+def is_partitioned(parameter: nn.Parameter) -> bool:
+    """Whether it is empty but around its own layer, as at stage 3."""
+    return hasattr(parameter, PartitionedParameter.ds_tensor.seam.name)
+
+
 def whole_shape(parameter: nn.Parameter) -> torch.Size:
     """The shape it has inside passes."""
     found: torch.Size = getattr(parameter, "ds_shape", parameter.shape)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from hierlm.errors import LostRunError
 from hierlm.lease import Lease, TakenOverError
-from hierlm.parallel.saving import exchange_objects
+from hierlm.parallel.messages import team_of
 
 LEASE_POLL_SECONDS = 1.0
 """Between two looks at a shared file system; writers look each time before they write."""
@@ -70,7 +70,7 @@ class StopRequest:
         if flag.item() == _TAKEN_OVER:
             raise TakenOverError(self._lease.successor() if self._lease else "another attempt has taken over this run")
         if flag.item() == _DAMAGED:
-            raise LostRunError(next(filter(None, exchange_objects(damage))))
+            raise LostRunError(team_of().first_word(damage) or "data are damaged")
         agreed = flag.item() == _ASKED
         if agreed and self.signal_name is None:
             self.signal_name = "another rank's signal"
