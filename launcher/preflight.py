@@ -28,6 +28,13 @@ def refuse_what_cannot_run(config: RunConfig[ModelConfig], *, num_gpus: int | No
         raise UserError(problems)
 
 
+def refuse_missing_weights(*configs: RunConfig[ModelConfig]) -> None:
+    """UserError where a config's `init_from` is not there: cheap enough for what starts nothing."""
+    problems = [problem for config in configs for problem in weights_problems(config)]
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)))
+
+
 def data_problems(config: RunConfig[ModelConfig]) -> list[str]:
     """Datasets that are missing, incomplete, of another tokenizer, too short, or without anything to evaluate on."""
     sources = config.data.weighted_sources

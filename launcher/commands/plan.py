@@ -40,15 +40,13 @@ def command(
     """
     with json_on_stdout(as_json) as print_document:
         from hierlm.config.load import load_config
-        from hierlm.errors import UserError
-        from launcher.preflight import weights_problems
+        from launcher.preflight import refuse_missing_weights
 
         run = load_config(config, overrides or [])
         from hierlm.plan import devices
 
         devices.check(device)  # before seconds are spent on imports
-        if problems := weights_problems(run):
-            raise UserError(problems)
+        refuse_missing_weights(run)
         print(SLICES_AS_A_RUN, file=sys.stderr, flush=True)
         from hierlm.plan.plan import make_plan
         from hierlm.plan.text import show
