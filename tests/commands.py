@@ -26,12 +26,18 @@ class Command:
     """One command line that has been started: of `subprocess.Popen` what tests need, with all that it says kept."""
 
     def __init__(
-        self, arguments: Sequence[object], *, cwd: Path, environment: Mapping[str, str], in_one: bool = False
+        self,
+        arguments: Sequence[object],
+        *,
+        cwd: Path,
+        environment: Mapping[str, str],
+        in_one: bool = False,
+        log: Path | None = None,
     ) -> None:
-        """`in_one`: what it says on stderr goes where stdout goes."""
+        """`in_one`: what it says on stderr goes where stdout goes; `log`: both into this file, to be read meanwhile."""
         self.args = ["hierlm", *map(str, arguments)]
-        self._out = TemporaryFile()  # noqa: SIM115 - read when the process has ended
-        self._error = self._out if in_one else TemporaryFile()  # noqa: SIM115
+        self._out = TemporaryFile() if log is None else log.open("w+b")  # noqa: SIM115
+        self._error = self._out if in_one or log else TemporaryFile()  # noqa: SIM115
         streams = (_Passed(self._out.fileno()), _Passed(self._error.fileno()))
         given = (self.args[1:], os.path.abspath(cwd), dict(environment), streams)
         self._process = fork_server().Process(target=_command, args=given)
