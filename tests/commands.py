@@ -7,6 +7,7 @@ start is not in them: tests of that run `tests.conftest.hierlm_path`.
 """
 
 import io
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -26,15 +27,21 @@ class Command:
     """One command line that has been started: of `subprocess.Popen` what tests need, with all that it says kept."""
 
     def __init__(
-        self, arguments: Sequence[object], *, cwd: Path, environment: Mapping[str, str], in_one: bool = False
+        self,
+        arguments: Sequence[object],
+        *,
+        cwd: Path,
+        environment: Mapping[str, str],
+        in_one: bool = False,
+        log: Path | None = None,
     ) -> None:
-        """`in_one`: what it says on stderr goes where stdout goes."""
+        """`in_one`: what it says on stderr goes where stdout goes; `log`: both into this file, to be read meanwhile."""
         self.args = ["hierlm", *map(str, arguments)]
-        self._out = TemporaryFile()  # noqa: SIM115 - read when the process has ended
-        self._error = self._out if in_one else TemporaryFile()  # noqa: SIM115
+        self._out = TemporaryFile() if log is None else log.open("w+b")  # noqa: SIM115
+        self._error = self._out if in_one or log else TemporaryFile()  # noqa: SIM115
         streams = (_Passed(self._out.fileno()), _Passed(self._error.fileno()))
         given = (self.args[1:], os.path.abspath(cwd), dict(environment), streams)
-        self._process = fork_server().Process(target=_command, args=given)
+        self._process = fork_server().Process(target=_command, args=given, daemon=True)  # ends with this process
         self._process.start()
 
     @property
@@ -147,6 +154,7 @@ def _command(arguments: list[str], cwd: str, environment: dict[str, str], stream
     """In the forked process: what the console script does."""
     from launcher import cli, local
 
+    multiprocessing.current_process().daemon = False  # a daemon may not start processes
     _fresh(cwd=cwd, environment=environment, streams=streams)
     local.subprocess = SimpleNamespace(Popen=Rank, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment, attr-defined]
     sys.argv = [str(Path(sys.executable).with_name("hierlm")), *arguments]

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,8 @@ from hierlm.checkpoint.find import list_checkpoints, verify
 from hierlm.lease import holder
 from hierlm.run_dir import RunDir
 from hierlm.tracking.jsonl import read_records
-from tests.conftest import ROOT, hierlm, hierlm_path, quiet_environment
+from tests.commands import Command
+from tests.conftest import ROOT, hierlm, quiet_environment
 
 NUM_RANKS = 2
 EVAL_EVERY = 20
@@ -90,7 +90,7 @@ class Run:
 
     def start(self, *overrides: str) -> "Attempt":
         """`hierlm train` in the background."""
-        return Attempt(self, [hierlm_path(), *self.command(*overrides)])
+        return Attempt(self, self.command(*overrides))
 
     def last_step(self) -> int:
         """Of metrics.jsonl."""
@@ -113,13 +113,10 @@ class Run:
 class Attempt:
     """One command that trains a run."""
 
-    def __init__(self, run: Run, command: list[str]) -> None:
+    def __init__(self, run: Run, words: list[str]) -> None:
         self.run = run
         self.log = run.folder.parent / f"{run.name}-{time.monotonic_ns()}.log"  # not on the disk that gets full
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                command, cwd=run.folder, env=quiet_environment(), stdout=log, stderr=subprocess.STDOUT
-            )
+        self.process = Command(words, cwd=run.folder, environment=quiet_environment(), log=self.log)
 
     @property
     def said(self) -> str:
