@@ -23,6 +23,7 @@ def controller_down(run: Run, draw: random.Random) -> Strike | None:
     run.rest()
     place, begun = Place(slurm(), run.folder, run.dataset), run.last_step()
     site = place.site(processes_per_node=run.kind.num_ranks // NUM_NODES)
+    place.brake.touch()  # else it would be through before anybody has asked
     place.hierlm("submit", *run.command()[1:], "--cluster", site)
     trains = wait_until(lambda: run.last_step() > begun + 1, seconds=2 * START_SECONDS, or_when=lambda: run.is_finished)
     with ControllerDown(place.cluster):
@@ -31,6 +32,7 @@ def controller_down(run: Run, draw: random.Random) -> Strike | None:
         went_on = wait_until(lambda: run.last_step() >= target or run.is_finished, seconds=START_SECONDS)
     code = said.returncode if "was not cancelled" in said.stderr else -1
     place.hierlm("cancel", run.name, check=False)
+    place.brake.unlink()
     ended = wait_until(lambda: not place.cluster.run("squeue", "-h", check=False), seconds=END_SECONDS)
     if run.is_finished:
         return None

@@ -55,16 +55,13 @@ class Watch:
             return
         if event in STARTING and not self._may_start:
             self.seen[f"{event} {arguments!r}"[:200]] += 1
-        writes = event in WRITING or (event == "open" and isinstance(arguments[2], int) and _changes(arguments[2]))
+        flags = arguments[2] if event == "open" else 0
+        writes = event in WRITING or (isinstance(flags, int) and flags & CHANGING)
         if writes and isinstance(arguments[0], str | bytes | os.PathLike):
             path = os.path.realpath(os.fsdecode(arguments[0]))
-            if not path.startswith(self._folders) and "__pycache__" not in path:
+            is_nameless = event == "open" and os.path.isdir(path)  # how a temporary file without a name is made
+            if not (path.startswith(self._folders) or is_nameless or "__pycache__" in path):
                 self.seen[f"{event} {path}"[:200]] += 1
-
-
-def _changes(flags: int) -> bool:
-    """A file without a name is nobody's."""
-    return bool(flags & CHANGING) and flags & os.O_TMPFILE != os.O_TMPFILE
 
 
 class Watched:
