@@ -21,7 +21,8 @@ help:
 	@echo "                one of them: make claim-hourglass, claim-multi-scale, claim-skip-cross-head, claim-lmu"
 	@echo "make versions   distributed tests with the oldest and the newest DeepSpeed and megatron-core that are allowed;"
 	@echo "                writes docs/versions.md"
-	@echo "make chaos      kills, full disks, damaged files, second writers: 56 faults, and nothing may be lost"
+	@echo "make chaos      FAULTS=200: kills, full disks, system calls that fail, damaged files, second writers: nothing may be"
+	@echo "                lost; then tens of thousands of hostile files: none may do harm (hours; make chaos FUZZ=: without)"
 
 install: $(INSTALLED)
 
@@ -70,9 +71,13 @@ claim-%: $(INSTALLED)
 versions: $(INSTALLED)
 	$(BIN)/python -m tests.versions $(if $(ONLY),--only $(ONLY))
 
-# FAULTS=N and SEED=S choose another campaign
+# FAULTS=N and SEED=S choose another campaign; RECORD=1 writes its tables into tests/benchmarks/RESULTS.md; FUZZ= leaves
+# the hostile files out, FUZZ="KIND ..." tries some kinds of them only
+FUZZ ?= all
 chaos: $(INSTALLED)
-	$(BIN)/python -m tests.chaos $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED))
+	@bash slurm/test-cluster.sh install || echo "no Slurm can be installed here: its fault will be skipped"
+	$(BIN)/python -m tests.chaos $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record)
+	$(if $(FUZZ),$(BIN)/python -m tests.chaos.fuzz $(if $(RECORD),--record) $(filter-out all,$(FUZZ)))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -20,7 +20,7 @@ _MISSING = object()
 
 
 _MOST_CHARACTERS = 1 << 20
-_EACH_COUNTS = 256
+_EACH_COUNTS = 512
 """Characters that resolving one interpolation counts as, for it takes time even where nothing comes of it."""
 
 

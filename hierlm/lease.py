@@ -91,10 +91,20 @@ class Lease(Fence):
     def is_current(self) -> bool:
         """Whether no later attempt has taken the run, and the directory is still the one this claim was made in."""
         try:
-            mine = _file(self.directory, self.generation).read_text(encoding="utf-8") == self.claim
-            return mine and _newest(self.directory) == self.generation
+            return self._is_newest()
         except FileNotFoundError:
             return False
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        try:  # a network file system had lost hold of that file: asked by its name again, it looks it up
+            return self._is_newest()
+        except FileNotFoundError:
+            return False
+
+    def _is_newest(self) -> bool:
+        mine = _file(self.directory, self.generation).read_text(encoding="utf-8") == self.claim
+        return mine and _newest(self.directory) == self.generation
 
     def require_current(self) -> None:
         if not self.is_current():

@@ -22,7 +22,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=True,
     print_blob=True,
-    max_examples=50,
+    max_examples=50 * int(os.environ.get("HIERLM_FUZZ", "1")),
 )
 settings.load_profile("hierlm")
 """Here, before any test file is imported: the profile of a folder would hold for those collected after it too."""

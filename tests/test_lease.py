@@ -1,5 +1,7 @@
 """The highest generation holds the run: one winner of many, no number twice, and no rename after a newcomer's sweep."""
 
+import errno
+import io
 import multiprocessing
 import os
 import signal
@@ -9,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,3 +153,25 @@ def test_a_lease_that_cannot_be_read_is_no_permission(tmp_path: Path) -> None:
     (tmp_path / "leases").write_text("not a directory")
     with pytest.raises(OSError):
         lease.require_current()
+
+
+@pytest.mark.parametrize("function", ["listdir", "open"])
+def test_a_stale_handle_is_asked_again_by_name(function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease, module = take(tmp_path / "leases"), os if function == "listdir" else io
+    for num_failures, errors in ((1, ()), (2, (errno.ESTALE,))):
+        left, real = [num_failures], getattr(module, function)
+
+        def stale(*arguments: Any, left: list[int] = left, real: Any = real, **named: Any) -> Any:
+            if left[0]:
+                left[0] -= 1
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return real(*arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, function, stale)
+            if errors:
+                with pytest.raises(OSError, match="Stale"):
+                    lease.is_current()
+            else:
+                assert lease.is_current()
+        assert lease.is_current()

@@ -51,9 +51,9 @@ class MetricsFile:
         size = os.fstat(self._descriptor).st_size
         try:
             written = os.write(self._descriptor, line)
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._descriptor, size)
-            raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         if written != len(line):
             os.ftruncate(self._descriptor, size)
             raise OSError(f"{self.path}: wrote {written} of {len(line)} bytes; is the disk full?")

@@ -30,6 +30,9 @@ RATIOS = ("training", "modern", "lmu", "activation_memory", "data", "threads", "
 GPU = "gpu"
 """Last, under a heading of its own."""
 
+CAMPAIGNS = ("chaos", "fuzz")
+"""Sections of `make chaos RECORD=1` (tests/chaos), which are no benchmarks."""
+
 _ERROR_LINES = 5
 _FOLDERS = re.compile(r"(?:/[^\s/:]+)+/")  # of this machine
 
@@ -83,7 +86,14 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 def heading(name: str) -> str:
     """Of its section."""
-    return "GPU" if name == GPU else f"{PREFIX}{name}"
+    return "GPU" if name == GPU else name if name in CAMPAIGNS else f"{PREFIX}{name}"
+
+
+def record(name: str, text: str) -> None:
+    """Put the table of a campaign into RESULTS.md, in the place of the one before."""
+    sections = read_sections(RESULTS.read_text() if RESULTS.exists() else "")
+    sections[heading(name)] = f"{machine()}\n\n```\n{text.rstrip()}\n```"
+    RESULTS.write_text(document(sections))
 
 
 def read_sections(text: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ import pytest
 
 from hierlm.config.load import load_config
 from hierlm.plan.plan import make_plan
-from tests.benchmarks.__main__ import document, main, ordered, read_sections, run
+from tests.benchmarks.__main__ import document, main, ordered, read_sections, record, run
 from tests.benchmarks.bench_gpu import ARCHS, CASES, NO_GPU, Case
 from tests.benchmarks.bench_start import Start, parts, verdict
 from tests.conftest import ROOT
@@ -26,6 +26,16 @@ def test_a_part_measured_anew_leaves_the_others_as_they_were():
     assert read_sections(text) == {**sections, "bench_training": "1.0x"}
     assert text.index("## bench_training") < text.index("## bench_data") < text.index("## GPU")
     assert document(read_sections(text)) == text
+
+
+def test_the_table_of_a_campaign_stays_through_benches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.benchmarks.__main__.RESULTS", tmp_path / "RESULTS.md")
+    (tmp_path / "RESULTS.md").write_text(OLD)
+    for text in ("old", "200 struck"):
+        record("chaos", text)
+    sections = read_sections((tmp_path / "RESULTS.md").read_text())
+    assert "200 struck" in sections["chaos"] and "old" not in sections["chaos"]
+    assert read_sections(document(sections)) == sections and sections["bench_data"] == read_sections(OLD)["bench_data"]
 
 
 def test_a_bench_that_fails_says_why_in_its_section(capsys: pytest.CaptureFixture[str]):

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.faults import FAULTS, Fault, why_not
-from tests.chaos.run import Run
+from tests.chaos.catalogue import FAULTS, why_not
+from tests.chaos.faults import Fault
+from tests.chaos.run import KINDS, Kind, Run
 
 DISK_MEBIBYTES = 96
 END_OF_RUN_SECONDS = 600.0
@@ -29,6 +30,7 @@ class Outcome:
     """One line of the table."""
 
     run: str
+    kind: str
     fault: str
     what: str
     exit_code: int
@@ -39,16 +41,19 @@ class Outcome:
 
     def line(self) -> str:
         return (
-            f"{self.run:<8} {self.fault:<26} {self.exit_code:>4} {self.good_before:>5} -> {self.good_after:<5}"
+            f"{self.run:<15} {self.fault:<26} {self.exit_code:>4} {self.good_before:>5} -> {self.good_after:<5}"
             f"{self.seconds:6.1f} s  {self.problem or 'ok'} | {self.what}"
         )
 
 
 class Campaign:
-    """Runs of one config, one seed: they must all end alike."""
+    """Runs of a few kinds, one after the other; those of one kind and one seed must all end alike."""
 
-    def __init__(self, folder: Path, *, dataset: Path, num_steps: int, seed: int, say: Say) -> None:
-        self._folder, self._dataset, self._num_steps = folder, dataset, num_steps
+    def __init__(
+        self, folder: Path, *, dataset: Path, num_steps: int, seed: int, say: Say, kinds: Sequence[Kind] = KINDS[:1]
+    ) -> None:
+        self._folder, self._dataset, self._num_steps, self._kinds = folder, dataset, num_steps, kinds
+        self._wholes: dict[Kind, tuple[Any, list[dict[str, Any]]]] = {}
         self._draw, self._say = random.Random(seed), say
         self._num_runs = 0
         self.outcomes: list[Outcome] = []
@@ -59,7 +64,6 @@ class Campaign:
         """All faults in turn, and again in a drawn order, until enough have struck; then every run is finished."""
         possible = [fault for fault in faults if why_not(fault, self._folder) is None]
         self.skipped = {fault.__name__: str(why_not(fault, self._folder)) for fault in faults if fault not in possible}
-        whole = self._whole()
         queue = list(possible)
         run = self._new_run()
         while len(self.outcomes) < num_faults:
@@ -69,9 +73,9 @@ class Campaign:
             if not self._struck(run, fault) and queue:
                 queue.append(fault)  # in the next run, or later in this one
             if run.is_finished:
-                self._compare(run, whole)
+                self._compare(run)
                 run = self._new_run()
-        self._finish(run, whole)
+        self._finish(run)
 
     def _struck(self, run: Run, fault: Fault) -> bool:
         before, started = max(run.good_steps(), default=0), time.monotonic()
@@ -86,6 +90,7 @@ class Campaign:
             problem = f"the newest good checkpoint was step {before}"
         outcome = Outcome(
             run.name,
+            run.kind.name,
             fault.__name__,
             strike.what,
             strike.exit_code,
@@ -101,18 +106,27 @@ class Campaign:
         return True
 
     def _new_run(self) -> Run:
-        self._num_runs += 1  # not counted from the outcomes: a run may be over before anything strikes it
-        return Run(self._folder, f"run-{self._num_runs}", dataset=self._dataset, num_steps=self._num_steps)
+        """Of the next kind; not counted from the outcomes: a run may be over before anything strikes it."""
+        kind = self._kinds[self._num_runs % len(self._kinds)]
+        self._num_runs += 1
+        return self._run(f"{kind.name}-{self._num_runs}", kind)
 
-    def _whole(self) -> tuple[Any, list[dict[str, Any]]]:
-        run = Run(self._folder, "whole", dataset=self._dataset, num_steps=self._num_steps)
-        self._say("the run without faults")
-        self._finish_attempt(run)
-        return run.result()
+    def _run(self, name: str, kind: Kind) -> Run:
+        return Run(self._folder, name, dataset=self._dataset, num_steps=self._num_steps, kind=kind)
 
-    def _finish(self, run: Run, whole: tuple[Any, list[dict[str, Any]]]) -> None:
+    def _whole(self, kind: Kind) -> tuple[Any, list[dict[str, Any]]]:
+        """What the run of this kind comes to that meets no fault; made when it is asked for."""
+        if kind not in self._wholes:
+            run = self._run(f"{kind.name}-whole", kind)
+            self._say(f"the {kind.name} run without faults")
+            self._finish_attempt(run)
+            self._wholes[kind] = run.result()
+            run.remove()
+        return self._wholes[kind]
+
+    def _finish(self, run: Run) -> None:
         self._finish_attempt(run)
-        self._compare(run, whole)
+        self._compare(run)
 
     def _finish_attempt(self, run: Run) -> None:
         attempt = run.start()
@@ -120,22 +134,31 @@ class Campaign:
         if code != 0:
             self.problems.append(f"{run.name}: cannot go on, exit code {code}: {attempt.said[-600:]}")
 
-    def _compare(self, run: Run, whole: tuple[Any, list[dict[str, Any]]]) -> None:
+    def _compare(self, run: Run) -> None:
         if not run.is_finished:
             return
+        run.settle()
+        whole = self._whole(run.kind)
         digest, records = run.result()
         same = {"digest": digest == whole[0], "records": records == whole[1]}
         self._say(f"{run.name} is finished: " + ", ".join(f"{k} {'equal' if v else 'DIFFER'}" for k, v in same.items()))
-        self.problems += [
-            f"{run.name}: {name} differ from the run without faults" for name, equal in same.items() if not equal
-        ]
+        wrong = [f"{run.name}: {name} differ from the run without faults" for name, equal in same.items() if not equal]
+        self.problems += wrong
+        if not wrong:
+            run.remove()
 
     def summary(self) -> str:
-        """How many of each, and what went wrong."""
-        counts = Counter(outcome.fault for outcome in self.outcomes)
-        lines = [f"{count:>4}  {fault}" for fault, count in counts.most_common()]
-        lines += [f"   -  {fault}: skipped, {reason}" for fault, reason in self.skipped.items()]
-        lines.append(f"{len(self.outcomes)} faults on {self._num_runs} runs, {len(self.problems)} problems")
+        """How many of each on each kind of run, and what went wrong."""
+        kinds = [kind.name for kind in self._kinds]
+        counts = Counter((outcome.fault, outcome.kind) for outcome in self.outcomes)
+        names = sorted({outcome.fault for outcome in self.outcomes})
+        lines = [f"{'fault':<26}" + "".join(f"{kind:>9}" for kind in kinds)]
+        lines += [f"{name:<26}" + "".join(f"{counts[name, kind] or '-':>9}" for kind in kinds) for name in names]
+        lines.append(f"{'all':<26}" + "".join(f"{sum(o.kind == kind for o in self.outcomes):>9}" for kind in kinds))
+        lines += [f"{fault}: skipped, {reason}" for fault, reason in self.skipped.items()]
+        lost = sum("checkpoint" in outcome.problem for outcome in self.outcomes)
+        wrong = len(self.problems) - lost
+        lines.append(f"{len(self.outcomes)} struck on {self._num_runs} runs, {lost} lost, {wrong} wrong")
         return "\n".join([*lines, *self.problems])
 
 

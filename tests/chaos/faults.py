@@ -12,7 +12,7 @@ from pathlib import Path
 from hierlm.checkpoint.find import list_checkpoints
 from hierlm.checkpoint.layout import CONVERTING, PARTIAL, UNIVERSAL, step_dir
 from hierlm.exit_codes import FAILED, STOPPED, TAKEN_OVER, WRONG_INPUT
-from tests.chaos.run import END_SECONDS, EVAL_EVERY, NUM_RANKS, SAVE_EVERY, START_SECONDS, Attempt, Run, wait_until
+from tests.chaos.run import END_SECONDS, EVAL_EVERY, SAVE_EVERY, START_SECONDS, Attempt, Run, wait_until
 from tests.end_to_end.attempts import attempt_elsewhere
 
 FILLED_TO_BYTES = 200_000
@@ -34,7 +34,7 @@ Fault = Callable[[Run, random.Random], Strike | None]
 
 
 def kill_in_a_step(run: Run, draw: random.Random) -> Strike | None:
-    return _kill_when(run, draw, _some_steps_on(run, draw), "in a step")
+    return _kill_when(run, draw, some_steps_on(run, draw), "in a step")
 
 
 def kill_in_an_evaluation(run: Run, draw: random.Random) -> Strike | None:
@@ -72,16 +72,16 @@ def kill_in_a_reshape(run: Run, draw: random.Random) -> Strike | None:
 def kill_everything(run: Run, draw: random.Random) -> Strike | None:
     """As when the machine goes: no process has a last word."""
     attempt = run.start()
-    attempt.wait_for_step(_some_steps_on(run, draw))
-    return _struck(run, attempt.kill_all(), "every process killed", (-signal.SIGKILL,))
+    attempt.wait_for_step(some_steps_on(run, draw))
+    return struck(run, attempt.kill_all(), "every process killed", (-signal.SIGKILL,))
 
 
 def stop_request(run: Run, draw: random.Random) -> Strike | None:
     attempt = run.start()
-    attempt.wait_for_step(_some_steps_on(run, draw))
+    attempt.wait_for_step(some_steps_on(run, draw))
     number = draw.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
     attempt.signal(number)
-    return _struck(run, attempt.end(), number.name, (STOPPED,))
+    return struck(run, attempt.end(), number.name, (STOPPED,))
 
 
 def disk_full_in_a_save(run: Run, draw: random.Random) -> Strike | None:
@@ -93,7 +93,7 @@ def disk_full_in_a_save(run: Run, draw: random.Random) -> Strike | None:
     what = "disk full, a save failed and the run went on" if failed else "disk full, the attempt ended"
     if not attempt.has_ended:
         attempt.signal(signal.SIGKILL, draw.choice(attempt.ranks() or [attempt.process.pid]))
-    return _struck(run, attempt.end(), what, (FAILED,))
+    return struck(run, attempt.end(), what, (FAILED,))
 
 
 def truncated_file(run: Run, draw: random.Random) -> Strike | None:
@@ -118,7 +118,7 @@ def missing_file(run: Run, draw: random.Random) -> Strike | None:
 
 def stale_partial_directory(run: Run, draw: random.Random) -> Strike | None:
     """With files of the names that the next save will write, and with a manifest, of an attempt long gone."""
-    strike = _kill_when(run, draw, _some_steps_on(run, draw), "in a step")
+    strike = _kill_when(run, draw, some_steps_on(run, draw), "in a step")
     good = run.good_steps()
     if strike and good:
         for name in (f"step-{good[-1] + SAVE_EVERY:08d}{PARTIAL}", f"step-{good[-1] + 2 * SAVE_EVERY:08d}.g1{PARTIAL}"):
@@ -135,21 +135,23 @@ def two_starts_at_once(run: Run, draw: random.Random) -> Strike | None:
     wait_until(lambda: any(a.has_ended for a in both), seconds=START_SECONDS)
     loser, winner = both if first.has_ended else (second, first)
     code = loser.end()
-    winner.wait_for_step(_some_steps_on(run, draw))
+    winner.wait_for_step(some_steps_on(run, draw))
     winner.kill_all()
-    return _struck(run, code, "two starts at once", (TAKEN_OVER, WRONG_INPUT))
+    return struck(run, code, "two starts at once", (TAKEN_OVER, WRONG_INPUT))
 
 
 def paused_attempt_woken(run: Run, draw: random.Random) -> Strike | None:
     """The older one sleeps, a newcomer goes on, the older one wakes while it does."""
     older = run.start()
-    reached = older.wait_for_step(_some_steps_on(run, draw))
+    reached = older.wait_for_step(some_steps_on(run, draw))
     paused = older.ranks()
     if not reached or not paused:
-        return _struck(run, older.end(), "finished first", (0,))
+        return struck(run, older.end(), "finished first", (0,))
     older.signal(signal.SIGSTOP, *paused)
     target = run.last_step() + draw.randint(1, 15)
-    newer = attempt_elsewhere(run.dir.path, num_ranks=NUM_RANKS, log=run.folder.parent / f"{run.name}-newer.log")
+    newer = attempt_elsewhere(
+        run.dir.path, num_ranks=run.kind.num_ranks, log=run.folder.parent / f"{run.name}-newer.log"
+    )
     wait_until(
         lambda: run.last_step() > target,
         seconds=START_SECONDS,
@@ -161,10 +163,10 @@ def paused_attempt_woken(run: Run, draw: random.Random) -> Strike | None:
         process.send_signal(signal.SIGTERM)
     for process in newer:
         process.wait(timeout=END_SECONDS)
-    return _struck(run, code, "a paused attempt woken", (TAKEN_OVER,))
+    return struck(run, code, "a paused attempt woken", (TAKEN_OVER,))
 
 
-FAULTS: tuple[Fault, ...] = (
+FROM_OUTSIDE: tuple[Fault, ...] = (
     kill_in_a_save,
     two_starts_at_once,
     flipped_bit,
@@ -182,14 +184,7 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-def why_not(fault: Fault, folder: Path) -> str | None:
-    """Why a fault cannot be had here."""
-    if fault is disk_full_in_a_save and not os.path.ismount(folder):
-        return "needs root and a mount, to have a small disk of its own"
-    return None
-
-
-def _some_steps_on(run: Run, draw: random.Random) -> int:
+def some_steps_on(run: Run, draw: random.Random) -> int:
     """From where the next attempt begins."""
     return max(run.good_steps(), default=0) + draw.randint(1, 3 * SAVE_EVERY)
 
@@ -198,7 +193,7 @@ def _next_multiple(run: Run, of: int) -> int:
     return (max(run.good_steps(), default=0) // of + 1) * of
 
 
-def _struck(run: Run, code: int, what: str, expected: tuple[int, ...]) -> Strike | None:
+def struck(run: Run, code: int, what: str, expected: tuple[int, ...]) -> Strike | None:
     """The strike, unless the attempt came to the end of the run before it."""
     return None if code == 0 and run.is_finished else Strike(what, code, expected)
 
@@ -215,17 +210,17 @@ def _kill(attempt: Attempt, draw: random.Random, where: str, *, delay: float) ->
     if ranks and not attempt.has_ended:
         index = draw.randrange(len(ranks))
         attempt.signal(signal.SIGKILL, ranks[index])
-        return _struck(attempt.run, attempt.end(), f"rank {index} killed {where}", (FAILED,))
-    return _struck(attempt.run, attempt.end(), f"killed {where}", (FAILED,))
+        return struck(attempt.run, attempt.end(), f"rank {index} killed {where}", (FAILED,))
+    return struck(attempt.run, attempt.end(), f"killed {where}", (FAILED,))
 
 
 def _damage(run: Run, draw: random.Random, harm: Callable[[Path], None], what: str) -> Strike | None:
     """A file of the newest checkpoint, once the attempt has gone; one more must be there to go on from."""
     attempt = run.start()
-    attempt.wait_for_step(_some_steps_on(run, draw) + SAVE_EVERY)
+    attempt.wait_for_step(some_steps_on(run, draw) + SAVE_EVERY)
     code = attempt.kill_all()
     good = run.good_steps()
-    strike = _struck(run, code, f"{what}: nothing, there is one checkpoint only", (-signal.SIGKILL,))
+    strike = struck(run, code, f"{what}: nothing, there is one checkpoint only", (-signal.SIGKILL,))
     if strike is None or len(good) < 2:
         return strike
     (newest,) = (listed for listed in list_checkpoints(run.checkpoints) if listed.step == good[-1])

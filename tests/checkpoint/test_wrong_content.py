@@ -16,6 +16,7 @@ from hierlm.checkpoint.recurrent import MEMORY, read_recurrent_states, write_rec
 from hierlm.durable import FileWriter
 from hierlm.errors import UserError
 from tests.checkpoint.layouts import overrides, small_engine
+from tests.data_pipeline.hostile import Watch
 from tests.distributed.spawn import run_ranks
 
 NASTY: tuple[Any, ...] = (None, -1, 0, 1 << 70, "x", [], {}, (), {"a": []}, torch.zeros(0), torch.ones(3), 1.5, True)
@@ -68,10 +69,12 @@ def refused_by_readers(stage: int, folder: str, seed: int, count: int) -> int:
     saved(stage, str(good))
     memories = {0: (torch.ones(2, 3),), 2: (torch.ones(2, 4), torch.ones(2, 1))}
     write_recurrent_state(good, (0, memories), rank=0)
-    refused = 0
+    refused, watch = 0, Watch(Path(folder))
+    digest(good / "engine")  # what that imports may be opened
     for work, file in torn_checkpoints(Path(folder), seed=seed, count=count):
         try:
-            read_recurrent_states(work) if file.parent.name == MEMORY else digest(work / "engine")
+            with watch.on():
+                read_recurrent_states(work) if file.parent.name == MEMORY else digest(work / "engine")
         except UserError as error:
             refused += 1
             assert len(error.problems) == 1 and "\n" not in str(error), error
@@ -79,6 +82,7 @@ def refused_by_readers(stage: int, folder: str, seed: int, count: int) -> int:
         except ValueError as error:  # not whole: a file is missing or told to be
             assert str(work) in str(error), error
             refused += 1
+    assert not watch.seen, watch.seen[:5]
     return refused
 
 

@@ -131,12 +131,15 @@ def test_an_exported_config_is_read_through_the_same_door(text: str, tmp_path: P
         from_config(tmp_path / "config.yaml")
 
 
+TEXTS, MAPPINGS = '"${{x{0}}}${{x{0}}}"', "{{a: '${{x{0}}}', b: '${{x{0}}}'}}"
+SELECTIONS = '"${{oc.select:x{0}}}${{oc.select:x{0}}}"'
+
+
 @pytest.mark.parametrize(
-    "link",
-    ['"${{x{0}}}${{x{0}}}"', "{{a: '${{x{0}}}', b: '${{x{0}}}'}}", '"${{oc.select:x{0}}}${{oc.select:x{0}}}"'],
-    ids=["texts", "mappings", "selections"],
+    ("link", "first"),
+    [(TEXTS, "ten letters"), (TEXTS, "''"), (MAPPINGS, "ten letters"), (SELECTIONS, "''")],
+    ids=["texts", "empty texts", "mappings", "selections"],
 )
-@pytest.mark.parametrize("first", ["ten letters", "''"], ids=["growing", "empty"])
 def test_interpolations_that_grow_are_one_line_before_they_do(link: str, first: str, tmp_path: Path) -> None:
     chain = "\n".join([f"x0: {first}", *(f"x{n}: {link.format(n - 1)}" for n in range(1, 31))])
     (tmp_path / "x.yaml").write_text(f"{chain}\nname: '${{x30}}'\n")
