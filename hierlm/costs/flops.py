@@ -9,7 +9,7 @@ Shapes: one row of T tokens.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from hierlm.costs.equal_layers import are_equal
 from hierlm.models.assembly import input_specs, layer_specs, shared_weights
 from hierlm.models.config import ModelConfig
 from hierlm.models.weightless import alone
@@ -80,8 +81,22 @@ def _costs(
     shared: dict[int, set[str]],
     bytes_per_value: int,
 ) -> list[LayerCost]:
-    costs, stream = [], Stream.of(neutral(inputs, tokens))
+    costs: list[LayerCost] = []
+    stream = Stream.of(neutral(inputs, tokens))
+    given: list[torch.Size] = []
     for index, spec in enumerate(specs):
+        before, given = given, [level.shape for level in stream.levels]
+        borrows = (shared.get(index), shared.get(index - 1))
+        if (
+            index
+            and tokens.is_meta
+            and before == given
+            and borrows == (None, None)
+            and are_equal(spec, specs[index - 1])
+        ):
+            kind = costs[-1].name.rpartition(".")[2]
+            costs.append(replace(costs[-1], name=f"layers.{index}.{kind}"))  # and the stream is as it was
+            continue
         layer = alone(spec, index=index, device=tokens.device)
         stream, flops = _counted(layer, stream)
         costs.append(

@@ -1,8 +1,8 @@
 """Which layers of a list need to be run: of many equal ones in a row a few stand for all."""
 
 from collections.abc import Sequence
-from functools import partial
 
+from hierlm.costs.equal_layers import are_equal
 from hierlm.nn.layer import LayerSpec
 
 MOST_ALIKE = 3
@@ -15,16 +15,10 @@ def representatives(specs: Sequence[LayerSpec]) -> list[int]:
     start = 0
     while start < len(specs):
         stop = start + 1
-        while stop < len(specs) and _equal(specs[start], specs[stop]):
+        while stop < len(specs) and are_equal(specs[start], specs[stop]):
             stop += 1
         length = stop - start
         middle = range(start, stop) if length <= MOST_ALIKE else [start, *[start + 1] * (length - 2), stop - 1]
         chosen += middle
         start = stop
     return chosen
-
-
-def _equal(a: LayerSpec, b: LayerSpec) -> bool:
-    if not (isinstance(a, partial) and isinstance(b, partial)):
-        return False
-    return a.func is b.func and a.args == b.args and a.keywords == b.keywords

@@ -96,23 +96,23 @@ def _shown(each: PhaseEstimate) -> list[StageMemory]:
 def _time_line(each: PhaseEstimate) -> str:
     time, flow = each.time, max(each.traffic, key=lambda t: t.data + t.tensor + t.boundary)
     unit = _unit(flow.data + flow.tensor + flow.boundary)
+    bubble = bubble_fraction(len(each.stages), each.micro_batches)
     messages = f"gradients {unit(flow.gradients)}, weights {unit(flow.weights)}, tensor {unit(flow.tensor)}"
     lines = [
         f"  sent per step and rank ({unit.name}): {messages}, boundaries {unit(flow.boundary)}",
         f"  step: {_seconds(time.total)} = products {_seconds(time.products)} + memory between them "
         f"{_seconds(time.memory)} + kernels {_seconds(time.kernels)}",
         f"        + tensor messages {_seconds(time.tensor_messages)} + boundaries {_seconds(time.boundary_messages)} "
-        f"+ data messages {_seconds(time.data_messages)}"
-        f"{_hidden(time.hidden_messages)}",
-        f"        + update {_seconds(time.update)} + bubble {_seconds(time.bubble)} "
-        f"({bubble_fraction(len(each.stages), each.micro_batches):.0%} of the pipeline)",
+        f"+ update {_seconds(time.update)}",
+        f"        + data messages {_seconds(time.data_messages)}{_hidden(time.hidden_messages)} "
+        f"+ bubble {_seconds(time.bubble)} ({bubble:.0%} of the pipeline)",
         f"  {each.tokens_per_second:,.0f} tokens/s, MFU {each.mfu:.1%}",
     ]
     return "\n".join(lines)
 
 
 def _hidden(seconds: float) -> str:
-    return f" (beside work {_seconds(seconds)})" if seconds else ""
+    return f" (others of {_seconds(seconds)} pass beside work)" if seconds else ""
 
 
 def _verdict(plan: Plan) -> str:

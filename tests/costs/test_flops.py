@@ -8,9 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from hierlm import models
+from hierlm.config.load import load_config
 from hierlm.costs import flops
 from hierlm.models.config import ModelConfig
 from hierlm.nn.layer import Layer
+from tests.conftest import ROOT
 
 D, V, T = 8, 11, 12
 
@@ -131,3 +133,12 @@ def test_fourier_transforms_grow_as_n_log_n(monkeypatch):
     _, fourier = costs_of(monkeypatch, Embed, Fourier)
     both_ways = 2 * 2.5 * T * D * 3.58496  # log2 of 12
     assert fourier.forward_flops == pytest.approx(both_ways, abs=2)
+
+
+@pytest.mark.parametrize("arch", ["transformer", "hourglass", "transformer_xl"])
+def test_equal_layers_cost_what_they_would_cost_one_by_one(arch: str, monkeypatch: pytest.MonkeyPatch):
+    many = {"model.num_layers=7"} if arch != "hourglass" else {"model.hierarchy=3@1 5@3 3@1"}
+    model = load_config(ROOT / f"configs/tiny/{arch}.yaml", ["data.path=unused", *many]).model
+    short = flops.layer_costs(model, sequence_length=48)
+    monkeypatch.setattr("hierlm.costs.flops.are_equal", lambda a, b: False)
+    assert flops.layer_costs(model, sequence_length=48) == short

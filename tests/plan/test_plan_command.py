@@ -74,6 +74,20 @@ def test_four_thousand_ranks_take_seconds():
 
 
 @pytest.mark.slow
+def test_four_thousand_ranks_are_searched_in_seconds(capsys):
+    run = load_config(TINY, LARGE)
+    began = time.process_time()
+    plan = make_plan(run, device_name="h200", search=4096)
+    assert time.process_time() - began < 20  # 10 s where nothing else runs
+    assert all(each.layout.world_size == 4096 for each in plan.alternatives)
+    seconds = [each.seconds for each in plan.alternatives]
+    assert seconds == sorted(seconds) and seconds[0] < plan.estimate.seconds
+    show(plan)
+    told = capsys.readouterr().out
+    assert "all steps" in told and "the batch (2048 rows) caps data parallelism at 2048 ranks" in " ".join(told.split())
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_with_layouts_that_do():
     plan = make_plan(
         load_config(TINY, ["model.hidden_dim=8192", "model.ffn_dim=32768", "model.num_layers=16"]), device_name="a100"

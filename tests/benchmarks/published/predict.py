@@ -35,9 +35,17 @@ def predict(row: Row) -> Prediction:
     """The fastest of what the row leaves open; ValueError for a row that the plan has no figures for."""
     if row.precision not in ("bf16", "fp16"):
         raise ValueError(f"{row.precision}: devices have figures of bf16 and fp32")
+    if row.micro_batch is not None and row.global_batch % (row.degrees["data"] * row.micro_batch):
+        raise ValueError(f"a batch of {row.global_batch} is no whole number of its micro-batches")
     system, device = system_of(row), shipped(row.device)
     found = [_of(row, system, device, rows=rows, stretches=number) for rows, number in _open(row, system, device)]
     return min(found, key=lambda each: each.time.total)
+
+
+def left_open(row: Row) -> list[Prediction]:
+    """What the plan says of every micro-batch that fits, where none was published."""
+    found = [each for each, _ in _open(row, system_of(row), shipped(row.device))]
+    return [predict(row._replace(micro_batch=rows)) for rows in sorted(set(found))]
 
 
 def _open(row: Row, system: System, device: Device) -> Iterator[tuple[int, int]]:
