@@ -70,7 +70,7 @@ def test_four_ranks_convert_with_less_memory_than_the_largest_tensor(tmp_path: P
 
 @pytest.mark.matrix
 def test_a_gigabyte_is_converted_by_four_ranks_of_400_mebibytes_each(tmp_path: Path) -> None:
-    shapes = model(1024, vocab_size=50257, num_layers=4)
+    shapes = model(1024, vocab_size=50257, num_layers=5)
     write_engine_files(tmp_path / "engine", shapes, dp=RANKS)
     size = sum(file.stat().st_size for file in (tmp_path / "engine").iterdir())
     assert size > 2**30
