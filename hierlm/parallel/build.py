@@ -21,6 +21,7 @@ from hierlm.parallel.loss import require_head
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.older_deepspeed import make_skip
 from hierlm.parallel.pipeline import Pipeline
+from hierlm.parallel.scattered_gradients import scatter_gradients
 from hierlm.parallel.seams import engine as seam
 from hierlm.parallel.seams.optimizers import (
     Bf16Optimizer,
@@ -36,7 +37,14 @@ from hierlm.parallel.stage_3_linear import add_biases_out_of_place
 from hierlm.parallel.stage_3_partition import partition_by_layer
 from hierlm.parallel.stage_model import build_stage, tensor_plan
 from hierlm.parallel.universal import require_names, universal_info
-from hierlm.parallel.zero import clip_norm, deepspeed_config, effective_stage
+from hierlm.parallel.zero import (
+    bucket_values,
+    clip_norm,
+    deepspeed_config,
+    effective_stage,
+    is_scattered,
+    reduce_dtype,
+)
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.trainable import trained_in
 
@@ -78,7 +86,15 @@ def engine_around(
     trained = trained_in(names, config.phases)
     rules = {f"PARAM_RULES of {config.model.arch}": param_rules(config.model), "optim.rules": config.optim.rules}
     own = own_terms(names, rules)
-    optimizer = build_optimizer(config.optim, module, kinds=canonical_kinds(config.model), trained_in=trained, own=own)
+    num_parameters = sum(whole_shape(parameter).numel() for parameter in module.parameters())
+    optimizer = build_optimizer(
+        config.optim,
+        module,
+        kinds=canonical_kinds(config.model),
+        trained_in=trained,
+        own=own,
+        bucket_values=bucket_values(config, num_parameters=num_parameters),
+    )
     model = config.model
     info = universal_info(
         module,
@@ -89,7 +105,6 @@ def engine_around(
         tp_degree=groups.degrees["tensor"],
     )
     require_names(info, names)
-    num_parameters = sum(whole_shape(parameter).numel() for parameter in module.parameters())
     settings = deepspeed_config(config, phase, num_parameters=num_parameters)
     if effective_stage(config) == 3:
         add_biases_out_of_place()
@@ -123,7 +138,10 @@ def _replace_what_will_not_do(engine: seam.Engine, config: RunConfig[Any], *, gr
     if skips_by_itself():
         _take_steps_without_waiting(engine, skips)
     look_before_update(engine, skips.clear)
-    if isinstance(engine.module, Pipeline) and isinstance(engine.optimizer, Stage12Optimizer):
+    if is_scattered(config):
+        is_early = not isinstance(engine.module, Pipeline)
+        scatter_gradients(engine, groups, dtype=reduce_dtype(config), is_early=is_early)
+    elif isinstance(engine.module, Pipeline) and isinstance(engine.optimizer, Stage12Optimizer):
         partitioned = engine.optimizer
         partitioned.scaled_global_norm = lambda norm_type=2: partitioned_norm(partitioned, groups)
     if engine.zero_optimization():

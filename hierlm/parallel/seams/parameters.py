@@ -124,6 +124,12 @@ def is_slice(parameter: nn.Parameter) -> bool:
     return bool(getattr(parameter, SLICE, False))
 
 
+def mark_padding(gradient: Tensor) -> Tensor:
+    """Itself, said to fill a partition."""
+    setattr(gradient, PADDING, True)
+    return gradient
+
+
 def is_padding(gradient: Tensor) -> bool:
     """Whether a ZeRO optimizer made up the gradient to fill a partition."""
     return bool(getattr(gradient, PADDING, False))
