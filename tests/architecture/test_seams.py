@@ -33,6 +33,13 @@ OWN = {
     "whole",
     "number",
     "local_layers",
+    "inputs",
+    "beside",
+    "door",
+    "gradients",
+    "place",
+    "parts",
+    "count",
 }
 """What is set on objects of torch and of ours: on sites, slices, parameters and contexts of autograd."""
 
