@@ -31,8 +31,8 @@ class Traffic:
 def traffic(kind: Kind, *, profile: Profile, layers: range, values: int) -> Traffic:
     """Of a stage that holds `layers` with `values` weights on a rank; `profile` is of one micro-batch."""
     ring = (kind.dp_degree - 1) / kind.dp_degree
-    reductions = kind.micro_batches if kind.stage >= 2 else 1  # stages 2 and 3 reduce after every backward pass
-    per_reduction = ring * values * kind.working * (1 if kind.stage == 3 else 2)  # stage 2 sums whole buckets
+    reductions = kind.micro_batches if kind.stage == 3 else 1  # after every backward pass
+    per_reduction = ring * values * kind.reduced * (1 if kind.stage else 2)
     of_layers = [profile.traffic[index] for index in layers]
     first, last = layers.start > 0, layers.stop < len(profile.layers)
     boundary = first * profile.layers[layers.start - 1].output + last * profile.layers[layers.stop - 1].output

@@ -125,7 +125,14 @@ class Estimator:
         seen = self._profile(phase, layout, rows=rows, exact=exact)
         memories = stage_memories(config, phase, profile=seen, boundaries=cut.boundaries)
         micro_batches = layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size)
-        kind = Kind(effective_stage(config), self._bf16, layout.data_parallel_degree, len(memories) > 1, micro_batches)
+        kind = Kind(
+            effective_stage(config),
+            self._bf16,
+            layout.data_parallel_degree,
+            len(memories) > 1,
+            micro_batches,
+            reduces_in_bf16=layout.reduce_precision == "bf16",
+        )
         flows = [traffic(kind, profile=seen, layers=stage.layers, values=stage.num_values) for stage in memories]
         works = [
             self._work(phase, layout, stage, flow, seen, rows=rows) for stage, flow in zip(memories, flows, strict=True)
