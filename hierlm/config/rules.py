@@ -193,6 +193,14 @@ def bf16_keeps_fp32_gradients(config: Config) -> Iterator[Problem]:
         )
 
 
+def gradients_travel_as_they_are_made(config: Config) -> Iterator[Problem]:
+    """Rounding for the way only is of use where gradients are bf16 before it, and somebody reduces them."""
+    layout, precision = config.parallel, config.train.precision
+    if layout.reduce_precision == "bf16" and precision != "bf16":
+        text = f"given bf16 with train.precision {precision}, allowed: fp32; or set train.precision to bf16"
+        yield Problem("parallel.reduce_precision", text, involves=("train.precision",))
+
+
 def something_to_do(config: Config) -> Iterator[Problem]:
     """A phase may be empty, the run may not."""
     if all(phase.num_steps == 0 for phase in config.phases):
@@ -309,6 +317,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     sequence_parallelism_has_ranks,
     architecture_allows_layout,
     bf16_keeps_fp32_gradients,
+    gradients_travel_as_they_are_made,
     something_to_do,
     warmup_fits_its_span,
     curves_fall,

@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from hierlm.parallel.scatter import Scatter
-
-MOST_UNDER_WAY = 2
-"""Buckets: what they hold beside the gradients is that much and no more, and a network is busy with one already."""
+from hierlm.parallel.zero import MOST_UNDER_WAY
 
 
 class GradientBuckets:

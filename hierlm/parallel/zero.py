@@ -17,6 +17,8 @@ LARGEST_BUCKET = 200_000_000
 
 NUM_BUCKETS = 16
 """Into about so many a small model's gradients are parted: the first is gone while most are still to be made."""
+MOST_UNDER_WAY = 2
+"""Buckets: what they hold beside the gradients is that much and no more, and a network is busy with one already."""
 SMALLEST_SHARE, LARGEST_SHARE = 1 << 14, 40_000_000
 """Values of such a bucket: below, a message costs its latency; from there on a network is as fast as it gets."""
 
@@ -34,7 +36,7 @@ def deepspeed_config(config: RunConfig[Any], phase: PhaseConfig, *, num_paramete
         "gradient_clipping": clip_norm(config),
         "zero_optimization": {
             "stage": effective_stage(config),
-            "overlap_comm": False,
+            "overlap_comm": effective_stage(config) == 3,  # at stages 1 and 2 the exchange is ours
             "contiguous_gradients": True,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
@@ -48,6 +50,7 @@ def deepspeed_config(config: RunConfig[Any], phase: PhaseConfig, *, num_paramete
             "immediate_grad_update": is_scattered(config),  # bf16 gradients are added to the fp32 ones as they come
         },
         "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": layout.reduce_precision,
         # its slicing of boundary tensors over tensor-parallel ranks knows one differentiable tensor only
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False, "activation_checkpoint_interval": 0},
         "zero_allow_untested_optimizer": True,
@@ -71,8 +74,12 @@ def is_scattered(config: RunConfig[Any]) -> bool:
 
 def bucket_values(config: RunConfig[Any], *, num_parameters: int) -> int | None:
     """The most values that are exchanged together, where they are exchanged in buckets of parameters."""
-    share = max(SMALLEST_SHARE, min(LARGEST_SHARE, num_parameters // NUM_BUCKETS))
-    return share if is_scattered(config) else None
+    return bucket_share(num_parameters) if is_scattered(config) else None
+
+
+def bucket_share(num_parameters: int) -> int:
+    """The same by arithmetic alone."""
+    return max(SMALLEST_SHARE, min(LARGEST_SHARE, num_parameters // NUM_BUCKETS))
 
 
 def reduce_dtype(config: RunConfig[Any]) -> torch.dtype:

@@ -71,10 +71,10 @@ def kind_of(config: RunConfig[Any], phase: PhaseConfig) -> Kind:
         pipeline=layout.pipeline_parallel_degree > 1,
         micro_batches=layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size),
         offload=layout.offload,
+        reduces_in_bf16=layout.reduce_precision == "bf16",
         num_states=len(StateNames.of(config.optim.name).states),
         num_temporaries=getattr(optimizer(config.optim.name), "TEMPORARIES", 0),
         secondary_degree=secondary_degree(layout),
-        full_reduction=getattr(layout, "reduce_precision", None) == "fp32",
     )
 
 
@@ -150,7 +150,8 @@ class _Stage:
             kept += self._of(index).kept
         if self._is_last:
             yield self._loss(kept=kept, work=self._buffers, gradients=gradients)
-        stays = is_first and self._kind.stage <= 1  # from stage 2 on a gradient goes into the bucket at once
+        # where gradients are scattered, and at stage 3, one goes into its bucket at once
+        stays = is_first and self._kind.stage <= 1 and not self._kind.is_scattered
         for index in reversed(self._layers):
             peak = self._of(index).first_backward_peak if stays else self._of(index).backward_peak
             peak = max(peak - self._waits_elsewhere[index], 0)

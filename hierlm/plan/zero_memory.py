@@ -6,8 +6,8 @@ of `hierlm.parallel.zero`, and compared with allocator traces of each kind (`tes
     kind                    partitioned over dp ranks      whole on every rank
     fp32, ZeRO 0            nothing                        states, gradients
     fp32, ZeRO 1            a second copy, states          gradients
-    bf16, ZeRO 0 and 1      fp32 copy, states              fp32 and bf16 gradients
-    ZeRO 2                  fp32 copy, states, gradients   -
+    bf16, ZeRO 0 and 1      fp32 copy, states              fp32 gradients (alone bf16 ones too)
+    ZeRO 2                  fp32 copy, states              gradients; buckets of them with one micro-batch a step
     ZeRO 3                  the same and the weights       the reduction bucket
 
 States are the optimizer's (AdamW's two moments). Lengths are numbers of values ("values") until they are multiplied by
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hierlm.optim.state_names import StateNames
-from hierlm.parallel.zero import LARGEST_BUCKET
+from hierlm.parallel.zero import LARGEST_BUCKET, MOST_UNDER_WAY, bucket_share
 
 FULL = 4
 """Bytes of an fp32 value."""
@@ -43,10 +43,10 @@ class Kind:
     pipeline: bool
     micro_batches: int
     offload: Literal["none", "optimizer", "parameters"] = "none"
+    reduces_in_bf16: bool = False  # as bf16 gradients travel
     num_states: int = ADAMW_STATES  # tensors that the optimizer keeps of each parameter
     secondary_degree: int = 1  # ranks of a node that share a second copy of the weights (ZeRO++ hpZ); 1: none
     num_temporaries: int = 0  # fp32 values that the optimizer's update makes beside each weight
-    full_reduction: bool = False  # gradients travel in fp32 whatever the weights are
 
     @property
     def working(self) -> int:
@@ -54,9 +54,14 @@ class Kind:
         return 2 if self.bf16 else FULL
 
     @property
-    def gradient_bytes(self) -> int:
-        """Of a value on its way to the other ranks."""
-        return FULL if self.full_reduction else self.working
+    def reduced(self) -> int:
+        """Bytes of a gradient's value on its way."""
+        return 2 if self.reduces_in_bf16 else FULL
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether `hierlm.parallel.scattered_gradients` adds gradients up and exchanges them."""
+        return self.stage in (1, 2) and self.dp_degree > 1
 
     @property
     def keeps_fp32_gradients(self) -> bool:
@@ -92,6 +97,8 @@ def _on_the_device(kind: Kind, *, values: int, largest: int) -> Holdings:
     bucket = min(LARGEST_BUCKET, values)
     if kind.stage == 3:
         return _partitioned_weights(kind, values=values, share=share, bucket=bucket, largest=largest)
+    if kind.is_scattered:
+        return _scattered_gradients(kind, values=values, share=share, largest=largest)
     if kind.stage == 2:
         return _partitioned_gradients(kind, values=values, share=share, bucket=bucket, largest=largest)
     if kind.keeps_fp32_gradients:
@@ -158,10 +165,33 @@ def _partitioned_gradients(kind: Kind, *, values: int, share: int, bucket: int, 
     )
 
 
+def _scattered_gradients(kind: Kind, *, values: int, share: int, largest: int) -> Holdings:
+    """Stages 1 and 2 over several ranks: fp32 sums over micro-batches, exchanged bucket by bucket.
+
+    Each bucket is freed when it has been exchanged: with one micro-batch a step the sums are never there as a whole.
+    In bf16 at stage 1 they are DeepSpeed's, and always there.
+    """
+    bucket = max(bucket_share(values), largest)
+    is_whole = kind.micro_batches > 1 or kind.pipeline
+    under_way = FULL * MOST_UNDER_WAY * bucket
+    lasting = kind.keeps_fp32_gradients
+    summed = 0 if lasting else FULL * (values if is_whole else share + bucket)
+    return Holdings(
+        weights=kind.working * values,
+        optimizer=(1 + kind.num_states) * FULL * share,
+        gradients_always=FULL * values if lasting else 0,
+        gradients_per_value=summed / values,
+        during_backward=under_way + kind.working * largest,
+        reduction=under_way + summed,
+        update=FULL * largest + (0 if lasting else FULL * share),
+        building=FULL * values + (2 * values if kind.bf16 else FULL * 2 * share),
+    )
+
+
 def _partitioned_weights(kind: Kind, *, values: int, share: int, bucket: int, largest: int) -> Holdings:
     """Stage 3: bucket and gradient share are there for good; weights are gathered on the way."""
     gathered = kind.working * min(values, MOST_GATHERED + largest)
-    message = kind.working * bucket
+    message = kind.reduced * bucket
     second = kind.working * -(-values // kind.secondary_degree) if kind.secondary_degree > 1 else 0
     return Holdings(
         weights=kind.working * share + second,

@@ -49,6 +49,10 @@ def test_problems_are_given_without_a_file_too(tmp_path: Path) -> None:
         (["parallel.stage_cut=[1, 2]", "parallel.pipeline_parallel_degree=2"], "parallel.stage_cut: given [1, 2]"),
         (["parallel.stage_cut=[2, 2]", "parallel.pipeline_parallel_degree=3"], "allowed: growing layer numbers"),
         (["parallel.zero_stage=0", "parallel.data_parallel_degree=2"], "train.precision bf16"),
+        (
+            ["parallel.reduce_precision=bf16", "train.precision=fp32"],
+            "parallel.reduce_precision: given bf16 with train.precision fp32",
+        ),
         (["phases.0.duration.steps=0", "phases.1.duration.steps=0"], "phases.0.duration: given 0 steps in every phase"),
         (
             ["phases.0.learning_rate.warmup.steps=16"],
