@@ -112,6 +112,11 @@ class OptionsConfig(ModelConfig):
         """G: heads of keys and values."""
         return self.num_heads
 
+    @property
+    def norm_style(self) -> NormStyle:
+        """How vectors are normalised."""
+        return NormStyle(self.norm, self.norm_epsilon, self.biases)
+
     def norm_parameters(self) -> int:
         """Of one norm of the stream."""
         return self.hidden_dim * (2 if self.norm == "layer" and self.biases else 1)
@@ -178,11 +183,6 @@ class BlockConfig(OptionsConfig):
         if self.initialisation == "normal":
             return 0.02
         return self.hidden_dim**-0.5 if getattr(self, "tie_embeddings", False) else 1.0
-
-    @property
-    def norm_style(self) -> NormStyle:
-        """How vectors are normalised."""
-        return NormStyle(self.norm, self.norm_epsilon, self.biases)
 
     @property
     def head_options(self) -> dict[str, Any]:
