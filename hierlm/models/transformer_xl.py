@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from hierlm.models.config import OptionsConfig, train_switch
-from hierlm.models.presets import unless_preset
+from hierlm.models.config import OptionsConfig, train_switch, unless_preset
 from hierlm.nn.basic.adaptive_bins import Bin, frequency_bins, num_embedding_parameters
 from hierlm.nn.shape import Rate
 
