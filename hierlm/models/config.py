@@ -1,4 +1,8 @@
-"""What every architecture's Config has in common. Torch-free: config errors are found without torch."""
+"""What every architecture's Config has in common. Torch-free: config errors are found without torch.
+
+A preset gives other defaults: a field that is written wins, and one that an architecture does not have is left out.
+What it gave stands in the resolved config, so a run does not change when a preset does.
+"""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from hierlm.models.presets import Preset, preset_value, unless_preset
 from hierlm.nn.shape import (
     EPSILON,
     Activation,
@@ -21,6 +24,37 @@ from hierlm.nn.shape import (
     Scheme,
 )
 from hierlm.strict import Strict
+
+Preset = Literal["modern"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # what Llama 3 (2407.21783), OLMo 2 (2501.00656) and Qwen 3 (2505.09388) have in common; where they differ, what no
+    # layout hinders: query-key norms of each head
+    "modern": {
+        "norm": "rms",
+        "norm_epsilon": 1e-6,
+        "block_order": "pre",
+        "pre_norm": True,
+        "feed_forward": "swiglu",
+        "ffn_ratio": 8 / 3,
+        "ffn_multiple_of": 64,
+        "biases": False,
+        "qk_norm": "head",
+        "positions": "rotary",
+        "rotary_base": 500_000.0,
+        "z_loss": 1e-5,
+    },
+}
+
+
+def unless_preset(field: str, default: Any, **kwargs: Any) -> Any:
+    """A field whose default is that of the preset, where it has one; `preset` stands before it."""
+    return Field(default_factory=lambda data: preset_value(data, field, default), **kwargs)
+
+
+def preset_value(data: Mapping[str, Any], field: str, default: Any) -> Any:
+    """What the preset of the fields read so far says of another."""
+    return PRESETS.get(data.get("preset") or "", {}).get(field, default)
 
 
 def train_switch(default: Any = ..., **kwargs: Any) -> Any:
@@ -112,6 +146,11 @@ class OptionsConfig(ModelConfig):
         """G: heads of keys and values."""
         return self.num_heads
 
+    @property
+    def norm_style(self) -> NormStyle:
+        """How vectors are normalised."""
+        return NormStyle(self.norm, self.norm_epsilon, self.biases)
+
     def norm_parameters(self) -> int:
         """Of one norm of the stream."""
         return self.hidden_dim * (2 if self.norm == "layer" and self.biases else 1)
@@ -178,11 +217,6 @@ class BlockConfig(OptionsConfig):
         if self.initialisation == "normal":
             return 0.02
         return self.hidden_dim**-0.5 if getattr(self, "tie_embeddings", False) else 1.0
-
-    @property
-    def norm_style(self) -> NormStyle:
-        """How vectors are normalised."""
-        return NormStyle(self.norm, self.norm_epsilon, self.biases)
 
     @property
     def head_options(self) -> dict[str, Any]:

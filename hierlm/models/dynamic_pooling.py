@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from hierlm.models.config import RotaryConfig
-from hierlm.models.presets import unless_preset
+from hierlm.models.config import RotaryConfig, unless_preset
 from hierlm.nn.shape import DepthScaling, Order
 
 if TYPE_CHECKING:

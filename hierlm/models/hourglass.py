@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from hierlm.models.config import RotaryConfig, train_switch
-from hierlm.models.presets import unless_preset
+from hierlm.models.config import RotaryConfig, train_switch, unless_preset
 
 if TYPE_CHECKING:
     from hierlm.nn.layer import LayerSpec

@@ -38,7 +38,8 @@ TENSOR_PLAN = {
     r"layers\.\d+\.tails": "replicate",
     r"layers\.\d+\.blocks\.\d+\.attention\.(query|key|value|position|content_bias|position_bias)": "column",
     r"layers\.\d+\.blocks\.\d+\.attention\.output": "row",
-    r"layers\.\d+\.blocks\.\d+\.feed_forward\.expand": "column",
+    r"layers\.\d+\.blocks\.\d+\.attention\.(query_norm|key_norm)": "partial",
+    r"layers\.\d+\.blocks\.\d+\.feed_forward\.(expand|gate)": "column",
     r"layers\.\d+\.blocks\.\d+\.feed_forward\.contract": "row",
     r"layers\.\d+\.blocks\.\d+\.(attention_norm|feed_forward_norm)": "replicate",
     r"layers\.\d+\.norm": "replicate",
@@ -84,7 +85,7 @@ def layers(config: Config) -> "list[LayerSpec]":
         embed=transformer_xl.embedding(config),
         blocks=[block] * config.num_layers,
         share_position_biases=config.share_position_biases,
-        last_norm=config.pre_norm,
+        last_norm=config.norm_style if config.pre_norm else None,
         dropout=config.end_dropout,
     )
     return [cell, transformer_xl.head(config)]

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from hierlm.models.config import RotaryConfig, train_switch
-from hierlm.models.presets import unless_preset
+from hierlm.models.config import RotaryConfig, train_switch, unless_preset
 
 if TYPE_CHECKING:
     from hierlm.nn.attention.head_windows import HeadWindows

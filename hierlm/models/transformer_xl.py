@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from hierlm.models.config import ModelConfig, train_switch
+from hierlm.models.config import OptionsConfig, train_switch, unless_preset
 from hierlm.nn.basic.adaptive_bins import Bin, frequency_bins, num_embedding_parameters
 from hierlm.nn.shape import Rate
 
@@ -39,20 +39,18 @@ TENSOR_PLAN = {
     r"layers\.\d+\.tails": "replicate",
     r"layers\.\d+\.block\.attention\.(query|key|value|position|content_bias|position_bias)": "column",
     r"layers\.\d+\.block\.attention\.output": "row",
-    r"layers\.\d+\.block\.feed_forward\.expand": "column",
+    r"layers\.\d+\.block\.attention\.(query_norm|key_norm)": "partial",
+    r"layers\.\d+\.block\.feed_forward\.(expand|gate)": "column",
     r"layers\.\d+\.block\.feed_forward\.contract": "row",
     r"layers\.\d+\.block\.(attention_norm|feed_forward_norm)": "replicate",
     r"layers\.\d+\.norm": "replicate",
 }
 
 
-class StackConfig(ModelConfig):
+class StackConfig(OptionsConfig):
     """Sizes of a stack of relative blocks and of the vocabulary at both of its ends."""
 
     num_layers: PositiveInt = Field(description="transformer blocks")
-    hidden_dim: PositiveInt = Field(description="width D of the residual stream")
-    num_heads: PositiveInt = Field(description="attention heads H; hidden_dim / num_heads numbers each")
-    ffn_dim: PositiveInt = Field(description="width F inside the feed-forward")
     dropout: float = train_switch(
         0.0, ge=0, lt=1, description="on what a sublayer adds and inside the feed-forward; at the ends, see below"
     )
@@ -60,7 +58,9 @@ class StackConfig(ModelConfig):
         default=None, ge=0, lt=1, description="on embedding, waves and what the output reads; default: dropout"
     )
     attention_dropout: float = train_switch(0.0, ge=0, lt=1, description="on the attention weights")
-    pre_norm: bool = Field(default=False, description="normalise what enters a sublayer, not what leaves it")
+    pre_norm: bool = unless_preset(
+        "pre_norm", False, description="normalise what enters a sublayer, not what leaves it"
+    )
     share_position_biases: bool = Field(default=True, description="one u and one v for all layers")
     tie_embeddings: bool = Field(default=True, description="the output reads the embedding's tables")
     cutoffs: tuple[PositiveInt, ...] = Field(default=(), description="ends of the frequency bins; () = one softmax")
@@ -70,6 +70,8 @@ class StackConfig(ModelConfig):
     def sizes_fit(self) -> "StackConfig":
         if self.hidden_dim % self.num_heads or self.hidden_dim % 2:
             raise ValueError(f"hidden_dim {self.hidden_dim} must be even and a multiple of num_heads {self.num_heads}")
+        if self.cutoffs and (self.logit_soft_cap or self.z_loss):
+            raise ValueError("cutoffs: an adaptive softmax gives no logits; write logit_soft_cap: null and z_loss: 0")
         edges = (0, *self.cutoffs, self.vocab_size)
         if any(first >= end for first, end in pairwise(edges)):
             raise ValueError(f"cutoffs {list(self.cutoffs)} must rise and stay below vocab_size {self.vocab_size}")
@@ -122,7 +124,8 @@ def layer_list(config: Config, blocks: "Sequence[Callable[..., Layer]]") -> "lis
     from hierlm.nn.basic.normalisation import Norm
 
     if config.pre_norm:
-        return [embedding(config), *blocks, partial(Norm, config.hidden_dim, dropout=config.end_dropout), head(config)]
+        last_norm = partial(Norm, config.hidden_dim, style=config.norm_style, dropout=config.end_dropout)
+        return [embedding(config), *blocks, last_norm, head(config)]
     *others, last = blocks
     return [embedding(config), *others, partial(last, output_dropout=config.end_dropout), head(config)]
 
@@ -151,6 +154,10 @@ def block_shape(config: StackConfig) -> "BlockShape":
         residual_scale=1.0,
         attention_dropout=Rate(config.attention_dropout, "attention_dropout"),
         feed_forward_dropout=Rate(config.dropout),
+        feed_forward=config.feed_forward,
+        has_biases=config.biases,
+        norm=config.norm_style,
+        qk_norm=config.qk_norm,
     )
 
 
@@ -182,7 +189,13 @@ def head(config: StackConfig) -> "Callable[[], Layer]":
     from hierlm.nn.basic.head import Head
 
     if not config.cutoffs:
-        return partial(Head, vocab_size=config.vocab_size, hidden_dim=config.hidden_dim, bias=True)
+        return partial(
+            Head,
+            vocab_size=config.vocab_size,
+            hidden_dim=config.hidden_dim,
+            bias=config.biases,
+            soft_cap=config.logit_soft_cap,
+        )
     return partial(AdaptiveHead, bins=config.bins, hidden_dim=config.hidden_dim, is_projected=config.is_projected)
 
 
@@ -216,11 +229,12 @@ def refusals(config: StackConfig) -> dict[str, str]:
 
 
 def num_parameters(config: StackConfig) -> int:
-    """Closed form: 5D^2 of projections, 2DF + F + D and 4D a block; 2D for u and v; tables, projections, biases."""
-    d, f = config.hidden_dim, config.ffn_dim
-    blocks = config.num_layers * (5 * d * d + 2 * d * f + f + d + 4 * d)
+    """Closed form: 5D^2 of projections, a feed-forward and two norms a block; 2D for u and v; tables, projections."""
+    d, norm = config.hidden_dim, config.norm_parameters()
+    inside = 5 * d * d + config.qk_norm_parameters() + config.feed_forward_parameters()
+    blocks = config.num_layers * (inside + 2 * norm)
     biases = 2 * d * (1 if config.share_position_biases else config.num_layers)
-    return blocks + biases + 2 * d * config.pre_norm + num_vocabulary_parameters(config)
+    return blocks + biases + norm * config.pre_norm + num_vocabulary_parameters(config)
 
 
 def num_vocabulary_parameters(config: StackConfig) -> int:
@@ -229,4 +243,5 @@ def num_vocabulary_parameters(config: StackConfig) -> int:
     ends = num_embedding_parameters(bins, hidden_dim=d, is_projected=config.is_projected)
     own_first_projection = d * d if config.is_projected else 0
     output = own_first_projection if config.tie_embeddings else ends
-    return ends + output + config.vocab_size + (len(bins) - 1) * (d + 1)
+    has_biases = config.biases or bool(config.cutoffs)  # those of an adaptive softmax are its own
+    return ends + output + has_biases * config.vocab_size + (len(bins) - 1) * (d + 1)

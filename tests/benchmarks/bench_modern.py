@@ -17,7 +17,7 @@ from hierlm.nn.shape import Rotary
 from hierlm.train.cpu_memory import keep_freed_blocks
 from tests.benchmarks.ratio import VOCAB, Claim, both_passes, built, times_faster
 
-WIDTH, HEADS, LAYERS, LENGTH, HIDDEN = 512, 8, 4, 512, 1408
+WIDTH, HEADS, LAYERS, LENGTH, HIDDEN = 512, 8, 2, 256, 1408
 MODERN = {
     "arch": "transformer",
     "preset": "modern",

@@ -1,4 +1,4 @@
-"""Blocks of today train the same on every layout: few heads of keys, norms of heads, capped logits, z-loss.
+"""Blocks of today train the same on every layout: fewer heads of keys than ranks, norms of heads, capped logits.
 
 Losses, gradient norms, what is told beside them, and the first moment of every parameter.
 """
@@ -34,7 +34,11 @@ SETTINGS = (
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "transformer": ("transformer", ("model.num_layers=6", "model.tie_embeddings=true")),
     "transformer-biased": ("transformer", ("model.num_layers=3", "model.biases=true", "model.norm=layer")),
-    "transformer-reordered": ("transformer", ("model.num_layers=6", "model.block_order=reordered")),
+    # a norm of what is added makes rounding as large as that is small: first weights that add something
+    "transformer-reordered": (
+        "transformer",
+        ("model.num_layers=6", "model.block_order=reordered", "model.initialisation=fan_in"),
+    ),
     "hourglass": ("hourglass", ("model.hierarchy='2@1 2@2 2@1'",)),
     "dynamic_pooling": (
         "dynamic_pooling",

@@ -64,6 +64,13 @@ MIXTURES: dict[str, dict[str, Any]] = {
         "logit_soft_cap": 3.0,
     },
 }
+OF_XL = ("transformer_xl", "skip_cross_head_xl", "recurrent_memory_transformer")
+XL_MIXTURES: dict[str, dict[str, Any]] = {
+    "modern": {"preset": "modern", "logit_soft_cap": 4.0},
+    "post": {"norm": "rms", "biases": False, "feed_forward": "relu2", "qk_norm": "vector", "pre_norm": False},
+    "layer": {"biases": False, "feed_forward": "swiglu", "qk_norm": "head", "pre_norm": True},
+}
+"""Of relative attention over a memory, whose blocks have the norms and the feed-forward."""
 ROTARY = ("rotary_base", "rotary_layout")
 QUICK: tuple[Check, ...] = (
     declared.number_of_parameters_is_known,
@@ -85,7 +92,8 @@ ALL: tuple[Check, ...] = tuple(check for check in MATHEMATICS if check is not de
 @cache
 def case(name: str, label: str) -> Case:
     """An architecture's tiny size with an option or a mixture, what it has no use for left out."""
-    fields = MIXTURES[label] if label in MIXTURES else ALONE[label]
+    mixtures = XL_MIXTURES if name in OF_XL else MIXTURES
+    fields = mixtures[label] if label in mixtures else ALONE[label]
     unused = ROTARY if name == "lmu" else ()
     part = {**tiny_part(name), **{field: value for field, value in fields.items() if field not in unused}}
     if name == "lmu":
@@ -117,6 +125,21 @@ def of_mixtures() -> list[Any]:
 @pytest.mark.parametrize("check", QUICK, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(("name", "label"), of_mixtures())
 def test_a_mixture_keeps_the_contract(check: Check, name: str, label: str) -> None:
+    keeps(check, name, label)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", QUICK, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", OF_XL)
+def test_a_modern_block_with_a_memory_keeps_the_contract(check: Check, name: str) -> None:
+    keeps(check, name, "modern")
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("label", XL_MIXTURES)
+@pytest.mark.parametrize("name", OF_XL)
+def test_a_block_with_a_memory_keeps_all_of_it(check: Check, name: str, label: str) -> None:
     keeps(check, name, label)
 
 
@@ -156,7 +179,7 @@ def test_a_preset_fills_in_what_is_not_written() -> None:
     assert config.ffn_dim == 256  # 8/3 x 96, a multiple of 64
 
 
-@pytest.mark.parametrize("name", MADE_OF_BLOCKS)
+@pytest.mark.parametrize("name", [*MADE_OF_BLOCKS, *OF_XL])
 def test_a_resolved_config_is_read_back_equal_and_needs_no_preset(name: str) -> None:
     config = load_config(TINY / f"{name}.yaml", ["model.preset=modern"])
     plain = plain_config(config)
@@ -184,6 +207,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("transformer", {"num_heads": 4, "num_kv_heads": 2, "attention_windows": (3, 0)}, r"attention_windows"),
     ("lmu", {"num_kv_heads": 1}, r"global_attention: true"),
     ("lmu", {"rotary_base": 5e5}, r"rotary_base"),
+    ("transformer_xl", {"num_kv_heads": 1}, r"num_kv_heads"),
+    ("transformer_xl", {"cutoffs": (20, 60), "logit_soft_cap": 3.0}, r"logit_soft_cap: null"),
     ("lstm", {"preset": "modern"}, r"preset"),
 ]
 

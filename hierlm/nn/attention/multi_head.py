@@ -52,9 +52,8 @@ class Attention(nn.Module):
         self.key = KeyValueLinear(shape.hidden_dim, num_heads=others, **width)
         self.value = KeyValueLinear(shape.hidden_dim, num_heads=others, **width)
         self.output = Linear(own * shape.head_dim, shape.hidden_dim, bias=output_bias and shape.has_biases)
-        normed = {"head_dim": shape.head_dim, "epsilon": shape.norm.epsilon}
-        self.query_norm = make_query_key_norm(shape.qk_norm, num_heads=own, **normed)
-        self.key_norm = make_query_key_norm(shape.qk_norm, num_heads=others, **normed)
+        self.query_norm = make_query_key_norm(shape, num_heads=own)
+        self.key_norm = make_query_key_norm(shape, num_heads=others)
         self.weights_dropout = weights_site(shape.attention_dropout)
 
     def key_values(self, x: Tensor, positions: Tensor, *, past: KeyValues | None = None) -> KeyValues:

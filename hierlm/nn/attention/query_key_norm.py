@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hierlm.nn.kernels.rms_norm import rms_norm
 from hierlm.nn.parameter_kinds import Kind
-from hierlm.nn.shape import QueryKeyNorm
+from hierlm.nn.shape import BlockShape
 
 
 class HeadNorm(nn.Module):
@@ -31,8 +31,9 @@ class HeadNorm(nn.Module):
         return rms_norm(heads, self.weight, epsilon=self.epsilon).flatten(-2)
 
 
-def make_query_key_norm(kind: QueryKeyNorm, *, num_heads: int, head_dim: int, epsilon: float) -> nn.Module:
-    """The norm of one of the two projections; nothing for `none`."""
-    if kind == "none":
+def make_query_key_norm(shape: BlockShape, *, num_heads: int | None = None) -> nn.Module:
+    """The norm of one of the two projections, onto as many heads as the block has or so many; nothing for `none`."""
+    if shape.qk_norm == "none":
         return nn.Identity()
-    return HeadNorm(head_dim if kind == "head" else num_heads * head_dim, epsilon=epsilon)
+    heads_at_once = 1 if shape.qk_norm == "head" else num_heads or shape.num_heads
+    return HeadNorm(heads_at_once * shape.head_dim, epsilon=shape.norm.epsilon)

@@ -110,8 +110,16 @@ class RelativeAttention(nn.Module):
     PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"content_bias": "vector", "position_bias": "vector"}
 
     def __init__(
-        self, *, hidden_dim: int, num_heads: int, dropout: Rate | float, attention_dropout: Rate | float
+        self,
+        *,
+        hidden_dim: int,
+        num_heads: int,
+        dropout: Rate | float,
+        attention_dropout: Rate | float,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
     ) -> None:
+        """The norms act before u and v are added; none by default."""
         super().__init__()
         self.hidden_dim = hidden_dim
         self.head_dim = hidden_dim // num_heads
@@ -124,6 +132,7 @@ class RelativeAttention(nn.Module):
         self.position_bias = Linear(1, hidden_dim, bias=False)
         self.dropout = SharedDropout(dropout)  # on the waves
         self.attention_dropout = WeightsDropout(attention_dropout)
+        self.query_norm, self.key_norm = query_norm or nn.Identity(), key_norm or nn.Identity()
 
     def forward(self, x: Tensor, past: Tensor, sight: Sight, *, head_order: Tensor | None = None) -> Tensor:
         """Queries x [B, T, D] look at [past; x] -> [B, T, D].
@@ -148,7 +157,7 @@ class RelativeAttention(nn.Module):
         return self._look(x, seen, sight), seen
 
     def _look(self, x: Tensor, seen: Seen, sight: Sight) -> Tensor:
-        one, queries = x.new_ones(1, 1, 1), self._split(self.query(x))
+        one, queries = x.new_ones(1, 1, 1), self._split(self.query_norm(self.query(x)))
         scale = self.head_dim**-0.5
         content = queries + self._split(self.content_bias(one))
         placed = (queries + self._split(self.position_bias(one))) * scale
@@ -162,7 +171,7 @@ class RelativeAttention(nn.Module):
         return output
 
     def _keys_values(self, x: Tensor, waves: Tensor) -> Seen:
-        return Seen(self._split(self.key(x)), self._split(self.value(x)), waves)
+        return Seen(self._split(self.key_norm(self.key(x))), self._split(self.value(x)), waves)
 
     def _waves(self, distances: Tensor, *, like: Tensor) -> Tensor:
         """[1, H, U, K]: the projected sinusoid of every distance."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hierlm.nn.attention.query_key_norm import make_query_key_norm
 from hierlm.nn.attention.relative_attention import RelativeAttention, Seen, Sight, consecutive_sight
 from hierlm.nn.basic.dropout import Dropout, site_or_none, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
-from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.basic.normalisation import VectorNorm, make_norm
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.memory.slots import SegmentMemory, empty_memory
 from hierlm.nn.shape import BlockShape, Rate
@@ -40,10 +41,12 @@ class RelativeBlock(nn.Module):
             num_heads=shape.num_heads,
             dropout=wave_dropout,
             attention_dropout=shape.attention_dropout,
+            query_norm=make_query_key_norm(shape),
+            key_norm=make_query_key_norm(shape),
         )
-        self.attention_norm = layer_norm(shape.hidden_dim)
+        self.attention_norm = make_norm(shape.hidden_dim, shape.norm)
         self.feed_forward = FeedForward(shape)
-        self.feed_forward_norm = layer_norm(shape.hidden_dim)
+        self.feed_forward_norm = make_norm(shape.hidden_dim, shape.norm)
         self.dropout = Dropout(shape.dropout)
         initialise_transformer_xl(self)
 
@@ -143,7 +146,7 @@ def initialise_transformer_xl(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, nn.Linear | nn.Embedding):
             nn.init.normal_(child.weight, std=0.02)
-        if isinstance(child, nn.LayerNorm):
+        if isinstance(child, VectorNorm):
             nn.init.normal_(child.weight, mean=1.0, std=0.02)
         if isinstance(child, nn.Linear | nn.LayerNorm) and child.bias is not None:
             nn.init.zeros_(child.bias)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from hierlm.nn.attention.relative_attention import Seen, two_way_sight
 from hierlm.nn.basic.dropout import Dropout, take_dropout
-from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.basic.normalisation import make_norm
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.memory.block import RelativeBlock
 from hierlm.nn.memory.replay import NO_TOKEN, ReplayMemory, empty_replay, gradient_passes, saved_replay
 from hierlm.nn.memory.segments import EvenSegments, Segments, UnevenSegments
 from hierlm.nn.parameter_kinds import Kind
-from hierlm.nn.shape import Rate
+from hierlm.nn.shape import NormStyle, Rate
 from hierlm.nn.stream import Stream
 
 
@@ -49,7 +49,7 @@ class MemoryTokenCell(Layer):
         embed: Callable[[], Layer],
         blocks: list[Callable[[], RelativeBlock]],
         share_position_biases: bool,
-        last_norm: bool,
+        last_norm: NormStyle | None,
         dropout: Rate,
     ) -> None:
         """`dropout`: on the memory that a segment is given and on all that leaves its last block."""
@@ -59,7 +59,7 @@ class MemoryTokenCell(Layer):
         self.bptt_depth, self.carry_memory = recurrence.bptt_depth, recurrence.carry_memory
         self.embed = embed()
         self.blocks = nn.ModuleList(build() for build in blocks)
-        self.norm = layer_norm(hidden_dim) if last_norm else nn.Identity()
+        self.norm = make_norm(hidden_dim, last_norm) if last_norm else nn.Identity()
         memory = torch.randn(recurrence.num_memory_tokens, hidden_dim) * 0.02 * hidden_dim**0.5  # as embedded tokens
         if recurrence.num_memory_tokens:
             self.memory = nn.Parameter(memory)
