@@ -11,7 +11,11 @@ from secrets import token_hex
 from typing import Any, BinaryIO
 
 from data_pipeline.names import Count, Sha256
+from data_pipeline.renaming import rename
 from hierlm.strict import Strict
+
+__all__ = ["FileRecord", "FileWriter", "damage", "hash_file", "rename", "set_aside", "sync", "sync_tree",
+           "write_synced", "write_through"]  # fmt: skip
 
 _CHUNK_BYTES = 8 << 20
 _PIECE_BYTES = 32 << 20
@@ -148,28 +152,6 @@ def write_synced(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
-
-
-def rename(source: Path, target: Path) -> None:
-    """Give a file or a directory another name, in the place of a file or an empty directory that has it.
-
-    A network file system may send a request twice when the first answer is lost, and then says of the second that there
-    is no such file. What has the new name and is what had the old one has been renamed.
-    """
-    before = os.stat(source, follow_symlinks=False)
-    try:
-        os.rename(source, target)
-    except FileNotFoundError:
-        if not _is(target, before):
-            raise
-
-
-def _is(path: Path, known: os.stat_result) -> bool:
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return (found.st_dev, found.st_ino) == (known.st_dev, known.st_ino)
 
 
 def set_aside(path: Path) -> Path:

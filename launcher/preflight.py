@@ -13,11 +13,17 @@ from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
 from hierlm.refused_versions import version_problems
 from hierlm.run_dir import RunDir
+from launcher.placement import problem_here
 
 
-def refuse_what_cannot_run(config: RunConfig[ModelConfig]) -> None:
-    """UserError with every reason. What the config alone shows has been reported by its loader already."""
-    problems = version_problems() + data_problems(config) + weights_problems(config) + room_problems(config)
+def refuse_what_cannot_run(config: RunConfig[ModelConfig], *, num_gpus: int | None = None) -> None:
+    """UserError with every reason. What the config alone shows has been reported by its loader already.
+
+    `num_gpus` of this machine, where the run is to be trained on it.
+    """
+    placement = filter(None, [problem_here(config.parallel, num_gpus=num_gpus)])
+    problems = [*version_problems(), *placement, *data_problems(config), *weights_problems(config)]
+    problems += room_problems(config)
     if problems:
         raise UserError(problems)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hierlm.checkpoint.blocks import MEMORY_BYTES, blocks_of, full_shape
 from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, WEIGHTS, Piece, Slice, read_slices
-from hierlm.checkpoint.tensor_file import Mapped, give_back
+from hierlm.checkpoint.tensor_file import Mapped, content_that_fits, give_back
 from hierlm.errors import UserError
 
 NAMES_TOLD = 3
@@ -20,8 +20,9 @@ NAMES_TOLD = 3
 class CanonicalState:
     """Weights and optimizer states by sorted canonical name; one parameter, or block of it, is in memory at a time."""
 
-    def __init__(self, slices: Sequence[Slice], *, mapped: Mapped | None = None) -> None:
-        """`mapped`: the files in which the slices lie."""
+    def __init__(self, slices: Sequence[Slice], *, where: Path, mapped: Mapped | None = None) -> None:
+        """`where`: what errors name; `mapped`: the files in which the slices lie."""
+        self._where = where
         self._mapped = [] if mapped is None else mapped
         self._by_name: dict[str, list[Slice]] = {}
         for part in slices:
@@ -67,15 +68,16 @@ class CanonicalState:
         stages: dict[int, list[Piece]] = {}
         for part in self._by_name[name]:
             stages.setdefault(part.pp_rank, []).append(part.pieces[name])
-        return blocks_of(
-            list(stages.values()),
-            state,
-            name=name,
-            rule=self.rule(name),
-            vocab_size=self._by_name[name][0].info.get(VOCAB_SIZE),
-            most_bytes=most_bytes,
-            give_back=lambda: give_back(self._mapped),
-        )
+        with content_that_fits(self._where):
+            yield from blocks_of(
+                list(stages.values()),
+                state,
+                name=name,
+                rule=self.rule(name),
+                vocab_size=self._by_name[name][0].info.get(VOCAB_SIZE),
+                most_bytes=most_bytes,
+                give_back=lambda: give_back(self._mapped),
+            )
 
     def pieces(self, name: str) -> list[Piece]:
         """What the tensor-parallel ranks hold of it, in their order; one where all hold the same."""
@@ -86,8 +88,13 @@ class CanonicalState:
     def tensor(self, name: str, state: str) -> Tensor:
         """One of `kinds` of a parameter, fp32 and contiguous; a state that was never written is zeros.
 
-        ValueError if stages that share a tied parameter do not hold the same: the run itself was broken.
+        ValueError if stages that share a tied parameter do not hold the same: the run itself was broken; or if what a
+        slice holds does not fit the others.
         """
+        with content_that_fits(self._where):
+            return self._tensor(name, state)
+
+    def _tensor(self, name: str, state: str) -> Tensor:
         holders = self._by_name[name]
         by_stage: dict[int, list[Tensor]] = {}
         for part in holders:
@@ -104,7 +111,7 @@ class CanonicalState:
 def read_canonical(engine_dir: Path) -> CanonicalState:
     """The state a checkpoint's `engine` folder holds; ValueError if it is not whole."""
     mapped: Mapped = []
-    return CanonicalState(read_slices(engine_dir, mapped=mapped), mapped=mapped)
+    return CanonicalState(read_slices(engine_dir, mapped=mapped), where=engine_dir, mapped=mapped)
 
 
 def require_known_names(held: Iterable[str], known: Iterable[str], *, where: object) -> None:

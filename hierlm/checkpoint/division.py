@@ -16,12 +16,11 @@ from hierlm.checkpoint.engine_files import (
     OPTIMIZER_NAMES,
     STATE_NAMES,
     SliceFiles,
-    engine_content,
     files_of_slices,
     is_stage_3,
 )
 from hierlm.checkpoint.team import Team
-from hierlm.checkpoint.tensor_file import read_mapping
+from hierlm.checkpoint.tensor_file import content_that_fits, read_mapping
 from hierlm.optim.state_names import StateNames
 
 
@@ -77,7 +76,7 @@ def divide(engine_dir: Path, *, team: Team) -> tuple[Share, Division | None]:
 def look_into(file: SourceFile) -> Found:
     """What a file tells, of which no values are read."""
     content = read_mapping(file.path)
-    with engine_content(file.path):
+    with content_that_fits(file.path):
         return _of_model(file, content) if file.dp_rank is None else _of_optimizer(file, content)
 
 

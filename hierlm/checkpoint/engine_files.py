@@ -6,15 +6,14 @@ the flat fp32 state of a slice into one fragment per data-parallel rank, which l
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, cat, zeros
 
-from hierlm.checkpoint.tensor_file import Mapped, read_mapping
+from hierlm.checkpoint.tensor_file import Mapped, content_that_fits, read_mapping
 from hierlm.errors import UserError
 from hierlm.optim.state_names import StateNames
 
@@ -113,7 +112,7 @@ def read_slice(files: SliceFiles, *, names: Collection[str] | None = None, mappe
     """
     model = read_mapping(files.model, mapped=mapped)
     contents = {rank: read_mapping(path, mapped=mapped) for rank, path in sorted(files.optimizers.items())}
-    with engine_content(files.model):
+    with content_that_fits(files.model):
         optimizers = {rank: content["optimizer_state_dict"] for rank, content in contents.items()}
         if names is None and optimizers and len(optimizers) != model["dp_world_size"]:
             raise ValueError(
@@ -124,18 +123,6 @@ def read_slice(files: SliceFiles, *, names: Collection[str] | None = None, mappe
             del found.pieces[name]
         _require_whole(found, files.model)
         return found
-
-
-@contextmanager
-def engine_content(file: Path) -> Iterator[None]:
-    """UserError where what is done inside fails because a file does not hold what the engine saves."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(
-            f"{file}: does not hold what the engine saves ({type(error).__name__}: {error}); go on from another "
-            "checkpoint"
-        ) from None
 
 
 def _require_whole(found: Slice, model_file: Path) -> None:

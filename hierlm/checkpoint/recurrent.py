@@ -54,6 +54,13 @@ def _file(checkpoint: Path, rank: int) -> Path:
 
 def _state_of(content: dict[str, Any], file: Path) -> tuple[int, dict[int, tuple[torch.Tensor, ...]]]:
     first_row, memories = content.get("first_row"), content.get("memories")
-    if not isinstance(first_row, int) or not isinstance(memories, dict):
+    if not isinstance(first_row, int) or not isinstance(memories, dict) or not all(map(_is_memory, memories.items())):
         raise UserError(f"{file}: holds no recurrent memory; go on from another checkpoint")
     return first_row, memories
+
+
+def _is_memory(item: tuple[Any, Any]) -> bool:
+    index, tensors = item
+    if not isinstance(index, int) or not isinstance(tensors, tuple):
+        return False
+    return all(isinstance(tensor, torch.Tensor) and tensor.ndim for tensor in tensors)

@@ -6,7 +6,8 @@ No file of a checkpoint is unpickled (`plain_pickle`), here or by the engine, wh
 
 import ctypes
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,39 @@ from hierlm.checkpoint.plain_pickle import NotPlainError, Numbers, Sealed, Strid
 from hierlm.errors import UserError
 
 __all__ = ["Sealed", "read_tensors"]
+
+_NO_FILES_FAULT = ("peer", "onnection", "imed out", "out of memory", "gloo", "NCCL")
+"""Words of a RuntimeError that torch raises for another reason while a checkpoint is taken up."""
+
+_read_last: list[Path] = []
+
+
+class WrongContentError(UserError):
+    """A file of a checkpoint holds plain data, but not what belongs there."""
+
+    is_of_one_rank = True  # each reads files of its own
+
+
+@contextmanager
+def content_that_fits(default: Path) -> Iterator[None]:
+    """Inside, what cannot be made of a file's content is that file's fault: WrongContentError that names the last read.
+
+    `default` is named when nothing was read yet.
+    """
+    _read_last[:] = [default]
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, AssertionError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if isinstance(error, RuntimeError) and any(word in said for word in _NO_FILES_FAULT):
+            raise
+        raise WrongContentError(
+            f"{_read_last[-1]}: it, or a file beside it, does not hold what hierlm saves ({said}); go on from another "
+            "checkpoint"
+        ) from error
+
 
 _ALIGNMENT = 64
 """Of values in a file; a tensor of values that lie otherwise is copied."""
@@ -35,6 +69,7 @@ def read_tensors(path: Path, *, is_mapped: bool = True, mapped: Mapped | None = 
     `give_back`. Objects of the engine's classes come as `Sealed` data. UserError, in one line, for a file that holds
     anything else; OSError where there is none.
     """
+    _read_last[:] = [path]
     archive = open_archive(path)
     return archive.content(_Values(archive, is_mapped=is_mapped, mapped=[] if mapped is None else mapped).tensor)
 

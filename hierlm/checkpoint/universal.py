@@ -25,7 +25,7 @@ from hierlm.checkpoint.layout import CONVERTING, ENGINE, UNIVERSAL, attempt_dir,
 from hierlm.checkpoint.team import ALONE, Team
 from hierlm.checkpoint.tensor_archive import write_tensor
 from hierlm.checkpoint.tensor_file import Mapped, read_mapping
-from hierlm.durable import FileRecord, FileWriter, damage, sync, sync_tree, write_synced
+from hierlm.durable import FileRecord, FileWriter, damage, rename, sync, sync_tree, write_synced
 
 MODEL_FILES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
 """The same content under the names that stages 0-2 and stage 3 look for."""
@@ -90,7 +90,7 @@ def _write_share(
     if share.names:
         mapped: Mapped = []
         slices = [read_slice(one, names=share.names, mapped=mapped) for one in share.files]
-        state = CanonicalState(slices, mapped=mapped)
+        state = CanonicalState(slices, where=share.files[0].model.parent, mapped=mapped)
         for done, name in enumerate(state.names, start=1):
             _write_parameter(files, folder / "zero" / name, state, name, memory_bytes=memory_bytes)
             progress(done, len(state.names))
@@ -175,7 +175,7 @@ def _publish(unfinished: Path, done: Path, records: Mapping[str, FileRecord], re
     write_synced(unfinished / RECORD, json.dumps({"source": _source(ref), "files": files}, indent=1) + "\n")
     sync_tree(unfinished)
     try:
-        unfinished.rename(done)
+        rename(unfinished, done)
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
         if not _is_whole(done, ref):  # else somebody was faster, where there are no locks

@@ -42,6 +42,25 @@ def param_groups(
     ]
 
 
+def in_buckets(groups: Iterable[dict[str, Any]], *, most_values: int) -> list[dict[str, Any]]:
+    """The same groups in parts of at most so many values, one after the other; a larger parameter is a part alone.
+
+    An update is elementwise, so nothing depends on it; what is updated together can be exchanged together.
+    """
+    parted = []
+    for group in groups:
+        buckets: list[list[nn.Parameter]] = []
+        size = most_values
+        for parameter in group["params"]:
+            size += parameter.numel()
+            if size > most_values:
+                buckets.append([])
+                size = parameter.numel()
+            buckets[-1].append(parameter)
+        parted += [{**group, "params": bucket} for bucket in buckets]
+    return parted
+
+
 def _decay_name(own: float | None, kind: Kind, decays: dict[str, float]) -> str:
     """The name of a parameter's decay, which is entered in `decays` if it is new."""
     by_kind = "decay" if kind in DECAYED else "no_decay"

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hierlm.parallel.gradient_norm import counts_here, square
+from hierlm.parallel.gradient_norm import counts_here, own_parts, square
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.seams.engine import Engine
-from hierlm.parallel.seams.optimizers import Bf16Optimizer, Stage3Optimizer, Stage12Optimizer
+from hierlm.parallel.seams.optimizers import Bf16Optimizer, Stage3Optimizer, Stage12Optimizer, ZeroOptimizer
 from hierlm.parallel.seams.parameters import is_padding
 
 _NOT_GIVEN = object()
@@ -41,14 +41,14 @@ class Gradients:
     @property
     def _is_partitioned(self) -> bool:
         """Whether data-parallel ranks hold different parts: else each holds the whole."""
-        return isinstance(self._engine.optimizer, Stage12Optimizer | Stage3Optimizer)
+        return isinstance(self._engine.optimizer, ZeroOptimizer)
 
     def held(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """What this rank holds: whole gradients, or its partition's parts of them."""
         optimizer = self._engine.optimizer
-        if isinstance(optimizer, Bf16Optimizer):  # fp32 accumulation keeps them whole
-            for parameters, gradients in zip(optimizer.groups, optimizer.fp32_groups_gradients, strict=True):
-                yield from zip(parameters, gradients, strict=True)
+        if isinstance(optimizer, Bf16Optimizer):
+            for parameters, part in zip(optimizer.groups, optimizer.gradient_parts, strict=True):
+                yield from own_parts(parameters, part)
         elif isinstance(optimizer, Stage12Optimizer | Stage3Optimizer):
             parts = optimizer.groups if isinstance(optimizer, Stage3Optimizer) else optimizer.params_in_partition
             for index, parameters in enumerate(parts):

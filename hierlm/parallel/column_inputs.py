@@ -73,14 +73,12 @@ class Reading:
         self.x, *taken = _Entrance.apply(x, door, self._gradients, *own)
         self._taken = {id(weight): (place, other) for place, (weight, other) in enumerate(zip(own, taken, strict=True))}
 
-    def product(self, x: Tensor, weight: nn.Parameter, bias: Tensor | None) -> Tensor:
-        """x [..., D], which is this reading's or a view of it -> [..., N]."""
+    def product(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The product of what is read, [..., N]."""
         if id(weight) not in self._taken:  # frozen; or partitioned, and then it is whole only around its own layer
-            return F.linear(x, weight, bias)
+            return F.linear(self.x, weight, bias)
         place, taken = self._taken[id(weight)]
-        if x is not self.x:
-            return F.linear(x, weight, bias)
-        product: Tensor = _Product.apply(x, taken, bias, (self._gradients, place))
+        product: Tensor = _Product.apply(self.x, taken, bias, (self._gradients, place))
         return product
 
 
@@ -90,8 +88,9 @@ class ColumnInputs:
     def __init__(self, layer: nn.Module, group: dist.ProcessGroup) -> None:
         self._equal = EqualInputs(group)
         self._read: list[tuple[Tensor, Reading]] = []
-        layer.register_forward_pre_hook(self._begin)
-        layer.register_forward_hook(self._end, always_call=True)
+        self._is_inside = False
+        layer.register_forward_pre_hook(self._forget)
+        layer.register_forward_hook(self._forget, always_call=True)
 
     def enter(self, x: Tensor, door: Door, weights: Sequence[nn.Parameter]) -> Tensor:
         """Let `x` in by a door of its own, for slices with these weights; what they are to be given."""
@@ -99,27 +98,39 @@ class ColumnInputs:
         self._read.append((reading.x, reading))
         return reading.x
 
-    def product(
-        self, x: Tensor, weight: nn.Parameter, bias: Tensor | None, *, beside: Sequence[nn.Parameter]
-    ) -> Tensor:
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, *, beside: Sequence[nn.Parameter]) -> Tensor:
         """x [..., D] weight^T + bias, [..., N]; `beside`: all weights that may read the same."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return F.linear(x, weight, bias)
         for known, reading in self._read:
             if x is known:
-                return reading.product(reading.x, weight, bias)
-            if x._base is known:  # a part of it
-                part = reading.x.as_strided(x.shape, x.stride(), x.storage_offset())
-                return reading.product(part, weight, bias)
+                return reading.product(weight, bias)
+        if self._is_inside:
+            return F.linear(x, weight, bias)
         reading = Reading(x, self._equal, beside)
         self._read.append((x, reading))
-        return reading.product(reading.x, weight, bias)
+        return reading.product(weight, bias)
 
-    def _begin(self, *of: Any) -> None:
-        self._read.clear()
+    def enter_with(self, module: nn.Module, weights: Sequence[nn.Parameter]) -> None:
+        """From now on what `module` is called with first is let in before it: whatever its slices read is made of that.
 
-    def _end(self, *of: Any) -> None:
+        So segment and memory, joined for the keys, cost no sum beside that of the segment, which the queries read.
+        """
+
+        def enter(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            x, *others = given
+            self._is_inside = torch.is_grad_enabled() and x.requires_grad
+            return (self.enter(x, self._equal, weights), *others) if self._is_inside else given
+
+        def leave(*_: Any) -> None:
+            self._is_inside = False
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave, always_call=True)
+
+    def _forget(self, *_: Any) -> None:
         self._read.clear()
+        self._is_inside = False
 
 
 class _Entrance(torch.autograd.Function):

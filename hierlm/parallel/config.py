@@ -17,6 +17,11 @@ class ParallelConfig(Strict):
     micro_batch_size: PositiveInt | None = Field(
         default=None, description="sequences per forward pass; default: the whole share of a data-parallel rank"
     )
+    reduce_precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="as what a ZeRO stage's gradients travel between data-parallel ranks; bf16 halves the bytes and "
+        "rounds every rank's gradient",
+    )
     activation_recompute: Literal["none", "selective", "full"] = Field(
         default="none",
         description="what the backward pass computes again; selective: everything but matrix products and attention",

@@ -31,10 +31,10 @@ def make_skip(optimizer: ZeroOptimizer, groups: Groups) -> None:
 
 def _looking_first(optimizer: Bf16Optimizer, step: Callable[[], None], groups: Groups) -> Callable[..., None]:
     def step_if_finite(closure: None = None) -> None:
-        gradients = [gradient for group in optimizer.fp32_groups_gradients for gradient in group]
-        is_lost = ~torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
+        is_lost = ~torch.stack([part.isfinite().all() for part in optimizer.gradient_parts]).all()
         lost_anywhere = is_lost.to(torch.uint8)
-        dist.all_reduce(lost_anywhere, op=dist.ReduceOp.MAX, group=groups.model)
+        for group in (groups.data, groups.model):  # each data-parallel rank has the sum of its own partition alone
+            dist.all_reduce(lost_anywhere, op=dist.ReduceOp.MAX, group=group)
         optimizer.overflow = bool(lost_anywhere)
         if optimizer.overflow:
             optimizer.clear_hp_grads()

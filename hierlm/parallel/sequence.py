@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from hierlm.errors import UserError
 from hierlm.nn.basic.block import Block
 from hierlm.nn.basic.dropout import Dropout
+from hierlm.nn.basic.normalisation import VectorNorm
 from hierlm.nn.layer import Layer
 from hierlm.nn.shape import Rate
 from hierlm.nn.stream import Stream
-from hierlm.parallel.seams.parameters import is_slice
+from hierlm.parallel.seams.parameters import is_slice, is_summed
 from hierlm.parallel.seams.torch_private import storage_key
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class TokenShares:
     def take(self, layers: Mapping[int, Layer]) -> None:
         """Make those of the sliced `layers` that can work on shares; UserError when none can."""
         for layer in layers.values():
-            if isinstance(layer, Block) and layer.norm_first and _only_slices_see_tokens(layer):
+            if isinstance(layer, Block) and layer.order == "pre" and _only_slices_see_tokens(layer):
                 self._share_out(layer)
                 self._layers.add(layer)
 
@@ -175,7 +176,7 @@ class TokenShares:
             if hasattr(module, "sum_over_ranks"):  # a row slice
                 module.sum_over_ranks = self.sum_of
                 self.seen_in_parts += [] if module.bias is None else [module.bias]
-            elif isinstance(module, nn.LayerNorm):
+            elif isinstance(module, VectorNorm):
                 columns = _columns(block.get_submodule(name.removesuffix("_norm")))
                 module.register_forward_hook(lambda norm, inputs, output, of=columns: self.gather(output, of))
                 self.seen_in_parts += module.parameters()
@@ -240,7 +241,7 @@ def _only_slices_see_tokens(block: Block) -> bool:
     inside = [module for name, module in block.named_children() if not name.endswith("norm")]
     after_sum = {id(m.bias) for m in block.modules() if hasattr(m, "sum_over_ranks")}
     weights = [p for module in inside for p in module.parameters() if id(p) not in after_sum]
-    return all(is_slice(weight) for weight in weights)
+    return all(is_slice(weight) or is_summed(weight) for weight in weights)
 
 
 class _Split(torch.autograd.Function):

@@ -34,6 +34,7 @@ from hierlm.parallel.seams.deepspeed_names import (
 )
 from hierlm.parallel.seams.optimizers import Stage3Optimizer
 from hierlm.parallel.seams.parameters import own_share, own_stretch, whole_shape
+from hierlm.parallel.shared_heads import SharedHeads
 from hierlm.parallel.tensor import SlicedRow
 from hierlm.parallel.tensor_plan import TensorPlan, rule_for
 
@@ -103,7 +104,8 @@ def _slice_rule(module: nn.Module, name: str, plan: TensorPlan) -> str:
     rule = rule_for(plan, name)
     holder, _, own_name = name.rpartition(".")
     is_bias = own_name == "bias" and isinstance(module.get_submodule(holder), nn.Linear | SlicedRow)
-    return "replicate" if rule == "partial" or (rule == "row" and is_bias) else rule
+    is_shared = isinstance(module.get_submodule(holder), SharedHeads)
+    return "replicate" if rule == "partial" or is_shared or (rule == "row" and is_bias) else rule
 
 
 def load_universal(

@@ -15,6 +15,11 @@ NEVER = 10**12
 LARGEST_BUCKET = 200_000_000
 """Values reduced or gathered in one message."""
 
+NUM_BUCKETS = 16
+"""Into about so many a small model's gradients are parted: the first is gone while most are still to be made."""
+SMALLEST_SHARE, LARGEST_SHARE = 1 << 14, 40_000_000
+"""Values of such a bucket: below, a message costs its latency; from there on a network is as fast as it gets."""
+
 
 def deepspeed_config(config: RunConfig[Any], phase: PhaseConfig, *, num_parameters: int) -> dict[str, Any]:
     """The engine's config for the sizes of one phase (sizes of later phases are set when they begin).
@@ -37,7 +42,11 @@ def deepspeed_config(config: RunConfig[Any], phase: PhaseConfig, *, num_paramete
             "stage3_param_persistence_threshold": 0,
             **_offload(layout.offload),
         },
-        "bf16": {"enabled": config.train.precision == "bf16", "check_grad_overflow": True},  # as fp32 does
+        "bf16": {
+            "enabled": config.train.precision == "bf16",
+            "check_grad_overflow": True,  # as fp32 does
+            "immediate_grad_update": is_scattered(config),  # bf16 gradients are added to the fp32 ones as they come
+        },
         "data_types": {"grad_accum_dtype": "fp32"},
         # its slicing of boundary tensors over tensor-parallel ranks knows one differentiable tensor only
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False, "activation_checkpoint_interval": 0},
@@ -53,6 +62,22 @@ def _offload(what: str) -> dict[str, Any]:
     host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     homes = {"optimizer": ("offload_optimizer",), "parameters": ("offload_optimizer", "offload_param")}
     return {home: host for home in homes.get(what, ())}
+
+
+def is_scattered(config: RunConfig[Any]) -> bool:
+    """Whether gradients are exchanged by `hierlm.parallel.scattered_gradients`; at stage 3 DeepSpeed scatters them."""
+    return effective_stage(config) in (1, 2) and config.parallel.data_parallel_degree > 1
+
+
+def bucket_values(config: RunConfig[Any], *, num_parameters: int) -> int | None:
+    """The most values that are exchanged together, where they are exchanged in buckets of parameters."""
+    share = max(SMALLEST_SHARE, min(LARGEST_SHARE, num_parameters // NUM_BUCKETS))
+    return share if is_scattered(config) else None
+
+
+def reduce_dtype(config: RunConfig[Any]) -> torch.dtype:
+    """As what gradients travel between data-parallel ranks."""
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[config.parallel.reduce_precision]
 
 
 def effective_stage(config: RunConfig[Any]) -> int:

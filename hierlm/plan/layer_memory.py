@@ -124,7 +124,11 @@ def _module(
     with built_on(device):
         layers = build_stage(setting.model, seed=0, stage=run, groups=groups).layers
     module = LossModule(
-        layers, recompute=setting.recompute, shares=shares, loss_chunk_tokens=setting.loss_chunk_tokens
+        layers,
+        recompute=setting.recompute,
+        shares=shares,
+        loss_chunk_tokens=setting.loss_chunk_tokens,
+        z_loss=getattr(setting.model, "z_loss", 0.0),
     ).to(device)
     module.bfloat16() if setting.bf16 else module
     module.train()

@@ -17,9 +17,10 @@ from hierlm.checkpoint.commit import Saved, SaveError, Write, save_checkpoint
 from hierlm.checkpoint.find import CheckpointRef, newest_good
 from hierlm.checkpoint.leftovers import take_over
 from hierlm.checkpoint.manifest import Facts, Layout, Why
-from hierlm.checkpoint.recurrent import read_recurrent_states, write_recurrent_state
+from hierlm.checkpoint.recurrent import MEMORY, read_recurrent_states, write_recurrent_state
 from hierlm.checkpoint.retention import EMERGENCIES
 from hierlm.checkpoint.team import Team, TeamError
+from hierlm.checkpoint.tensor_file import content_that_fits
 from hierlm.checkpoint.universal import universal_of
 from hierlm.config.load import plain_config
 from hierlm.config.same_run import changes_since
@@ -228,7 +229,8 @@ class Checkpointer:
         last = self._timeline.at(found.step - 1)
         states = self._recurrent_states(found, global_batch_size=last.phase.global_batch_size)
         if states:
-            self._engine.restore_recurrent_state(states, phase=last.phase)
+            with content_that_fits(found.path / MEMORY):
+                self._engine.restore_recurrent_state(states, phase=last.phase)
         if found.manifest.proof is not None:
             self._require_same_answers(found, proof=found.manifest.proof)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from hierlm.checkpoint.team import Team
+from hierlm.errors import UserError
 from hierlm.parallel.process import ProcessInfo
 
 MUST_AGREE = ("python", "torch", "deepspeed", "hierlm", "device", "computes")
@@ -38,13 +39,19 @@ class BadNodeError(RuntimeError):
     """Processes differ where they may not; one line that names host and difference."""
 
 
-def check_environment(process: ProcessInfo, *, team: Team) -> list[str]:
-    """Compare all processes; warnings, the same on every rank. BadNodeError on every rank when one stands out."""
+def check_environment(process: ProcessInfo, *, team: Team, tensor_degree: int = 1) -> list[str]:
+    """Compare all processes; warnings, the same on every rank. BadNodeError on every rank when one stands out.
+
+    UserError on every rank when tensor-parallel ranks are on different hosts.
+    """
     everyone = team.gather(_own_facts(process))
-    found = (differences(everyone), clock_warnings(everyone)) if team.is_first else None
+    parted = parted_tensor_group(everyone, tensor_degree=tensor_degree)
+    found = (parted, differences(everyone), clock_warnings(everyone)) if team.is_first else None
     problems: list[str]
     warnings: list[str]
-    problems, warnings = team.tell(found)
+    parted, problems, warnings = team.tell(found)
+    if parted:
+        raise UserError(parted)
     if problems:
         raise BadNodeError("; ".join(problems))
     return warnings
@@ -60,6 +67,20 @@ def differences(everyone: Sequence[Facts]) -> list[str]:
             ranks = ", ".join(str(f.rank) for f in odd if (f.host, f.of[name]) == (host, value))
             found.append(f"host {host} (ranks {ranks}): {name} {value}, most have {usual}")
     return found
+
+
+def parted_tensor_group(everyone: Sequence[Facts], *, tensor_degree: int) -> str | None:
+    """One line for the first tensor group that hosts share: neighbouring ranks, which exchange every layer."""
+    for first in range(0, len(everyone), tensor_degree):
+        group = everyone[first : first + tensor_degree]
+        hosts = sorted({facts.host for facts in group})
+        if len(hosts) > 1:
+            return (
+                f"parallel.tensor_parallel_degree: given {tensor_degree}, and ranks {group[0].rank} to "
+                f"{group[-1].rank} are on {', '.join(hosts)}: they have to share a node; start a multiple of "
+                f"{tensor_degree} processes on each"
+            )
+    return None
 
 
 def clock_warnings(everyone: Sequence[Facts]) -> list[str]:

@@ -73,7 +73,7 @@ def lay_foundation(
     for split in rows.splits:
         if split.index.lossy:
             console.say(lossy_note(split.directory))
-    for warning in check_environment(process, team=team_of()):
+    for warning in check_environment(process, team=team_of(), tensor_degree=config.parallel.tensor_parallel_degree):
         console.say(warning)
     start_up.done("data and checks")
     engine = Engine(config, process=process)

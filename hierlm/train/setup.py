@@ -1,9 +1,11 @@
 """The only wiring: from a run directory to everything one attempt needs."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch.distributed as dist
 
@@ -14,6 +16,7 @@ from data_pipeline.read.prefetch import Prefetcher
 from data_pipeline.read.split import can_be_evaluated
 from hierlm import plugins
 from hierlm.config.load import load_run_config
+from hierlm.config.run_config import RunConfig
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
@@ -49,6 +52,9 @@ from hierlm.train.watch.wiring import HeartbeatHook, start_heartbeat
 
 ENDS_AT = "HIERLM_JOB_ENDS_AT"
 """When the job's time limit falls, seconds since 1970: set by slurm/train.sh."""
+
+PARTS_A_STAGE = 4
+"""Micro-batches of an evaluation's pass for each stage of a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def set_up(
         HeartbeatHook(heartbeat, process=process, console=console),
         _log_hook(base, batches, gradient_norms=gradient_norms),
         *gradient_norms,
-        SkippedStepsHook(config=config, engine=base.engine, console=console),
+        SkippedStepsHook(config=config, console=console),
         StartUpHook(start_up, recorder=base.recorder, console=console),
         *_profile(base, first_step=first_step),
         ShardsHook(base.shards, stop=stop, console=console, device=process.device),
@@ -163,13 +169,12 @@ def _gradient_norms(base: Foundation) -> list[GradientNormsHook]:
 def _log_hook(base: Foundation, batches: Prefetcher[Batch], *, gradient_norms: Sequence[GradientNormsHook]) -> LogHook:
     return LogHook(
         base.course,
-        engine=base.engine,
         memory=base.memory,
         peak=device_peak(base.process.device, precision=base.config.train.precision),
         flops_per_token=cache(partial(flops_per_token, base.config.model)),
         units_of=partial(_units_of_step, base),
         wait_seconds=lambda: batches.wait_seconds,
-        seen_before_update=lambda: {name: norm for hook in gradient_norms for name, norm in hook.take().items()},
+        seen_before_update=lambda step: {n: norm for hook in gradient_norms for n, norm in hook.take(step).items()},
     )
 
 
@@ -270,7 +275,7 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
     )
     lanes = config.phases[0].global_batch_size  # the result may not depend on the layout: memory starts anew per lane
     recurrent = is_recurrent(config.model)
-    rows_per_pass = lanes if recurrent else engine.dp_degree * config.parallel.micro_batch(global_batch_size=lanes)
+    rows_per_pass = lanes if recurrent else engine.dp_degree * rows_of_a_pass(config)
 
     def evaluation_of(path: str) -> Evaluation | None:
         if not can_be_evaluated(path, "valid"):
@@ -288,6 +293,18 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
         )
 
     return MixtureEvaluation(dict(zip(config.data.source_names, map(evaluation_of, paths), strict=True)))
+
+
+def rows_of_a_pass(config: RunConfig[Any]) -> int:
+    """What a data-parallel rank evaluates at once without memory: a micro-batch; of several stages as many as let
+    them lie idle for a fifth of the time, but no more than are asked for."""
+    layout = config.parallel
+    rows = layout.micro_batch(global_batch_size=config.phases[0].global_batch_size)
+    if layout.pipeline_parallel_degree == 1:
+        return rows
+    wanted = config.train.eval_rows or sys.maxsize
+    needed = -(-wanted // (rows * layout.data_parallel_degree))
+    return rows * min(PARTS_A_STAGE * layout.pipeline_parallel_degree, needed)
 
 
 def _batches(base: Foundation, *, first_step: int) -> Prefetcher[Batch]:

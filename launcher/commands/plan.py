@@ -1,6 +1,7 @@
 """memory, FLOPs, communication and speed of a run before it starts; does it fit"""
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -50,7 +51,7 @@ def command(
         from hierlm.plan.plan import make_plan
         from hierlm.plan.text import show
 
-        plan = make_plan(run, device_name=device, search=search)
+        plan = make_plan(run, device_name=device, search=search, tell=partial(print, file=sys.stderr, flush=True))
         if as_json:
             print_document(plan.document())
         else:

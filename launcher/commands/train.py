@@ -37,6 +37,7 @@ def command(
     from hierlm.config.load import load_config
     from launcher import local
     from launcher.job import local_job
+    from launcher.placement import gpus_here
     from launcher.preflight import refuse_what_cannot_run
     from launcher.prepare_run import prepare_run
     from launcher.submit import allocation
@@ -44,12 +45,13 @@ def command(
 
     with json_on_stdout(as_json) as print_document:
         run_config = load_config(config, overrides or [])
-        refuse_what_cannot_run(run_config)
+        spans_nodes = allocation.spans_nodes()
+        refuse_what_cannot_run(run_config, num_gpus=None if spans_nodes else gpus_here())
         _refuse_weights_that_do_not_fit(run_config)
         prepared = prepare_run(run_config, command_line=sys.argv)
         for message in prepared.messages:
             outlets.tell(message, stream=sys.stdout)
-        run = allocation.run if allocation.spans_nodes() else local.run
+        run = allocation.run if spans_nodes else local.run
         exit_code = 0 if prepared.is_finished else run(local_job(run_config, run_dir=prepared.run_dir))
         if as_json:
             print_document(outcome(prepared.run_dir, exit_code))

@@ -134,7 +134,7 @@ def boundary_values(step: Step) -> float:
 def zero(stage: int, precision: str) -> Case:
     """Four data-parallel ranks; 0.02 n is left for norms and padding."""
     least = {0: Promise("values over dp, in n", data_values, 2.02)}
-    divided = Promise("values over dp, in n", data_values, 2.02, not_yet="reduce-scatter of the gradients")
+    divided = Promise("values over dp, in n", data_values, 2.02)
     whole = Promise("values over dp, in n, a micro-batch", data_values_a_micro_batch, 3.03)
     return Case(Layout(4, 1, 1, stage), [least.get(stage, whole if stage == 3 else divided)], precision)
 
@@ -153,7 +153,7 @@ CASES = [
     Case(Layout(1, 1, 2), [Promise("activations sent a micro-batch", boundary_values, 1.01)]),
     Case(
         Layout(1, 2, 2),
-        [Promise("activations sent a micro-batch", boundary_values, 0.51, not_yet="boundary tensors sent as 1/tp")],
+        [Promise("activations sent a micro-batch", boundary_values, 0.51)],
     ),
 ]
 

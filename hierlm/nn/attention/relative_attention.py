@@ -130,11 +130,10 @@ class RelativeAttention(nn.Module):
 
         `head_order` int64 [H]: head i attends with the keys, values and projected waves of head head_order[i].
         """
-        everything = torch.cat((past, x), dim=1)
-        seen = self._keys_values(everything, self._waves(sight.distances, like=x))
+        seen = self._keys_values(torch.cat((past, x), dim=1), self._waves(sight.distances, like=x))
         if head_order is not None:
             seen = Seen(*(heads[:, head_order] for heads in seen))
-        return self._look(everything[:, past.shape[1] :], seen, sight)  # one input to all projections
+        return self._look(x, seen, sight)
 
     def extend(self, x: Tensor, past: Seen | None, sight: Sight) -> tuple[Tensor, Seen]:
         """What `forward` gives for x [B, T, D], with the projections of the past kept instead of made again."""

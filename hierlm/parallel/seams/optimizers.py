@@ -23,6 +23,9 @@ class ZeroOptimizer(Handle):
     param_groups = Field[Any]("the learning rate of a step is written into them")
     groups: Sequence[Sequence[Any]]
     overflow: Any
+    is_last_micro_batch = Method[Call](
+        "its gradients may be sent as they come", name="is_gradient_accumulation_boundary"
+    )
 
 
 class Bf16Optimizer(ZeroOptimizer):
@@ -33,6 +36,13 @@ class Bf16Optimizer(ZeroOptimizer):
     groups = Field[Any]("each owner of full-precision values holds stretches of a group", name="bf16_groups")  # type: ignore[assignment]
     overflow = Written[Any]("it says whether the step was left out", versions=">=0.19.8")
     fp32_groups_gradients = Field[Any]("the norm looks into gradients that it counts on another rank")
+    flat_gradients = Field[Any]("they are scattered", name="fp32_groups_gradients_flat")
+    gradient_parts = Field[Any]("their sum comes there", name="fp32_groups_gradient_flat_partition")
+    add_gradient = Replaced[Call](
+        "a bucket whose last gradient has come is sent",
+        takes=("lp_param", "group_idx", "param_idx"),
+        name="accumulate_hp_grads_and_remove_lp",
+    )
     get_grads_for_norm = Replaced[Call](
         "it leaves out what it counts on another rank, finite or not", takes=("for_clipping",), versions=">=0.19.8"
     )
@@ -60,8 +70,17 @@ class Stage12Optimizer(PartitionedOptimizer):
     groups = Field[Any]("each owner of full-precision values holds stretches of a group", name="bit16_groups")  # type: ignore[assignment]
     averaged_gradients = Field[Any]("the norm over stages is made of them")
     params_in_partition = Field[Any]("the norm over stages counts tied and replicated ones once")
-    device = Field[Any]("the norm over stages is made there")
+    device = Field[Any]("the norm is wanted there")
+    flat_weights = Field[Any]("gradients are added up in the same order", name="bit16_groups_flat")
+    owners = Field[Any]("they say how large a partition is", name="single_partition_of_fp32_groups")
+    cpu_offload = Field[bool]("an update in host memory takes its gradients there")
+    process_gradients = Replaced[Call]("it sums whole gradients over all ranks", takes=("param", "i"))
+    reduce_gradients = Replaced[Call]("it sums whole gradients over all ranks", takes=("pipeline_parallel",))
+    end_of_backward = Replaced[Call](
+        "it sums whole gradients over all ranks", takes=(), name="overlapping_partition_gradients_reduce_epilogue"
+    )
     check_grad_overflow = Written[bool]("true: gradients are looked at that the norm counts on another rank")
+    has_overflow = Replaced[Call]("it waits for the device", takes=("partition_gradients",))
     scaled_global_norm = Replaced[Call](
         "it reduces once a parameter group, and hangs where stages have unequally many", takes=("norm_type",)
     )
@@ -75,6 +94,7 @@ class Stage3Optimizer(PartitionedOptimizer):
 
     groups = Field[Any]("each owner of full-precision values holds stretches of a group", name="fp16_groups")  # type: ignore[assignment]
     averaged_gradients = Field[Any]("layers' gradients are measured before an update")
+    device = Field[Any]("whether gradients are finite is said there")
     owners = Field[Any]("they are what a universal checkpoint is read into", name="fp32_partitioned_groups_flat")
     flat_weights = Field[Any]("weights follow a universal checkpoint", name="fp16_partitioned_groups_flat")
     weights = Field[Any]("weights follow a universal checkpoint", name="fp16_partitioned_groups")
@@ -119,8 +139,8 @@ def handle_of(optimizer: Any) -> Any:
 
 
 def show_norm(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
-    """Leave the norm, and whether it is not finite, where DeepSpeed's engine looks for both after a step.
+    """Leave the norm where DeepSpeed's engine looks for it after a step, and that it need not mind what it is.
 
-    Its own optimizers have both; `hierlm.parallel.seams.spoken` lists where it looks.
+    Its own optimizers have both, ours leaves a step out by itself; where it looks: `hierlm.parallel.seams.spoken`.
     """
-    optimizer._global_grad_norm, optimizer.overflow = norm, ~torch.isfinite(norm)
+    optimizer._global_grad_norm, optimizer.overflow = norm, False

@@ -124,6 +124,22 @@ def is_slice(parameter: nn.Parameter) -> bool:
     return bool(getattr(parameter, SLICE, False))
 
 
+def mark_padding(gradient: Tensor) -> Tensor:
+    """Itself, said to fill a partition."""
+    setattr(gradient, PADDING, True)
+    return gradient
+
+
+def mark_summed(parameter: nn.Parameter) -> None:
+    """Say that tensor-parallel ranks see parts of the gradient of a weight that all hold whole, and add them up."""
+    parameter.gradient_is_summed = True  # type: ignore[attr-defined]
+
+
+def is_summed(parameter: nn.Parameter) -> bool:
+    """Whether it was so marked."""
+    return bool(getattr(parameter, "gradient_is_summed", False))
+
+
 def is_padding(gradient: Tensor) -> bool:
     """Whether a ZeRO optimizer made up the gradient to fill a partition."""
     return bool(getattr(gradient, PADDING, False))
