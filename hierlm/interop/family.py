@@ -18,6 +18,17 @@ SILENT = (
 """Fields of every config.json that change no number of a language model's forward pass."""
 
 
+PLAIN: dict[str, Any] = {
+    "logit_soft_cap": None,
+    "qk_norm": "none",
+    "block_order": "pre",
+    "rotary_layout": "half_split",
+    "sandwich": 0,
+    "attention_windows": [],
+}
+"""Options of ours that a family without a word of them does not have; for `IMPLIED`."""
+
+
 class Tensors(NamedTuple):
     """Tensors of one kind: `{layer}` there counts layers from 0; here are `{block}` (layer + 1), `{norm}`, `{head}`.
 
@@ -123,7 +134,7 @@ def different_fields(part: Mapping[str, Any], here: Mapping[str, Any]) -> Sequen
     ]
 
 
-ABSENT = {"norm": "layer", "norm_epsilon": 1e-5, "biases": True, "rotary_base": 10_000.0}
+ABSENT = {"norm": "layer", "norm_epsilon": 1e-5, "biases": True, "rotary_base": 10_000.0, **PLAIN}
 """What models mean that have no such field."""
 
 IN_PLACE_OF = {"num_kv_heads": "num_heads", "feed_forward": "activation"}

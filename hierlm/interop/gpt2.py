@@ -6,7 +6,7 @@ here yet: a model here that begins with its weights says so by `strict: false`, 
 
 from typing import Any
 
-from hierlm.interop.family import Field, Tensors
+from hierlm.interop.family import PLAIN, Field, Tensors
 
 ARCH = "transformer"
 PREFIXES = ("transformer.", "")
@@ -58,6 +58,7 @@ SILENT = (
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"),
 )
 IMPLIED = {
+    **PLAIN,
     "norm": "layer",
     "feed_forward": "gelu_tanh",
     "biases": True,

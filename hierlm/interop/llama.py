@@ -5,7 +5,7 @@ Its rotation turns the pairs (j, j + K/2) of a head, as ours does, so that no ro
 
 from typing import Any
 
-from hierlm.interop.family import Field, Tensors
+from hierlm.interop.family import PLAIN, Field, Tensors
 
 ARCH = "transformer"
 PREFIXES = ("",)
@@ -46,7 +46,7 @@ FIXED = {
     "pretraining_tp": (1,),
 }
 SILENT = ("max_position_embeddings", "attention_dropout")
-IMPLIED = {"norm": "rms", "feed_forward": "swiglu", "biases": False, "positions": "rotary"}
+IMPLIED = {**PLAIN, "norm": "rms", "feed_forward": "swiglu", "biases": False, "positions": "rotary"}
 
 
 def completed(part: dict[str, Any]) -> dict[str, Any]:

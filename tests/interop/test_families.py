@@ -12,7 +12,7 @@ from hierlm.checkpoint.weights import SafetensorsWeights, as_matrix
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
 from hierlm.interop import family_named, names
-from hierlm.interop.family import different_fields, model_part, parts, their_config
+from hierlm.interop.family import PLAIN, different_fields, model_part, parts, their_config
 from hierlm.train.first_weights import refuse_what_does_not_fit
 from tests.interop.making import GPT2_CONFIG, LLAMA_CONFIG, D, F, H, L, V, folder_of, gpt2, llama
 
@@ -85,10 +85,12 @@ def test_a_copy_of_a_tied_head_is_left(tmp_path: Path) -> None:
 def test_a_config_is_what_it_means_here() -> None:
     sizes = {"vocab_size": V, "hidden_dim": D, "ffn_dim": F, "num_layers": L, "num_heads": H}
     assert part_of("llama") == {
+        **PLAIN,
         **{"arch": "transformer", "norm": "rms", "feed_forward": "swiglu", "biases": False, "positions": "rotary"},
         **{**sizes, "num_kv_heads": 1, "norm_epsilon": 1e-6, "rotary_base": 500_000.0, "tie_embeddings": False},
     }
     assert part_of("gpt2") == {
+        **PLAIN,
         **{"arch": "transformer", "norm": "layer", "feed_forward": "gelu_tanh", "biases": True},
         **{**sizes, "positions": "learned", "tie_embeddings": True, "norm_epsilon": 1e-5},
     }
