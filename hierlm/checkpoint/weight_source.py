@@ -23,18 +23,24 @@ from hierlm.run_dir import RunDir
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.yaml"
 
+THEIR_CONFIG, MAX_CONFIG_BYTES = "config.json", 1 << 20
+
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Endings of files that are programs to whoever reads them."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What weights are read from: `listed` of a run, else `files` of safetensors and the tensors in them by name."""
+    """What weights are read from: `listed` of a run, else `files` of safetensors and the tensors in them by name.
+
+    `their_config` is the config.json of a folder that others have made.
+    """
 
     path: Path
     listed: Listed | None = None
     files: tuple[Path, ...] = ()
     tensors: Mapping[str, Stored] | None = None
+    their_config: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         return f"{self.path}" if self.listed is None else f"{self.path} (step {self.listed.step})"
@@ -83,6 +89,8 @@ def vocab_size_of(source: Source) -> int | None:
     """As the model's own config says beside its weights; None where there is none that says so."""
     if source.listed is not None and source.listed.manifest is not None and source.listed.manifest.config is not None:
         return _vocab_size(source.listed.manifest.config)
+    if source.their_config is not None:
+        return _vocab_size({"model": source.their_config})
     config = source.path / CONFIG
     try:
         return _vocab_size(yaml12.load(config.read_text(encoding="utf-8"))) if config.is_file() else None
@@ -128,7 +136,8 @@ def _listed(run: RunDir, step: int | None) -> Listed:
 
 def _of_folder(path: Path) -> Source:
     if (path / WEIGHTS).is_file():
-        return Source(path, files=(path / WEIGHTS,), tensors=read_header(path / WEIGHTS))
+        tensors = read_header(path / WEIGHTS)
+        return Source(path, files=(path / WEIGHTS,), tensors=tensors, their_config=_their_config(path))
     if (path / INDEX).is_file():
         return _of_index(path / INDEX)
     if (path / MANIFEST).is_file():
@@ -155,7 +164,8 @@ def _of_index(path: Path) -> Source:
             raise
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: is no index of safetensors files ({why}); copy it again") from None
-    return Source(path.parent, files=tuple(sorted({t.file for t in tensors.values()})), tensors=tensors)
+    files = tuple(sorted({tensor.file for tensor in tensors.values()}))
+    return Source(path.parent, files=files, tensors=tensors, their_config=_their_config(path.parent))
 
 
 def _indexed(path: Path, index: Any) -> Iterator[tuple[str, Stored]]:
@@ -174,6 +184,22 @@ def _indexed(path: Path, index: Any) -> Iterator[tuple[str, Stored]]:
                 f"{shards[shard]}: does not hold {shown(tensor)[:80]}, which {path.name} says; copy it again"
             )
         yield tensor, headers[shard][tensor]
+
+
+def _their_config(folder: Path) -> dict[str, Any] | None:
+    """The config.json beside weights; None where there is none. What cannot be read is not passed over."""
+    path = folder / THEIR_CONFIG
+    try:
+        if not path.is_file():
+            return None
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError("is larger than any config")
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("is no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({shown(str(error))[:80]}); copy it again, or move it away") from None
+    return found
 
 
 def _pickled(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_pipeline.masking import masked
+from hierlm.checkpoint.adapted_weights import AdaptedWeights, adapted
 from hierlm.checkpoint.find import CheckpointRef, checkpoint_at
 from hierlm.checkpoint.name_assignment import Assignment, assign
 from hierlm.checkpoint.team import Team
@@ -49,7 +50,7 @@ def refuse_what_does_not_fit(config: RunConfig[Any]) -> None:
         checkpoint = None
         if listed is not None and listed.manifest is not None:
             checkpoint = CheckpointRef(listed.path, listed.manifest)
-        _assigned(config, source, open_weights(source, checkpoint=checkpoint))
+        _assigned(config, source, _opened(config, source, checkpoint, say=lambda line: None))
 
 
 def begin_with_first_weights(
@@ -92,7 +93,7 @@ def _found(config: RunConfig[Any], run_dir: RunDir, *, team: Team, say: Say) -> 
     if source.listed is not None:
         place = RunDir(source.path).checkpoints
         checkpoint = checkpoint_at(place, init_from.checkpoint, report=say, team=team)
-    weights = open_weights(source, checkpoint=checkpoint)
+    weights = _opened(config, source, checkpoint, say=say)
     assignment = _assigned(config, source, weights)
     record = {
         "path": masked(str(source.path.absolute())),
@@ -109,11 +110,23 @@ def _found(config: RunConfig[Any], run_dir: RunDir, *, team: Team, say: Say) -> 
     return Found(weights, assignment, source, record)
 
 
+def _opened(config: RunConfig[Any], source: Source, checkpoint: CheckpointRef | None, *, say: Say) -> Weights:
+    """Under the names of its family, if it is one that is known and the user gives no names."""
+    weights, init_from = open_weights(source, checkpoint=checkpoint), config.init_from
+    assert init_from is not None
+    if source.their_config is None or init_from.map:
+        return weights
+    here = config.model.model_dump(mode="json")
+    strict = init_from.strict
+    return adapted(weights, source.their_config, here=here, is_strict=strict, source=str(source), say=say)
+
+
 def _assigned(config: RunConfig[Any], source: Source, weights: Weights) -> Assignment:
     model, here = config.model, canonical_shapes(config.model)
     assert config.init_from is not None
     found = assign(config.init_from, there=weights.shapes, here=here, source=str(source), vocab_size=model.vocab_size)
-    refuse_what_is_no_weight(source, found.taken.values())
+    origin = weights.origin if isinstance(weights, AdaptedWeights) else str
+    refuse_what_is_no_weight(source, map(origin, found.taken.values()))
     return found
 
 

@@ -1,5 +1,6 @@
 """checkpoints of a run: list, inspect, verify, digest, export, reshape"""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,16 +100,22 @@ def export(
     *,
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="new or empty directory")],
     step: StepOption = None,
+    family: Annotated[str | None, typer.Option(metavar="NAME", help="as transformers has it: llama, gpt2")] = None,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """One model.safetensors (fp32) and a config.yaml, for `hierlm.models.load`."""
+    """One model.safetensors (fp32) and a config.yaml, for `hierlm.models.load`.
+
+    With --family its names and a config.json, for transformers; a model that the family cannot represent is refused.
+    """
     with json_on_stdout(as_json) as print_document:
         from hierlm.checkpoint.export import export as export_to
+        from hierlm.checkpoint.family_export import export_as
         from hierlm.checkpoint.layout import ENGINE
 
         ref = _checkpoint(run, step)
-        counts = export_to(ref.path / ENGINE, run_config=_run_dir(run).config, output=output)
+        write = export_to if family is None else partial(export_as, family)
+        counts = write(ref.path / ENGINE, run_config=_run_dir(run).config, output=output)
         if as_json:
             print_document({"step": ref.step, "output": str(output), **counts})
         else:

@@ -25,7 +25,7 @@ ORDER = (
     ("hierlm.costs",),
     ("hierlm.checkpoint", "hierlm.tracking", "hierlm.config"),
     ("hierlm.optim",),
-    ("hierlm.lease", "hierlm.models", "hierlm.objectives", "hierlm.phases"),
+    ("hierlm.interop", "hierlm.lease", "hierlm.models", "hierlm.objectives", "hierlm.phases"),
     ("hierlm.nn", "hierlm.durable", "hierlm.meeting", "hierlm.refused_versions"),
     ("hierlm.discovery",),
     ("hierlm.plugins", "hierlm.bits", "hierlm.interpolation"),

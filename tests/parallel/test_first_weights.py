@@ -28,7 +28,7 @@ ODD = "model.vocab_size=251"
 
 
 def words(arch: str, layout: Layout, *, seed: int) -> list[str]:
-    tied = ["model.tie_embeddings=true"] if arch == "transformer" else []
+    tied = ["model.tie_embeddings=true", "model.num_kv_heads=1"] if arch == "transformer" else []
     batch = ["phases.0.global_batch_size=12", f"parallel.micro_batch_size={12 // layout.get('dp', 1)}"]
     if layout.get("pp", 1) > 1:
         batch[1] = f"parallel.micro_batch_size={6 // layout.get('dp', 1)}"
@@ -147,7 +147,13 @@ def asked_for(arch: str, settings: list[str]) -> tuple[int, int]:
 def test_a_rank_asks_for_its_share_alone(layout: Layout, share: float) -> None:
     """Of a stage's slices; what every rank holds whole (norms, biases) and rows cut in the middle count for 15 %."""
     sizes = ["model.num_layers=6", "model.hidden_dim=64", "model.num_heads=4", "model.ffn_dim=256"]
-    settings_ = [*words("transformer", layout, seed=0), *sizes, "model.vocab_size=64", "model.tie_embeddings=false"]
+    settings_ = [
+        *words("transformer", layout, seed=0),
+        *sizes,
+        "model.vocab_size=64",
+        "model.num_kv_heads=4",
+        "model.tie_embeddings=false",
+    ]
     for asked, whole in run_ranks(asked_for, world_size(layout), "transformer", settings_):
         assert 0 < asked <= 1.15 * share * whole, (asked, whole)
 
