@@ -13,7 +13,7 @@ from tests.conftest import hierlm, hierlm_path, quiet_environment
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["models", "--json"], ["trian"], ["train", "no-such.yaml"], ["eval", "no-run", "--json"]]
+    "words", [["--help"], ["models", "--json"], ["trian"], ["train", "no-such.yaml"], ["status", "no-run", "--json"]]
 )
 def test_it_says_and_ends_as_the_console_script_does(words: list[str], tmp_path: Path) -> None:
     script = subprocess.run(
