@@ -131,7 +131,9 @@ class Estimator:
         """Of the fullest rank, without a profile: weights, gradients and optimizer of an even share."""
         config = self.config.model_copy(update={"parallel": layout})
         parts = layout.tensor_parallel_degree * layout.pipeline_parallel_degree
-        held = holdings(kind_of(config, config.phases[0]), values=self._num_values // parts, largest=0)
+        held = holdings(
+            kind_of(config, config.phases[0], on_gpu=self.device.is_gpu), values=self._num_values // parts, largest=0
+        )
         return held.weights + held.optimizer + held.gradients_always
 
     def estimate(self, layout: ParallelConfig, *, exact: bool = True) -> Estimate:
@@ -150,8 +152,8 @@ class Estimator:
         config = self.config.model_copy(update={"parallel": layout})
         rows = layout.micro_batch(global_batch_size=phase.global_batch_size)
         seen = self._profile(phase, layout, rows=rows, exact=exact)
-        memories = stage_memories(config, phase, profile=seen, boundaries=cut.boundaries)
-        kind = kind_of(config, phase)
+        memories = stage_memories(config, phase, profile=seen, boundaries=cut.boundaries, on_gpu=self.device.is_gpu)
+        kind = kind_of(config, phase, on_gpu=self.device.is_gpu)
         tp_degree = layout.tensor_parallel_degree
         flows = [
             traffic(kind, profile=seen, layers=stage.layers, values=stage.num_values, tp_degree=tp_degree)

@@ -61,7 +61,7 @@ class StageMemory:
         return {**plain, "layers": layers, "peak_bytes": peak}
 
 
-def kind_of(config: RunConfig[Any], phase: PhaseConfig) -> Kind:
+def kind_of(config: RunConfig[Any], phase: PhaseConfig, *, on_gpu: bool) -> Kind:
     """What decides the accounting of a config's layout in one phase."""
     layout = config.parallel
     return Kind(
@@ -73,7 +73,7 @@ def kind_of(config: RunConfig[Any], phase: PhaseConfig) -> Kind:
         offload=layout.offload,
         reduces_in_bf16=layout.reduce_precision == "bf16",
         num_states=len(StateNames.of(config.optim.name).states),
-        num_temporaries=getattr(optimizer(config.optim.name), "TEMPORARIES", 0),
+        num_temporaries=getattr(optimizer(config.optim.name), "TEMPORARIES", {}).get("cuda" if on_gpu else "cpu", 0),
         secondary_degree=secondary_degree(layout),
     )
 
@@ -84,10 +84,10 @@ def secondary_degree(layout: ParallelConfig) -> int:
 
 
 def stage_memories(
-    config: RunConfig[Any], phase: PhaseConfig, *, profile: Profile, boundaries: Sequence[int]
+    config: RunConfig[Any], phase: PhaseConfig, *, profile: Profile, boundaries: Sequence[int], on_gpu: bool
 ) -> list[StageMemory]:
     """Every stage of a layout in one phase; `profile` is that of its tensor degree, recompute and micro-batch."""
-    kind = kind_of(config, phase)
+    kind = kind_of(config, phase, on_gpu=on_gpu)
     stages = [range(start, stop) for start, stop in pairwise(boundaries)]
     return [_Stage(profile, kind, stages, number).memory() for number in range(len(stages))]
 

@@ -111,3 +111,14 @@ def test_more_micro_batches_keep_less_and_shrink_the_bubble():
     few, many = pipeline("parallel.micro_batch_size=4"), pipeline("parallel.micro_batch_size=1")
     assert many.fullest.peak.activations < few.fullest.peak.activations
     assert many.time.bubble < few.time.bubble
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_an_update_that_is_not_fused_makes_more_of_what_it_updates(stage):
+    fused, plain = (held(stage=stage, bf16=stage > 0, num_temporaries=number) for number in (0, 1))
+    assert plain.update - fused.update == 4 * (VALUES // 4 if stage else VALUES)
+
+
+def test_a_second_copy_inside_a_node_is_held_beside_the_first():
+    alone, shared = held(stage=3, dp_degree=10), held(stage=3, dp_degree=10, secondary_degree=5)
+    assert shared.weights - alone.weights == 2 * VALUES // 5

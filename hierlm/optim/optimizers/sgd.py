@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 STATES = ("momentum_buffer",)
 COUNTS = ()
-TEMPORARIES = 1
-"""What an update makes beside each weight, where torch updates all at once: the gradient with the decay."""
+TEMPORARIES = {"cuda": 1}
+"""What an update makes beside each weight, by kind of device: the gradient with the decay, where torch updates all at
+once."""
 
 
 class Config(OptimConfig):
