@@ -40,11 +40,9 @@ def no_home(run: Run, draw: random.Random) -> Strike | None:
 
 
 def lives_on(run: Run, attempt: Attempt, what: str) -> Strike | None:
-    """It trains a save's worth of steps."""
+    """It trains a save's worth of steps, or to the end of the run."""
     going_on(run, attempt)
     goes_on = attempt.wait_for(steps_more(run, SAVE_EVERY + 2), seconds=START_SECONDS)
-    if attempt.has_ended and attempt.process.poll() == 0 and run.is_finished:
-        return None
     return judged(run, attempt, goes_on=goes_on, what=what, expected=(LIVES,))
 
 
