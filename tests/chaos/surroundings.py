@@ -11,6 +11,7 @@ from tests.chaos.faults import Fault, Strike, some_steps_on, struck
 from tests.chaos.injected_faults import LIVES, going_on, judged, steps_more
 from tests.chaos.run import SAVE_EVERY, START_SECONDS, Attempt, Run
 
+REFUSAL_SECONDS = 2 * START_SECONDS
 FULL = ("/tmp", "/dev/shm")
 _FILL = "".join(
     f"mount -t tmpfs -o size=16k tmpfs {place} && (cat /dev/zero > {place}/filler 2>/dev/null || true) && "
@@ -51,7 +52,7 @@ def config_edited(run: Run, draw: random.Random) -> Strike | None:
     if not stopped(run, draw):
         return None
     if draw.random() < 0.4:
-        code = run.start("model.ffn_dim=96").end()
+        code = run.start("model.ffn_dim=96").end(seconds=REFUSAL_SECONDS)
         return Strike("another model asked for", code, (WRONG_INPUT,))
     whole = run.dir.config.read_bytes()
     name, content = draw.choice(
@@ -79,7 +80,7 @@ def shard_swapped(run: Run, draw: random.Random) -> Strike | None:
     shard.write_bytes(content)
     try:
         attempt = run.start()
-        code = attempt.end()
+        code = attempt.end(seconds=REFUSAL_SECONDS)
     finally:
         os.replace(kept, shard)
     return struck(run, code, f"{shard.name} at byte {start}", (WRONG_INPUT, FAILED))
