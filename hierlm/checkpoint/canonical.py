@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hierlm.checkpoint.blocks import MEMORY_BYTES, blocks_of, full_shape
 from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, WEIGHTS, Piece, Slice, read_slices
-from hierlm.checkpoint.tensor_file import Mapped, content_that_fits, give_back
+from hierlm.checkpoint.tensor_file import Mapped, WrongContentError, content_that_fits, give_back
 from hierlm.errors import UserError
 
 NAMES_TOLD = 3
@@ -29,6 +29,8 @@ class CanonicalState:
             for name, piece in part.pieces.items():
                 if math.prod(piece.shape):  # 0.1 had parameters without values (memory tokens, none of them)
                     self._by_name.setdefault(name, []).append(part)
+        if not self._by_name:
+            raise WrongContentError(f"{where}: holds no parameters; go on from another checkpoint")
         self.names = sorted(self._by_name)
         self.first = slices[0]
         self.state_names = self.first.names
@@ -48,11 +50,13 @@ class CanonicalState:
     def counts_of(self, name: str) -> dict[str, int]:
         """The same of one parameter: fewer updates than of others when a phase did not train it."""
         pieces = [part.pieces[name] for part in self._by_name[name]]
-        return {count: max(piece.counts.get(count, 0) for piece in pieces) for count in self.state_names.counts}
+        with content_that_fits(self._where):
+            return {count: max(piece.counts.get(count, 0) for piece in pieces) for count in self.state_names.counts}
 
     def rule(self, name: str) -> str:
         """How the layout cuts this parameter: column | row | vocabulary | replicate."""
-        return slice_rule(self._by_name[name][0].info, name)
+        with content_that_fits(self._where):
+            return slice_rule(self._by_name[name][0].info, name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of the full parameter."""

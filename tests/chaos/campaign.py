@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.catalogue import FAULTS, why_not
-from tests.chaos.faults import Fault
+from tests.chaos.faults import Fault, Strike
 from tests.chaos.run import KINDS, Kind, Run
 
 DISK_MEBIBYTES = 96
@@ -79,7 +79,7 @@ class Campaign:
 
     def _struck(self, run: Run, fault: Fault) -> bool:
         before, started = max(run.good_steps(), default=0), time.monotonic()
-        strike = fault(run, self._draw)
+        strike = self._strike_of(run, fault)
         if strike is None:
             return False
         after = max(run.good_steps(), default=0)
@@ -104,6 +104,14 @@ class Campaign:
         if problem:
             self.problems.append(outcome.line())
         return True
+
+    def _strike_of(self, run: Run, fault: Fault) -> Strike | None:
+        """One that cannot be ended or judged is a problem of its own, and the campaign goes on."""
+        try:
+            return fault(run, self._draw)
+        except (subprocess.TimeoutExpired, AssertionError, OSError) as error:
+            run.end_all()
+            return Strike(f"{type(error).__name__}: {error}".partition("\n")[0], -1, (0,))
 
     def _new_run(self) -> Run:
         """Of the next kind; not counted from the outcomes: a run may be over before anything strikes it."""

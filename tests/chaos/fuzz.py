@@ -50,16 +50,16 @@ KINDS = (
     ),
     Kind("shards", ("tests/data_pipeline/read/test_hostile_shard.py::test_any_header_is_read_or_refused",), 40),
     Kind(
-        "tar and zip members",
+        "archives",
         ("tests/data_pipeline/prepare/test_damaged_archives.py",),
         factor=10,
         starts=True,
     ),
     Kind("corpora", ("tests/data_pipeline/prepare/test_hostile_inputs.py",), factor=10),
     Kind("manifest.json", ("tests/checkpoint/test_manifest.py::test_any_value_of_any_field_is_read_or_refused",), 40),
-    Kind("lines of a run", ("tests/launcher/test_damaged_files.py::test_no_damage_at_all_ends_in_a_traceback",)),
+    Kind("run-files", ("tests/launcher/test_damaged_files.py::test_no_damage_at_all_ends_in_a_traceback",)),
     Kind(
-        "checkpoint files",
+        "checkpoint-files",
         (
             "tests/checkpoint/test_tensor_file.py::test_of_many_more_bytes_too",
             "tests/checkpoint/test_wrong_content.py::test_and_so_are_many_more",

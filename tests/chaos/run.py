@@ -95,6 +95,7 @@ class Run:
         self._dataset = dataset
         self.plan = Plan(folder.parent / f"{name}-plan")
         self._live: Attempt | None = None
+        self._started: list[Attempt] = []
 
     @property
     def dataset(self) -> Path:
@@ -154,7 +155,15 @@ class Run:
             return live
         self.rest()
         command = [*inside, hierlm_path(), *self.command(*overrides)]
-        return Attempt(self, command, environment=environment or {}, prints=prints)
+        self._started.append(Attempt(self, command, environment=environment or {}, prints=prints))
+        return self._started[-1]
+
+    def end_all(self) -> None:
+        """Every attempt that was started here and lives, with its processes."""
+        self._live = None
+        for attempt in self._started:
+            if not attempt.has_ended:
+                attempt.kill_all()
 
     def remove(self) -> None:
         """The small disk is for the next one."""

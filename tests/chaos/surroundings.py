@@ -11,6 +11,7 @@ from tests.chaos.faults import Fault, Strike, some_steps_on, struck
 from tests.chaos.injected_faults import LIVES, going_on, judged, steps_more
 from tests.chaos.run import SAVE_EVERY, START_SECONDS, Attempt, Run
 
+REFUSAL_SECONDS = 2 * START_SECONDS
 FULL = ("/tmp", "/dev/shm")
 _FILL = "".join(
     f"mount -t tmpfs -o size=16k tmpfs {place} && (cat /dev/zero > {place}/filler 2>/dev/null || true) && "
@@ -40,11 +41,9 @@ def no_home(run: Run, draw: random.Random) -> Strike | None:
 
 
 def lives_on(run: Run, attempt: Attempt, what: str) -> Strike | None:
-    """It trains a save's worth of steps."""
+    """It trains a save's worth of steps, or to the end of the run."""
     going_on(run, attempt)
     goes_on = attempt.wait_for(steps_more(run, SAVE_EVERY + 2), seconds=START_SECONDS)
-    if attempt.has_ended and attempt.process.poll() == 0 and run.is_finished:
-        return None
     return judged(run, attempt, goes_on=goes_on, what=what, expected=(LIVES,))
 
 
@@ -53,7 +52,7 @@ def config_edited(run: Run, draw: random.Random) -> Strike | None:
     if not stopped(run, draw):
         return None
     if draw.random() < 0.4:
-        code = run.start("model.ffn_dim=96").end()
+        code = run.start("model.ffn_dim=96").end(seconds=REFUSAL_SECONDS)
         return Strike("another model asked for", code, (WRONG_INPUT,))
     whole = run.dir.config.read_bytes()
     name, content = draw.choice(
@@ -81,7 +80,7 @@ def shard_swapped(run: Run, draw: random.Random) -> Strike | None:
     shard.write_bytes(content)
     try:
         attempt = run.start()
-        code = attempt.end()
+        code = attempt.end(seconds=REFUSAL_SECONDS)
     finally:
         os.replace(kept, shard)
     return struck(run, code, f"{shard.name} at byte {start}", (WRONG_INPUT, FAILED))

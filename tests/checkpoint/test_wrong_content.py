@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from hierlm.checkpoint.canonical import CanonicalState
 from hierlm.checkpoint.digest import digest
+from hierlm.checkpoint.engine_files import Slice
 from hierlm.checkpoint.recurrent import MEMORY, read_recurrent_states, write_recurrent_state
 from hierlm.durable import FileWriter
 from hierlm.errors import UserError
@@ -115,6 +117,11 @@ def test_the_engine_refuses_it_in_one_line(stage: int, tmp_path: Path) -> None:
 def test_readers_refuse_it_in_one_line(stage: int, tmp_path: Path) -> None:
     (refused,) = run_ranks(refused_by_readers, 1, stage, str(tmp_path), 2, 60)
     assert refused > 10
+
+
+def test_a_checkpoint_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no parameters"):
+        CanonicalState([Slice(0, 0, {}, {}, {})], where=tmp_path)
 
 
 @pytest.mark.matrix
