@@ -6,7 +6,7 @@ from torch import nn
 
 from hierlm import models
 from hierlm.nn.basic.residual import entering, leaving
-from hierlm.nn.shape import Order
+from hierlm.nn.config import Order
 
 PART = {"arch": "transformer", "hidden_dim": 64, "num_heads": 4, "ffn_dim": 128, "num_layers": 3}
 
