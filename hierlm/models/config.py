@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from hierlm.nn.shape import (
+from hierlm.nn.config import (
     EPSILON,
     Activation,
     DepthScaling,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from hierlm.models.config import RotaryConfig, unless_preset
-from hierlm.nn.shape import DepthScaling, Order
+from hierlm.nn.config import DepthScaling, Order
 
 if TYPE_CHECKING:
     from hierlm.nn.layer import LayerSpec

@@ -1,20 +1,21 @@
 """The numbers and habits every transformer sublayer of one model shares. Torch-free."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
-Activation = Literal["gelu", "gelu_tanh", "relu"]
-FeedForwardKind = Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"]
-Positions = Literal["rotary", "relative", "sinusoidal"]
-NormKind = Literal["layer", "rms"]
-Order = Literal["pre", "post", "reordered"]
-"""Where a sublayer's norm stands: before it, after the residual sum, or on what is added (OLMo 2, 2501.00656)."""
-QueryKeyNorm = Literal["none", "head", "vector"]
-RotaryLayout = Literal["half_split", "interleaved"]
-Scheme = Literal["normal", "llama", "fan_in"]
-DepthScaling = Literal["total", "layer", "none", "zero"]
+from hierlm.nn.config import (
+    Activation,
+    DepthScaling,
+    FeedForwardKind,
+    NormStyle,
+    Order,
+    Positions,
+    QueryKeyNorm,
+    Rotary,
+    Scheme,
+)
 
-EPSILON = 1e-5
+LAYER_NORM, HALF_SPLIT = NormStyle(), Rotary()
 
 
 class Widths(Protocol):
@@ -59,23 +60,6 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class NormStyle:
-    """How vectors are normalised; every norm has a gain, only a LayerNorm can have a bias."""
-
-    kind: NormKind = "layer"
-    epsilon: float = EPSILON
-    has_bias: bool = True
-
-
-@dataclass(frozen=True)
-class Rotary:
-    """Pair j of K numbers turns by position * base^(-2j / K); how the pairs lie in the vector."""
-
-    base: float = 10_000.0
-    layout: RotaryLayout = "half_split"
-
-
-@dataclass(frozen=True)
 class BlockShape:
     """Widths and habits of a block; `residual_scale` shrinks the initial weights that write into the residual."""
 
@@ -92,9 +76,9 @@ class BlockShape:
     feed_forward: FeedForwardKind | None = None  # None: two matrices around `activation`
     num_kv_heads: int | None = None  # None: as many as there are query heads
     has_biases: bool = True  # of the projections of attention and feed-forward
-    norm: NormStyle = NormStyle()
+    norm: NormStyle = LAYER_NORM
     qk_norm: QueryKeyNorm = "none"
-    rotary: Rotary = Rotary()
+    rotary: Rotary = HALF_SPLIT
     scheme: Scheme = "normal"
     depth_scaling: DepthScaling = "total"
 

@@ -3,7 +3,8 @@
 The plan maps regular expressions to rules; one that matches the whole canonical name of a parameter, or of the module
 that holds it, decides; the first match counts:
 
-    column      slices the output width of a projection (heads, hidden units); a bare parameter: its first dimension
+    column      slices the output width of a projection (heads, hidden units); a bare parameter: its first dimension;
+                heads of keys and values that are fewer than the ranks: whole on each, gradients summed
     row         slices the input width and sums the results; a bare parameter: its last dimension
     vocabulary  slices an embedding, or the projection onto the vocabulary, padded to a multiple of the degree
     replicate   every rank holds all of it and computes the same gradient

@@ -24,6 +24,8 @@ OWN = {
     "compile",
     "entropies",
     "part",
+    "group",
+    "soft_cap",
     "weight",
     "bias",
     "data",

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.nn.attention.positions import rotate, token_positions
-from hierlm.nn.shape import Rotary
+from hierlm.nn.config import Rotary
 from hierlm.train.cpu_memory import keep_freed_blocks
 from tests.benchmarks.ratio import VOCAB, Claim, both_passes, built, times_faster
 

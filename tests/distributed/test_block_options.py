@@ -47,6 +47,7 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "top_down": ("top_down", ("model.scales=[1,2,4]", "model.layers_per_scale=[2,2,2]")),
     "bottom_up": ("bottom_up", ("model.scales=[1,2,4]", "model.layers_per_scale=[2,2,2]")),
     "retina": ("retina", ("model.num_layers=4",)),
+    "transformer_xl": ("transformer_xl", ("model.num_layers=3", "model.memory_length=30")),
     "lmu": ("lmu", ("model.num_layers=3", "model.global_attention=true")),
 }
 TP2, TP4, STAGES = Layout(1, 2, 1), Layout(1, 4, 1), Layout(1, 2, 2, zero=1)
@@ -74,8 +75,8 @@ EVERYWHERE: list[tuple[Layout, tuple[str, ...]]] = [
 def run_of(name: str, layout: Layout, neutral: tuple[str, ...]) -> Run:
     arch, own = MODELS[name]
     words = (*SIZES, *own, *SETTINGS)
-    if arch == "lmu":
-        words = tuple(word for word in words if "rotary" not in word)
+    if arch == "transformer_xl":
+        words = tuple(word for word in words if "num_kv_heads" not in word)
     return Run(arch, words, layout, neutral=("parallel.micro_batch_size=2", *neutral))
 
 
@@ -85,7 +86,7 @@ def cases() -> list[Any]:
         for layout, neutral in EVERYWHERE:
             if (name, layout, neutral) in QUICK:
                 continue
-            if TOKENS in neutral and name in ("transformer-reordered", "retina", "lmu"):
+            if TOKENS in neutral and name in ("transformer-reordered", "retina", "transformer_xl", "lmu"):
                 continue  # blocks whose norm comes first, and without memory
             label = f"{name}-{layout}-{len(neutral)}-{TOKENS in neutral}"
             found.append(pytest.param(name, layout, neutral, marks=pytest.mark.matrix, id=label))

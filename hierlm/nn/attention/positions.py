@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hierlm.nn.shape import Rotary
+from hierlm.nn.config import Rotary
 
 BASE = 10_000.0
 """Of added waves (1706.03762, section 3.5)."""

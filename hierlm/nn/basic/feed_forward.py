@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.nn.basic.dropout import site_or_none
+from hierlm.nn.config import FeedForwardKind
 from hierlm.nn.kernels.linear import Linear
-from hierlm.nn.shape import BlockShape, FeedForwardKind
+from hierlm.nn.shape import BlockShape
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

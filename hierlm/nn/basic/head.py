@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from hierlm.nn.basic.initialisation import INIT_STD, initialise
+from hierlm.nn.config import Scheme
 from hierlm.nn.kernels.linear import Linear
 from hierlm.nn.layer import Cache, Layer, Memory
-from hierlm.nn.shape import Scheme
 from hierlm.nn.stream import Stream
 
 

@@ -9,7 +9,7 @@ Whoever builds a tied embedding asks for D^-1/2, which is the output projection'
 
 from torch import nn
 
-from hierlm.nn.shape import Scheme
+from hierlm.nn.config import Scheme
 
 INIT_STD = 0.02
 RESIDUAL_OUTPUTS = frozenset({"output", "contract"})

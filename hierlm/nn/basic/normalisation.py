@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from hierlm.nn.basic.dropout import site_or_none, take_dropout
+from hierlm.nn.config import EPSILON, NormStyle
 from hierlm.nn.kernels.rms_norm import rms_norm
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
-from hierlm.nn.shape import EPSILON, NormStyle, Rate
+from hierlm.nn.shape import Rate
 from hierlm.nn.stream import Stream
 
 __all__ = ["EPSILON", "Norm", "RmsNorm", "VectorNorm", "layer_norm", "make_norm"]

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from hierlm.nn.shape import Order
+from hierlm.nn.config import Order
 
 
 def entering(x: Tensor, norm: nn.Module, order: Order) -> Tensor:

@@ -38,7 +38,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, gain, inverse = ctx.saved_tensors
         normed = x * inverse
-        of_gain = (gradient * normed).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        of_gain = (gradient * normed).reshape(-1, len(gain)).sum(0) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, of_gain, None
         of_normed = gradient * gain

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from hierlm.nn.attention.relative_attention import Seen, two_way_sight
 from hierlm.nn.basic.dropout import Dropout, take_dropout
 from hierlm.nn.basic.normalisation import make_norm
+from hierlm.nn.config import NormStyle
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.memory.block import RelativeBlock
 from hierlm.nn.memory.replay import NO_TOKEN, ReplayMemory, empty_replay, gradient_passes, saved_replay
 from hierlm.nn.memory.segments import EvenSegments, Segments, UnevenSegments
 from hierlm.nn.parameter_kinds import Kind
-from hierlm.nn.shape import NormStyle, Rate
+from hierlm.nn.shape import Rate
 from hierlm.nn.stream import Stream
 
 
