@@ -46,7 +46,7 @@ def main() -> int:
 
         return run(run_dir, console=console, until_phase=arguments.until, overrides=overrides, start_up=start_up)
     except (UserError, DataError) as error:
-        if rank == 0:
+        if rank == 0 or getattr(error, "is_of_one_rank", False):
             for problem in error.problems:
                 print(f"error: {problem}", file=error_stream, flush=True)
         traceback.print_exc()

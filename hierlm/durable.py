@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
@@ -11,7 +11,11 @@ from secrets import token_hex
 from typing import Any, BinaryIO
 
 from data_pipeline.names import Count, Sha256
+from data_pipeline.renaming import rename
 from hierlm.strict import Strict
+
+__all__ = ["FileRecord", "FileWriter", "damage", "hash_file", "rename", "set_aside", "sync", "sync_tree",
+           "write_synced", "write_through"]  # fmt: skip
 
 _CHUNK_BYTES = 8 << 20
 _PIECE_BYTES = 32 << 20
@@ -39,12 +43,20 @@ class FileWriter:
 
         Raises the first OSError of the block at its end: torch's zip writer turns one into a crash of its own.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(1) as hasher, path.open("wb", buffering=_HASH_BESIDE_BYTES) as file:
+        with ThreadPoolExecutor(1) as hasher, self._opened(path) as file:
             sink = _HashingSink(file, hasher)
             yield sink
             sink.finish()
         self.records[path.relative_to(self.root).as_posix()] = sink.record
+
+    @staticmethod
+    def _opened(path: Path) -> BinaryIO:
+        """Its folder is made where it is missing and not asked for where it is there: one touch less a file."""
+        try:
+            return path.open("wb", buffering=_HASH_BESIDE_BYTES)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("wb", buffering=_HASH_BESIDE_BYTES)
 
 
 class _HashingSink:
@@ -110,17 +122,6 @@ def hash_file(path: Path) -> FileRecord:
     return FileRecord(size_bytes=size_bytes, sha256=sha256.hexdigest())
 
 
-def hash_and_sync(root: Path, names: Iterable[str]) -> dict[str, FileRecord]:
-    """Records of files someone else has written, several at a time, each synced to disk."""
-
-    def one(name: str) -> tuple[str, FileRecord]:
-        sync(root / name)
-        return name, hash_file(root / name)
-
-    with ThreadPoolExecutor(_NUM_THREADS) as threads:
-        return dict(threads.map(one, names))
-
-
 def damage(root: Path, expected: dict[str, FileRecord]) -> list[str]:
     """One line per file that is not what its record says, in the order of the records."""
     with ThreadPoolExecutor(_NUM_THREADS) as threads:
@@ -142,11 +143,6 @@ def _damage_of(root: Path, name: str, expected: FileRecord) -> str | None:
     return None
 
 
-def list_files(root: Path) -> list[str]:
-    """Names of all files below a root, relative and sorted."""
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-
-
 def write_synced(path: Path, text: str) -> None:
     """Write a small text file so that after a crash there is the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{token_hex(8)}.partial")
@@ -156,28 +152,6 @@ def write_synced(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
-
-
-def rename(source: Path, target: Path) -> None:
-    """Give a file or a directory another name, in the place of a file or an empty directory that has it.
-
-    A network file system may send a request twice when the first answer is lost, and then says of the second that there
-    is no such file. What has the new name and is what had the old one has been renamed.
-    """
-    before = os.stat(source, follow_symlinks=False)
-    try:
-        os.rename(source, target)
-    except FileNotFoundError:
-        if not _is(target, before):
-            raise
-
-
-def _is(path: Path, known: os.stat_result) -> bool:
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return (found.st_dev, found.st_ino) == (known.st_dev, known.st_ino)
 
 
 def set_aside(path: Path) -> Path:
@@ -211,6 +185,6 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Sync the entries of a directory and of every directory below it."""
-    for path in (root, *(path for path in root.rglob("*") if path.is_dir())):
-        sync(path)
+    """Sync the entries of a directory and of every directory below it; no file is looked at."""
+    for path, _, _ in os.walk(root):
+        sync(Path(path))

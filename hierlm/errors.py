@@ -11,6 +11,9 @@ class UserError(ValueError):
     Secrets in what was given are masked: errors are logged.
     """
 
+    is_of_one_rank = False
+    """Whether the other ranks may know nothing of it, so that whoever meets it says it."""
+
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = tuple(map(masked, (problems,) if isinstance(problems, str) else problems))
         super().__init__("\n".join(self.problems))

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from secrets import token_hex
 
+from data_pipeline.renaming import rename
 from hierlm.run_dir import RunDir
 
 FILE_VARIABLE = "HIERLM_MEETING_FILE"
@@ -53,7 +54,7 @@ def announce(port: int, file: Path) -> None:
     draft = file.with_name(f".{file.name}.{token_hex(8)}.partial")
     with draft.open("x", encoding="ascii") as text:
         text.write(str(port))
-    draft.replace(file)
+    rename(draft, file)
 
 
 def announced_port(file: Path, *, timeout_seconds: float) -> int:

@@ -124,10 +124,16 @@ def _field(name: str, field: FieldInfo, *, is_train_switch: bool) -> ConfigField
         name=name,
         type=_type_name(field.annotation),
         required=field.is_required(),
-        default=None if field.default is PydanticUndefined else field.default,
+        default=_default(field),
         description=field.description or "",
         is_train_switch=is_train_switch,
     )
+
+
+def _default(field: FieldInfo) -> Any:
+    """That without a preset."""
+    found = field.get_default(call_default_factory=True, validated_data={})
+    return None if found is PydanticUndefined else found
 
 
 def _type_name(annotation: Any) -> str:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from hierlm.config.raw import read_mapping, resolved
 from hierlm.config.schema import checked
@@ -21,6 +21,21 @@ class Container(Strict):
     runtime: Literal["apptainer", "pyxis"]
     image: str = Field(description="apptainer: a .sif file; pyxis: an image name or .sqsh file")
     mounts: tuple[str, ...] = Field(default=(), description="SOURCE:TARGET, or one path for both")
+
+
+class Fabric(Strict):
+    """What the network should carry, in 1e9 bytes a second and direction; `hierlm doctor --fabric` compares."""
+
+    all_reduce_gigabytes_per_second: PositiveFloat | None = Field(
+        default=None, description="of one process's link, over as many processes as are measured"
+    )
+    link_in_node_gigabytes_per_second: PositiveFloat | None = Field(
+        default=None, description="from one process to the next on the same node"
+    )
+    link_between_nodes_gigabytes_per_second: PositiveFloat | None = Field(
+        default=None, description="from a process to one of the next node"
+    )
+    least_share: float = Field(default=0.7, gt=0, le=1, description="of a figure; less is called wrong")
 
 
 class ClusterProfile(Strict):
@@ -53,6 +68,7 @@ class ClusterProfile(Strict):
     venv: str | None = Field(default=None, description="folder of a virtual environment to activate")
     conda_env: str | None = Field(default=None, description="conda environment to activate")
     container: Container | None = None
+    fabric: Fabric | None = Field(default=None, description="what the network should carry")
     environment: dict[str, str] = Field(default_factory=dict, description="exported in the job, e.g. NCCL settings")
     setup: tuple[str, ...] = Field(default=(), description="shell lines run once on the first node before training")
     sbatch_lines: tuple[HeaderText, ...] = Field(default=(), description="further options, e.g. --mail-type=FAIL")

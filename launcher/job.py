@@ -2,15 +2,18 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hierlm.config.rules import conflicts
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
+from hierlm.parallel.config import ParallelConfig
 from hierlm.run_dir import RunDir
 from launcher.cluster import ClusterProfile
+from launcher.placement import nodes_for
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class JobSpec:
     tasks_per_node: int
     site: ClusterProfile
     smaller: tuple[tuple[int, int], ...] = ()  # (nodes, data-parallel degree) it may shrink to, largest first
+    environment: Mapping[str, str] = field(default_factory=dict)  # of each process, where nobody says otherwise
+    layout: ParallelConfig = field(default_factory=ParallelConfig)  # of which tensor groups have to share a node
 
     @property
     def num_tasks(self) -> int:
@@ -45,6 +50,8 @@ def local_job(config: RunConfig[ModelConfig], *, run_dir: RunDir) -> JobSpec:
         num_nodes=1,
         tasks_per_node=config.parallel.world_size,
         site=ClusterProfile(),
+        environment=_environment(config),
+        layout=config.parallel,
     )
 
 
@@ -62,7 +69,15 @@ def cluster_job(config: RunConfig[ModelConfig], *, run_dir: RunDir, site: Cluste
         tasks_per_node=config.parallel.world_size // num_nodes,
         site=site,
         smaller=_smaller(config, num_nodes=num_nodes, min_nodes=site.min_nodes or num_nodes),
+        environment=_environment(config),
+        layout=config.parallel,
     )
+
+
+def _environment(config: RunConfig[ModelConfig]) -> dict[str, str]:
+    """With one queue a GPU starts kernels in the order they are given: a sum over tensor-parallel ranks before the
+    products that need not wait for it. Without such sums more queues are better."""
+    return {"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if config.parallel.tensor_parallel_degree > 1 else {}
 
 
 def _smaller(config: RunConfig[ModelConfig], *, num_nodes: int, min_nodes: int) -> tuple[tuple[int, int], ...]:
@@ -78,8 +93,7 @@ def _smaller(config: RunConfig[ModelConfig], *, num_nodes: int, min_nodes: int) 
 
 def _num_nodes(config: RunConfig[ModelConfig], site: ClusterProfile) -> int:
     layout = config.parallel
-    fewest = -(-layout.world_size // site.processes_per_node)
-    num_nodes = next(n for n in range(fewest, layout.world_size + 1) if layout.world_size % n == 0)
+    num_nodes = nodes_for(layout, processes_per_node=site.processes_per_node)
     if site.max_nodes is not None and num_nodes > site.max_nodes:
         raise UserError(
             f"parallel: {layout.world_size} processes (data {layout.data_parallel_degree} x tensor "

@@ -82,7 +82,10 @@ class _Processes:
                 subprocess.Popen(
                     self.job.command,
                     cwd=self.job.working_dir,
-                    env=rank_environment(rank, num_ranks=self.job.num_tasks, meeting=meeting),
+                    env={
+                        **self.job.environment,
+                        **rank_environment(rank, num_ranks=self.job.num_tasks, meeting=meeting),
+                    },
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,  # the terminal's Ctrl-C reaches the ranks through us only
                     preexec_fn=die_with_launcher,  # noqa: PLW1509 - this process has one thread

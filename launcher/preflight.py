@@ -7,18 +7,32 @@ from urllib.parse import urlsplit
 
 from data_pipeline.check.run import check, evaluation_problems
 from hierlm import models
+from hierlm.checkpoint.weight_source import source_problems
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import UserError
 from hierlm.models.config import ModelConfig
 from hierlm.refused_versions import version_problems
 from hierlm.run_dir import RunDir
+from launcher.placement import problem_here
 
 
-def refuse_what_cannot_run(config: RunConfig[ModelConfig]) -> None:
-    """UserError with every reason. What the config alone shows has been reported by its loader already."""
-    problems = version_problems() + data_problems(config) + room_problems(config)
+def refuse_what_cannot_run(config: RunConfig[ModelConfig], *, num_gpus: int | None = None) -> None:
+    """UserError with every reason. What the config alone shows has been reported by its loader already.
+
+    `num_gpus` of this machine, where the run is to be trained on it.
+    """
+    placement = filter(None, [problem_here(config.parallel, num_gpus=num_gpus)])
+    problems = [*version_problems(), *placement, *data_problems(config), *weights_problems(config)]
+    problems += room_problems(config)
     if problems:
         raise UserError(problems)
+
+
+def refuse_missing_weights(*configs: RunConfig[ModelConfig]) -> None:
+    """UserError where a config's `init_from` is not there: cheap enough for what starts nothing."""
+    problems = [problem for config in configs for problem in weights_problems(config)]
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)))
 
 
 def data_problems(config: RunConfig[ModelConfig]) -> list[str]:
@@ -34,6 +48,12 @@ def data_problems(config: RunConfig[ModelConfig]) -> list[str]:
         return problems
     weights = {phase.name: config.source_weights(phase) for phase in config.phases}
     return evaluation_problems([source.path for source in sources], weights)
+
+
+def weights_problems(config: RunConfig[ModelConfig]) -> list[str]:
+    """The weights to begin with are not there, cannot be read, or are of another vocabulary."""
+    run = RunDir(Path(config.run_root).expanduser() / config.name)
+    return source_problems(config.init_from, run=run, vocab_size=config.model.vocab_size)
 
 
 def room_problems(config: RunConfig[ModelConfig]) -> list[str]:

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from hierlm.meeting import FILE_VARIABLE
+from tests.commands import Command
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before anything imports torch: tests run beside each other, and the threads of small models mostly wait."""
@@ -35,33 +38,47 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, a file's tests together, files with slow tests come first.
+    """Where several workers share the tests, a file's tests together, those of Slurm come first, then slow files.
 
-    Begun last, one of them would keep a single worker busy at the end.
+    Begun last, one of them would keep a single worker busy at the end; those of Slurm wait for most of their time.
     """
     if hasattr(config, "workerinput"):
-        slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow)
+        marked = {mark: {item.path for item in items if item.get_closest_marker(mark)} for mark in ("slurm", "slow")}
+        items.sort(key=lambda item: (item.path not in marked["slurm"], item.path not in marked["slow"]))
 
 
-def hierlm(*arguments: object, cwd: Path, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    """Run the console script as a user would, with one thread per process."""
-    done = subprocess.run(
-        [hierlm_path(), *map(str, arguments)],
-        cwd=cwd,
-        env=quiet_environment(),
-        capture_output=True,
-        text=True,
-        errors="replace",  # an untrained byte model writes no UTF-8
-        timeout=timeout,
-        check=False,
-    )
-    assert not check or done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker has the one Slurm: its files go together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/slurm" if nodeid.startswith("tests/slurm/") else super()._split_scope(nodeid)
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def hierlm(
+    *arguments: object,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    check: bool = True,
+    timeout: float = 900,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a process of its own that need not import what every command imports."""
+    command = Command(arguments, cwd=cwd, environment=environment or quiet_environment())
+    try:
+        out, error = command.communicate(timeout=timeout)
+    finally:
+        command.kill()
+    code = command.wait()
+    assert not check or code == 0, f"{arguments}: exit {code}\n{out}\n{error}"
+    return subprocess.CompletedProcess(command.args, code, out, error)
 
 
 def hierlm_path() -> str:
-    """The console script of the environment the tests run in."""
+    """The console script of the environment the tests run in, for those that start it as a user does."""
     return str(Path(sys.executable).with_name("hierlm"))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.read.reader import DOCUMENTS_SUFFIX, TOKENS_SUFFIX
+from data_pipeline.renaming import rename
 from data_pipeline.shard_index import Dtype, ShardRecord
 from data_pipeline.tokenize.tokenizer import Tokens
 
@@ -39,7 +40,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+    rename(partial, path)
     sync_folder(path.parent)
 
 
@@ -106,7 +107,7 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._partial.replace(self._path)
+        rename(self._partial, self._path)
         sync_folder(self._path.parent)
         return ShardRecord(
             name=self._name,

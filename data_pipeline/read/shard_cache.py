@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from data_pipeline.errors import DataError
 from data_pipeline.remote import open_remote
+from data_pipeline.renaming import rename
 from data_pipeline.shard_index import ShardRecord
 
 FOLDER_VARIABLE, SIZE_VARIABLE = "HIERLM_DATA_CACHE", "HIERLM_DATA_CACHE_BYTES"
@@ -100,7 +101,7 @@ class ShardCache:
         for _ in range(ARRIVALS):
             digest = _copy(address, partial, max_bytes=shard.bytes)
             if digest == shard.sha256:
-                partial.replace(path)
+                rename(partial, path)
                 return
         partial.unlink()
         raise DataError(f"{address}: arrived damaged {ARRIVALS} times: sha256 {digest[:16]}, not {shard.sha256[:16]}")

@@ -1,14 +1,16 @@
 """The state of a run without its layout: full fp32 tensors under the names they have in the single-device model."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, WEIGHTS, Slice, read_slices
+from hierlm.checkpoint.blocks import MEMORY_BYTES, blocks_of, full_shape
+from hierlm.checkpoint.engine_files import PARAMETER_SLICES, VOCAB_SIZE, WEIGHTS, Piece, Slice, read_slices
+from hierlm.checkpoint.tensor_file import Mapped, content_that_fits, give_back
 from hierlm.errors import UserError
 
 NAMES_TOLD = 3
@@ -16,9 +18,12 @@ NAMES_TOLD = 3
 
 
 class CanonicalState:
-    """Weights and optimizer states by sorted canonical name; one parameter is in memory at a time."""
+    """Weights and optimizer states by sorted canonical name; one parameter, or block of it, is in memory at a time."""
 
-    def __init__(self, slices: Sequence[Slice]) -> None:
+    def __init__(self, slices: Sequence[Slice], *, where: Path, mapped: Mapped | None = None) -> None:
+        """`where`: what errors name; `mapped`: the files in which the slices lie."""
+        self._where = where
+        self._mapped = [] if mapped is None else mapped
         self._by_name: dict[str, list[Slice]] = {}
         for part in slices:
             for name, piece in part.pieces.items():
@@ -49,11 +54,47 @@ class CanonicalState:
         """How the layout cuts this parameter: column | row | vocabulary | replicate."""
         return slice_rule(self._by_name[name][0].info, name)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the full parameter."""
+        holders = self._by_name[name]
+        first = [part.pieces[name] for part in holders if part.pp_rank == holders[0].pp_rank]
+        return full_shape(first, rule=self.rule(name), vocab_size=holders[0].info.get(VOCAB_SIZE))
+
+    def blocks(self, name: str, state: str, *, most_bytes: int = MEMORY_BYTES) -> Iterator[Tensor]:
+        """What `tensor` gives, flattened and in blocks, so that no more than `most_bytes` are in memory; raises alike.
+
+        A block is good until the next one is asked for.
+        """
+        stages: dict[int, list[Piece]] = {}
+        for part in self._by_name[name]:
+            stages.setdefault(part.pp_rank, []).append(part.pieces[name])
+        with content_that_fits(self._where):
+            yield from blocks_of(
+                list(stages.values()),
+                state,
+                name=name,
+                rule=self.rule(name),
+                vocab_size=self._by_name[name][0].info.get(VOCAB_SIZE),
+                most_bytes=most_bytes,
+                give_back=lambda: give_back(self._mapped),
+            )
+
+    def pieces(self, name: str) -> list[Piece]:
+        """What the tensor-parallel ranks hold of it, in their order; one where all hold the same."""
+        holders = self._by_name[name]
+        of_one_stage = [part.pieces[name] for part in holders if part.pp_rank == holders[0].pp_rank]
+        return of_one_stage[:1] if self.rule(name) == "replicate" else of_one_stage
+
     def tensor(self, name: str, state: str) -> Tensor:
         """One of `kinds` of a parameter, fp32 and contiguous; a state that was never written is zeros.
 
-        ValueError if stages that share a tied parameter do not hold the same: the run itself was broken.
+        ValueError if stages that share a tied parameter do not hold the same: the run itself was broken; or if what a
+        slice holds does not fit the others.
         """
+        with content_that_fits(self._where):
+            return self._tensor(name, state)
+
+    def _tensor(self, name: str, state: str) -> Tensor:
         holders = self._by_name[name]
         by_stage: dict[int, list[Tensor]] = {}
         for part in holders:
@@ -69,7 +110,8 @@ class CanonicalState:
 
 def read_canonical(engine_dir: Path) -> CanonicalState:
     """The state a checkpoint's `engine` folder holds; ValueError if it is not whole."""
-    return CanonicalState(read_slices(engine_dir))
+    mapped: Mapped = []
+    return CanonicalState(read_slices(engine_dir, mapped=mapped), where=engine_dir, mapped=mapped)
 
 
 def require_known_names(held: Iterable[str], known: Iterable[str], *, where: object) -> None:

@@ -1,9 +1,12 @@
 """The commit protocol: a checkpoint is there whole or not at all, and a failed save costs nothing. Torch-free.
 
-Write into `step-N.gG.partial`; hash; let all ranks agree; manifest; sync; rename; then the clean-up and the pointer.
-Every rank calls `save_checkpoint`; what a rank cannot do is said to all before any of them goes on. G is the
-generation of the attempt: a newer one takes the directory away before it looks for a checkpoint, so the rename is
+Write into `step-N.gG.partial`, hashed and synced; let all ranks agree; manifest; sync; rename; then the clean-up and
+the pointer. Every rank calls `save_checkpoint`; what a rank cannot do is said to all before any of them goes on. G is
+the generation of the attempt: a newer one takes the directory away before it looks for a checkpoint, so the rename is
 either seen by it or fails (lease.py).
+
+A rank touches its own files and nothing else: no directory is listed and no file of another rank is looked at, but by
+the first rank, which gathers the records of all. So N ranks cost the file system N times what one costs.
 """
 
 import shutil
@@ -18,13 +21,14 @@ from hierlm.checkpoint.leftovers import clear_leftovers
 from hierlm.checkpoint.manifest import Facts, Manifest, make_manifest, write_manifest
 from hierlm.checkpoint.retention import remove_older
 from hierlm.checkpoint.team import Team, TeamError
-from hierlm.durable import FileRecord, hash_and_sync, list_files, rename, sync, sync_tree
+from hierlm.durable import FileRecord, rename, sync, sync_tree
 from hierlm.errors import LostRunError
 from hierlm.lease import UNFENCED, Fence, TakenOverError
 
 Records = Mapping[str, FileRecord]
 Write = Callable[[Path], Records]
-"""Writes this rank's files below the directory; returns the records it already has (`FileWriter.records`) or none."""
+"""Writes this rank's files below the directory, synced; returns the record of each (`FileWriter.records`): a file
+without one is not part of the checkpoint."""
 
 
 class SaveError(LostRunError):
@@ -61,16 +65,18 @@ def save_checkpoint(
     partial = attempt_dir(checkpoints, facts.step, suffix=PARTIAL, generation=lease.generation)
     try:
         team.first_only(lambda: _begin(checkpoints, partial, lease=lease))
-        files = _write_and_hash(partial, write=write, team=team)
+        written = team.collected(lambda: dict(write(partial)))
+        files = {name: record for records in written for name, record in records.items()}
         took = perf_counter() - started
 
-        def publish() -> None:
+        def publish() -> int:
             _publish(checkpoints, partial, make_manifest(facts, files=files, save_seconds=took), lease=lease)
             with suppress(OSError):  # it is committed: a full disk must not deny the fact
                 remove_older(checkpoints, newest=facts.step, keep=keep, keep_every=keep_every, lease=lease)
                 lease.write(checkpoints / LATEST, step_name(facts.step) + "\n")
+            return sum(record.size_bytes for record in files.values())
 
-        team.first_only(publish)
+        size_bytes = team.first_only(publish)
     except TeamError as failure:
         if team.is_first:
             shutil.rmtree(partial, ignore_errors=True)
@@ -78,7 +84,6 @@ def save_checkpoint(
         raise SaveError(
             f"the checkpoint of step {facts.step} was not saved ({failure}); earlier checkpoints are untouched"
         ) from None
-    size_bytes = sum(record.size_bytes for record in files.values())
     return Saved(step_dir(checkpoints, facts.step), size_bytes, perf_counter() - started)
 
 
@@ -87,22 +92,6 @@ def _begin(checkpoints: Path, partial: Path, *, lease: Fence) -> None:
     lease.require_current()
     clear_leftovers(checkpoints, lease=lease)
     (partial / ENGINE).mkdir(parents=True)
-
-
-def _write_and_hash(partial: Path, *, write: Write, team: Team) -> dict[str, FileRecord]:
-    """Records of all files of all ranks: those hashed while written, and the rest, shared out over the ranks."""
-
-    def write_mine() -> tuple[dict[str, FileRecord], list[str]]:
-        records = dict(write(partial))
-        return records, list_files(partial)  # on a network file system one rank may not see another's new files yet
-
-    written = team.together(write_mine)
-    files = {name: record for records, _ in written for name, record in records.items()}
-    unhashed = sorted({name for _, seen in written for name in seen} - files.keys())
-    mine = team.share(unhashed)
-    for records in team.together(lambda: hash_and_sync(partial, mine)):
-        files.update(records)
-    return files
 
 
 def _publish(checkpoints: Path, partial: Path, manifest: Manifest, *, lease: Fence) -> None:
@@ -141,6 +130,6 @@ def _stop_if_taken_over(team: Team, lease: Fence) -> None:
             return None
         return None
 
-    taken_over = team.exchange(successor() if team.is_first else None)[0]
+    taken_over = team.tell(successor() if team.is_first else None)
     if taken_over is not None:
         raise TakenOverError(taken_over)

@@ -4,12 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypedDict
-
-from torch import Tensor
+from typing import TypedDict
 
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical
 from hierlm.checkpoint.engine_files import WEIGHTS
+from hierlm.checkpoint.tensor_archive import block_bytes
 
 
 class Digest(TypedDict):
@@ -34,16 +33,11 @@ def digest(engine_dir: Path) -> Digest:
         return Digest(weights_sha256=weights.result(), optimizer_sha256=states.result())
 
 
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous fp32 tensor, without a copy."""
-    array: Any = tensor.numpy()
-    return memoryview(array.reshape(-1)).cast("B")
-
-
 def _sha256(state: CanonicalState, kinds: Sequence[str], prefix: bytes) -> str:
     sha256 = hashlib.sha256(prefix)
     for name in state.names:
         for kind in kinds:
             sha256.update(name.encode() + b"\0")
-            sha256.update(tensor_bytes(state.tensor(name, kind)))
+            for block in state.blocks(name, kind):
+                sha256.update(block_bytes(block.contiguous()))
     return sha256.hexdigest()

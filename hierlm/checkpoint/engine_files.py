@@ -6,14 +6,14 @@ the flat fp32 state of a slice into one fragment per data-parallel rank, which l
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, cat
+from torch import Tensor, cat, zeros
 
-from hierlm.checkpoint.tensor_file import read_mapping
+from hierlm.checkpoint.tensor_file import Mapped, content_that_fits, read_mapping
 from hierlm.errors import UserError
 from hierlm.optim.state_names import StateNames
 
@@ -40,6 +40,17 @@ class Piece:
     counts: dict[str, int] = field(default_factory=dict)
     fragments: dict[str, list[Tensor]] = field(default_factory=dict)
 
+    def stretch(self, state: str, start: int, stop: int) -> Tensor:
+        """fp32 [stop - start] of the flattened slice; zeros where the optimizer holds nothing yet."""
+        found, first = [], 0
+        for part in self.fragments.get(state, ()):
+            if first < stop and first + len(part) > start:
+                found.append(part[max(start - first, 0) : stop - first].float())
+            first += len(part)
+        if not found:
+            return zeros(stop - start)
+        return found[0] if len(found) == 1 else cat(found)
+
     def tensor(self, state: str) -> Tensor | None:
         """The slice, fp32 of `shape`; None where the optimizer holds nothing yet."""
         parts = self.fragments.get(state)
@@ -62,62 +73,77 @@ class Slice:
     names: StateNames = field(default_factory=lambda: StateNames.recorded(None))
 
 
-def read_slices(engine_dir: Path) -> list[Slice]:
-    """All slices, stage by stage. ValueError if the folder is no checkpoint of the engine, or is incomplete.
+@dataclass(frozen=True)
+class SliceFiles:
+    """The files of one slice: `index` counts them over stages and tensor-parallel ranks."""
+
+    index: int
+    model: Path
+    optimizers: Mapping[int, Path]
+    """By data-parallel rank; none at ZeRO 0."""
+
+
+def files_of_slices(engine_dir: Path) -> list[SliceFiles]:
+    """All of them, by one listing. ValueError if the folder is no checkpoint of the engine, or is incomplete."""
+    models: dict[int, Path] = {}
+    optimizers: dict[int, dict[int, Path]] = {}
+    for path in sorted(engine_dir.iterdir()):
+        if match := _MODEL_FILE.fullmatch(path.name):
+            models[int(match[1])] = path
+        elif match := _OPTIMIZER_FILE.fullmatch(path.name):
+            optimizers.setdefault(int(match[2]), {})[int(match[1])] = path
+    if not models or sorted(models) != list(range(len(models))):
+        raise ValueError(f"{engine_dir}: model files of slices {sorted(models)} are not a whole checkpoint")
+    return [SliceFiles(index, path, optimizers.get(index, {})) for index, path in sorted(models.items())]
+
+
+def read_slices(engine_dir: Path, *, mapped: Mapped | None = None) -> list[Slice]:
+    """All slices, stage by stage. ValueError as of `files_of_slices`; `mapped` as of `read_tensors`.
 
     UserError for files that hold other things than the engine puts there.
     """
-    model_files = {int(m[1]): path for path, m in _matching(engine_dir, _MODEL_FILE)}
-    optimizer_files: dict[int, dict[int, Path]] = {}
-    for path, match in _matching(engine_dir, _OPTIMIZER_FILE):
-        optimizer_files.setdefault(int(match[2]), {})[int(match[1])] = path
-    if not model_files or sorted(model_files) != list(range(len(model_files))):
-        raise ValueError(f"{engine_dir}: model files of slices {sorted(model_files)} are not a whole checkpoint")
-    return [_read_slice(path, optimizer_files.get(index, {}), index) for index, path in sorted(model_files.items())]
+    return [read_slice(files, mapped=mapped) for files in files_of_slices(engine_dir)]
 
 
-def _matching(engine_dir: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
-    for path in sorted(engine_dir.iterdir()):
-        if match := pattern.fullmatch(path.name):
-            yield path, match
+def read_slice(files: SliceFiles, *, names: Collection[str] | None = None, mapped: Mapped | None = None) -> Slice:
+    """One slice, opening each of its files once; with `names` only these parameters, of which the files must hold all.
+
+    Raises as `read_slices`.
+    """
+    model = read_mapping(files.model, mapped=mapped)
+    contents = {rank: read_mapping(path, mapped=mapped) for rank, path in sorted(files.optimizers.items())}
+    with content_that_fits(files.model):
+        optimizers = {rank: content["optimizer_state_dict"] for rank, content in contents.items()}
+        if names is None and optimizers and len(optimizers) != model["dp_world_size"]:
+            raise ValueError(
+                f"{files.model.parent}: {len(optimizers)} of {model['dp_world_size']} optimizer files are there"
+            )
+        found = _slice_of(model, optimizers, files.index)
+        for name in [name for name in found.pieces if names is not None and name not in names]:
+            del found.pieces[name]
+        _require_whole(found, files.model)
+        return found
 
 
-def _read_slice(model_file: Path, by_dp_rank: dict[int, Path], index: int) -> Slice:
-    model = read_mapping(model_file)
-    optimizers = [read_mapping(path) for _, path in sorted(by_dp_rank.items())]
-    try:
-        found = _slice_of(model, [optimizer["optimizer_state_dict"] for optimizer in optimizers], model_file, index)
-        return _require_whole(found, model_file)
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(
-            f"{model_file}: does not hold what the engine saves ({type(error).__name__}: {error}); go on from another "
-            "checkpoint"
-        ) from None
-
-
-def _require_whole(found: Slice, model_file: Path) -> Slice:
+def _require_whole(found: Slice, model_file: Path) -> None:
     """Every parameter has the values that its shape tells of: nothing is made of a shape alone."""
     for name, piece in found.pieces.items():
         count = sum(part.numel() for part in piece.fragments.get(WEIGHTS, ()))
         if count != math.prod(piece.shape):
             raise UserError(f"{model_file}: {name}: {count} values for shape {list(piece.shape)}; restore the file")
-    return found
 
 
-def _slice_of(model: dict[str, Any], optimizers: list[Any], model_file: Path, index: int) -> Slice:
-    if optimizers and len(optimizers) != model["dp_world_size"]:
-        raise ValueError(
-            f"{model_file.parent}: {len(optimizers)} of {model['dp_world_size']} optimizer files are there"
-        )
+def _slice_of(model: dict[str, Any], optimizers: Mapping[int, Any], index: int) -> Slice:
+    """`optimizers` by data-parallel rank; where some are missing, what only they hold of parameters is missing too."""
     info = model.get(INFO) or {}
     names = StateNames.recorded(info.get(STATE_NAMES))
     pp_rank, tp_rank = divmod(index, _tensor_degree(model))
     if not optimizers:
         pieces = _whole_pieces(model, names)
-    elif "fp32_flat_groups" in optimizers[0]:
-        pieces = _stage_3_pieces(model["param_shapes"], optimizers, names)
+    elif is_stage_3(next(iter(optimizers.values()))):
+        pieces = _stage_3_pieces(model["param_shapes"], optimizers, names, num_ranks=model["dp_world_size"])
     else:
-        pieces = _stage_1_and_2_pieces(model["param_shapes"], optimizers, names)
+        pieces = _stage_1_and_2_pieces(model["param_shapes"], optimizers.values(), names)
     return Slice(pp_rank, tp_rank, pieces, info, model, names)
 
 
@@ -138,7 +164,12 @@ def _whole_pieces(model: Mapping[str, Any], names: StateNames) -> dict[str, Piec
     return pieces
 
 
-def _stage_1_and_2_pieces(shapes: list[Any], optimizers: list[Any], names: StateNames) -> dict[str, Piece]:
+def is_stage_3(optimizer: Mapping[str, Any]) -> bool:
+    """Whether an optimizer's file holds a stretch of every parameter, and not a stretch of all of them together."""
+    return "fp32_flat_groups" in optimizer
+
+
+def _stage_1_and_2_pieces(shapes: list[Any], optimizers: Iterable[Any], names: StateNames) -> dict[str, Piece]:
     """ZeRO 1 and 2 cut a group as one flat tensor; each rank's file says which stretch is whose."""
     pieces = {name: Piece(tuple(shape)) for group in shapes for name, shape in group.items()}
     for optimizer in optimizers:
@@ -153,15 +184,17 @@ def _stage_1_and_2_pieces(shapes: list[Any], optimizers: list[Any], names: State
     return pieces
 
 
-def _stage_3_pieces(shapes: list[Any], optimizers: list[Any], names: StateNames) -> dict[str, Piece]:
+def _stage_3_pieces(
+    shapes: list[Any], optimizers: Mapping[int, Any], names: StateNames, *, num_ranks: int
+) -> dict[str, Piece]:
     """ZeRO 3 cuts every parameter into equal stretches, the last one padded."""
     pieces = {name: Piece(tuple(shape)) for group in shapes for name, shape in group.items()}
-    for dp_rank, optimizer in enumerate(optimizers):
+    for dp_rank, optimizer in optimizers.items():
         state_of, flat_weights = optimizer["optimizer_state_dict"]["state"], optimizer["fp32_flat_groups"]
         for group, of_group in enumerate(shapes):
             state, offset = state_of.get(group, {}), 0
             for name, shape in of_group.items():
-                share = -(-math.prod(shape) // len(optimizers))
+                share = -(-math.prod(shape) // num_ranks)
                 real = min(max(math.prod(shape) - dp_rank * share, 0), share)
                 _append(pieces[name], flat_weights[group], state, slice(offset, offset + real), names)
                 offset += share

@@ -2,19 +2,17 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from hierlm import models, yaml12
 from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
-from hierlm.checkpoint.digest import tensor_bytes
+from hierlm.checkpoint.tensor_archive import block_bytes
 from hierlm.durable import rename
 from hierlm.errors import UserError
-from hierlm.interpolation import only_listed_variables
+from hierlm.interpolation import resolved_values
 from hierlm.models.assembly import canonical_names
 from hierlm.plugins import take_up
 
@@ -29,25 +27,23 @@ def export(engine_dir: Path, *, run_config: Path, output: Path) -> dict[str, int
     written.
     """
     state = read_canonical(engine_dir)
-    config: Any = OmegaConf.create(yaml12.load(run_config.read_text(encoding="utf-8")))
+    config: Any = yaml12.load(run_config.read_text(encoding="utf-8"))
     require_known_names(state.names, _names_of(config), where=engine_dir.parent)
     _check_output(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
         num_parameters = _write_safetensors(output / WEIGHTS, state)
-        whole: Any = OmegaConf.to_container(config, resolve=False)
-        parts = {key: whole[key] for key in ("seed", "plugins", "model") if key in whole}
+        parts = {key: config[key] for key in ("seed", "plugins", "model") if key in config}
         (output / CONFIG).write_text(yaml12.dump(parts), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
     return {"parameters": num_parameters, "bytes": (output / WEIGHTS).stat().st_size}
 
 
-def _names_of(run_config: Any) -> list[str]:
-    with only_listed_variables():
-        part: Any = OmegaConf.to_container(run_config.model, resolve=True)
-    recorded: Any = OmegaConf.to_container(run_config.get("plugins") or OmegaConf.create([]))
-    take_up(recorded)
+def _names_of(run_config: Mapping[str, Any]) -> list[str]:
+    config = resolved_values(run_config)
+    part = config["model"]
+    take_up(config.get("plugins") or ())
     return canonical_names(models.architecture(part["arch"]).Config.model_validate(part))
 
 
@@ -78,7 +74,8 @@ def _write_safetensors(path: Path, state: CanonicalState) -> int:
         with temporary.open("xb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in state.names:
-                file.write(tensor_bytes(state.tensor(name, "fp32")))
+                for block in state.blocks(name, "fp32"):
+                    file.write(block_bytes(block.contiguous()))
         rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -87,4 +84,4 @@ def _write_safetensors(path: Path, state: CanonicalState) -> int:
 
 def _shapes(state: CanonicalState) -> Iterator[tuple[str, tuple[int, ...]]]:
     for name in state.names:
-        yield name, tuple(state.tensor(name, "fp32").shape)
+        yield name, state.shape(name)

@@ -11,7 +11,7 @@ from hierlm.checkpoint.archive import problem_of
 from hierlm.checkpoint.layout import LATEST, PARTIAL, REPLACED, SWEPT, entries, step_dir, steps_present
 from hierlm.checkpoint.manifest import Manifest, ManifestError, read_manifest
 from hierlm.checkpoint.team import ALONE, Team
-from hierlm.durable import damage
+from hierlm.durable import FileRecord, damage
 from hierlm.errors import UserError
 
 Report = Callable[[str], None]
@@ -19,7 +19,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CheckpointRef:
-    """A checkpoint on disk whose manifest is valid."""
+    """A checkpoint on disk whose manifest is valid; of a team that found it, the first rank alone is told its files."""
 
     path: Path
     manifest: Manifest
@@ -49,55 +49,65 @@ def list_checkpoints(checkpoints: Path) -> list[Listed]:
 def newest_good(checkpoints: Path, *, report: Report, team: Team = ALONE) -> CheckpointRef | None:
     """The newest checkpoint without damage, of finite losses; None for a run that has never committed one.
 
-    Every rank calls it and gets the same answer; `report` receives one line per checkpoint passed over, on the first
-    rank. Raises UserError when checkpoints were made and none of them is good.
+    Every rank calls it and gets the same checkpoint; `report` receives one line per checkpoint passed over, on the
+    first rank. Raises UserError when checkpoints were made and none of them is good.
     """
-    listing = team.exchange(list_checkpoints(checkpoints) if team.is_first else [])[0]
     say: Report = report if team.is_first else lambda line: None
-    _report_unfinished(checkpoints, listing, say)
+    listing = list_checkpoints(checkpoints) if team.is_first else []
+    if team.is_first:
+        _report_unfinished(checkpoints, listing, say)
     newest_is = ""
-    for listed in reversed(listing):
-        problems = _problems(listed, team=team)
-        if not problems:
-            assert listed.manifest is not None
-            return CheckpointRef(listed.path, listed.manifest)
-        say(f"{listed.path} is damaged ({summary(problems)}): passed over")
-        newest_is = newest_is or f" ({listed.path.name}: {summary(problems)})"
-    if listing or team.exchange((checkpoints / LATEST).exists())[0]:
-        raise UserError(
-            f"{checkpoints}: checkpoints were made but none of them is good{newest_is}: "
-            "restore one from a copy, or choose another `name` to start afresh"
-        )
+    for place in range(team.tell(len(listing))):
+        listed = listing[-1 - place] if team.is_first else None
+        problems = _problems_found(listed, team=team)
+        if not team.tell(bool(problems)):
+            return _told(listed, team=team)
+        if listed is not None:
+            say(f"{listed.path} is damaged ({summary(problems)}): passed over")
+            newest_is = newest_is or f" ({listed.path.name}: {summary(problems)})"
+    none_good = (
+        f"{checkpoints}: checkpoints were made but none of them is good{newest_is}: "
+        "restore one from a copy, or choose another `name` to start afresh"
+    )
+    _refuse(none_good if team.is_first and (listing or (checkpoints / LATEST).exists()) else None, team=team)
     return None
 
 
-def checkpoint_at(checkpoints: Path, step: int | None) -> CheckpointRef:
-    """The checkpoint of one step (None: the newest good one), verified; UserError names those there are."""
+def checkpoint_at(
+    checkpoints: Path, step: int | None, *, report: Report = lambda line: None, team: Team = ALONE
+) -> CheckpointRef:
+    """The checkpoint of one step (None: the newest good one), verified; UserError names those there are.
+
+    Every rank of a team calls it, as `newest_good`.
+    """
     if step is None:
-        ref = newest_good(checkpoints, report=lambda line: None)
+        ref = newest_good(checkpoints, report=report, team=team)
         if ref is None:
             raise UserError(f"{checkpoints}: no checkpoint yet")
         return ref
-    found = {listed.step: listed for listed in list_checkpoints(checkpoints)}
-    if step not in found:
-        there = ", ".join(map(str, found)) or "none"
-        raise UserError(f"{checkpoints}: no checkpoint of step {step}; there are: {there}")
-    problems = _problems(found[step], team=ALONE)
-    if problems:
-        raise UserError(f"{found[step].path} is damaged: {summary(problems)}")
-    manifest = found[step].manifest
-    assert manifest is not None
-    return CheckpointRef(found[step].path, manifest)
+    found = {listed.step: listed for listed in (list_checkpoints(checkpoints) if team.is_first else [])}
+    there = ", ".join(map(str, found)) or "none"
+    _refuse(None if step in found else f"{checkpoints}: no checkpoint of step {step}; there are: {there}", team=team)
+    listed = found.get(step)
+    problems = _problems_found(listed, team=team)
+    _refuse(f"{listed.path} is damaged: {summary(problems)}" if listed and problems else None, team=team)
+    return _told(listed, team=team)
 
 
 def verify(listed: Listed) -> list[str]:
     """Everything wrong with a checkpoint, one line each; empty if every byte is as it was written."""
-    return _problems(listed, team=ALONE)
+    return _problems_found(listed, team=ALONE)
 
 
 def summary(problems: list[str]) -> str:
     """The first problem and how many more."""
     return problems[0] + (f" and {len(problems) - 1} more" if len(problems) > 1 else "")
+
+
+def _refuse(refusal: str | None, *, team: Team) -> None:
+    """UserError on every rank where the first one has a refusal; what the others pass is not looked at."""
+    if (told := team.tell(refusal)) is not None:
+        raise UserError(told)
 
 
 def _listed(step: int, path: Path) -> Listed:
@@ -110,17 +120,35 @@ def _listed(step: int, path: Path) -> Listed:
     return Listed(step, path, manifest, None)
 
 
-def _problems(listed: Listed, *, team: Team) -> list[str]:
-    """The files are shared out over the ranks."""
+def _problems_found(listed: Listed | None, *, team: Team) -> list[str]:
+    """On the first rank, which alone has a listing; nothing elsewhere. The files are dealt to all ranks."""
+    known = _known_problems(listed) if listed is not None else []
+    if team.tell(bool(known)):
+        return known
+    manifest = None if listed is None else listed.manifest
+    path: Path = team.tell(None if listed is None else listed.path)
+    mine = team.dealt([] if manifest is None else list(manifest.files.items()))
+    return [line for lines in team.gather(_damage_of(path, dict(mine))) for line in lines]
+
+
+def _known_problems(listed: Listed) -> list[str]:
+    """What the manifest tells alone."""
     if listed.manifest is None:
         return [listed.problem or "no manifest"]
-    if not listed.manifest.is_finite:
-        return ["its losses were not finite when it was saved"]
-    names = team.share(list(listed.manifest.files))
-    mine = damage(listed.path, {name: listed.manifest.files[name] for name in names})
-    if not mine:  # what was changed on the way has been told; this is what was written to do harm
-        mine = list(_refused(listed.path, names))
-    return [line for lines in team.exchange(mine) for line in lines]
+    return [] if listed.manifest.is_finite else ["its losses were not finite when it was saved"]
+
+
+def _damage_of(root: Path, files: dict[str, FileRecord]) -> list[str]:
+    """What was changed on the way is told; only where nothing was, what was written to do harm."""
+    return damage(root, files) or list(_refused(root, list(files)))
+
+
+def _told(listed: Listed | None, *, team: Team) -> CheckpointRef:
+    """The same on every rank, but for the files: of many ranks each would be told those of all."""
+    manifest = None if listed is None else listed.manifest
+    short = None if manifest is None else manifest.model_copy(update={"files": {}})
+    path, told = team.tell((None if listed is None else listed.path, short))
+    return CheckpointRef(path, manifest or told)
 
 
 def _refused(root: Path, names: Sequence[str]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hierlm import yaml12
 from hierlm.config.problem import Problem, given
 from hierlm.errors import UserError
-from hierlm.interpolation import not_listed, only_listed_variables
+from hierlm.interpolation import RefusedError, refused, resolved_values
 
 ALTERNATIVES = (
     frozenset({"steps", "tokens"}),
@@ -89,10 +89,11 @@ def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[s
 def resolved(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """`raw` with `${...}` replaced, plus a problem for each number that is not finite."""
     try:
-        with only_listed_variables():
-            container = OmegaConf.to_container(OmegaConf.create(dict(raw)), resolve=True, throw_on_missing=True)
+        container = resolved_values(raw)
     except OmegaConfBaseException as error:
-        return dict(raw), [Problem(path=str(error.full_key or "file"), text=not_listed(error) or _first_line(error))]
+        return dict(raw), [Problem(path=str(error.full_key or "file"), text=refused(error) or _first_line(error))]
+    except RefusedError as error:
+        return dict(raw), [Problem(path="file", text=str(error))]
     except RecursionError:
         return dict(raw), [Problem(path="file", text="is nested too deeply, or names itself")]
     assert isinstance(container, dict)

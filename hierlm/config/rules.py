@@ -72,6 +72,26 @@ def tensor_parallelism_divides(config: Config) -> Iterator[Problem]:
             )
 
 
+def tensor_parallelism_divides_shared_heads(config: Config) -> Iterator[Problem]:
+    """A rank makes whole heads of keys and values: some of them, or one that other ranks make too."""
+    degree, heads = config.parallel.tensor_parallel_degree, getattr(config.model, "num_kv_heads", None)
+    if isinstance(heads, int) and degree % heads and heads % degree:
+        yield Problem(
+            "parallel.tensor_parallel_degree",
+            f"given {degree}, allowed: a divisor or a multiple of model.num_kv_heads {heads}",
+            involves=("model.num_kv_heads",),
+        )
+
+
+def query_key_norm_stays_on_a_rank(config: Config) -> Iterator[Problem]:
+    """The mean over all heads would need a message in every attention."""
+    degree = config.parallel.tensor_parallel_degree
+    if getattr(config.model, "qk_norm", None) == "vector" and degree > 1:
+        text = f"given vector with parallel.tensor_parallel_degree {degree}, allowed: none, head"
+        why = "because a rank holds some of the heads and the norm is over all of them"
+        yield Problem("model.qk_norm", f"{text}, {why}", involves=("parallel.tensor_parallel_degree",))
+
+
 def pipeline_has_enough_layers(config: Config) -> Iterator[Problem]:
     """Every pipeline stage has at least one layer of the model's list; embedding and head are layers too."""
     if not models.is_known(config.model.arch):
@@ -286,6 +306,8 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     unique_phase_names,
     batches_divide,
     tensor_parallelism_divides,
+    tensor_parallelism_divides_shared_heads,
+    query_key_norm_stays_on_a_rank,
     pipeline_has_enough_layers,
     tracker_is_known,
     gradients_can_be_seen,

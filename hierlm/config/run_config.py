@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 from pydantic import Field
 
 from data_pipeline.config import DataConfig
-from hierlm.checkpoint.config import CheckpointConfig
+from hierlm.checkpoint.config import CheckpointConfig, InitFromConfig
 from hierlm.models.config import ModelConfig
 from hierlm.objectives import objective
 from hierlm.objectives.config import DEFAULT_OBJECTIVE, ObjectiveConfig
@@ -40,6 +40,7 @@ class RunConfig(Strict, Generic[M]):
     model: M
     data: DataConfig
     phases: tuple[PhaseConfig, ...] = Field(min_length=1)
+    init_from: InitFromConfig | None = Field(default=None, description="weights of another training to begin with")
     parallel: ParallelConfig = ParallelConfig()
     objective: ObjectiveConfig = Field(default_factory=lambda: objective(DEFAULT_OBJECTIVE).Config())
     optim: OptimConfig = Field(default_factory=lambda: optimizer(DEFAULT_OPTIMIZER).Config())

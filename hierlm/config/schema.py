@@ -40,6 +40,8 @@ def explain(cls: type[BaseModel], errors: Iterable[ErrorDetails]) -> list[Proble
     """One problem per path; the members of a union are joined by `or`."""
     by_path: dict[str, list[_Finding]] = {}
     for error in errors:
+        if error["type"] == "default_factory_not_called":
+            continue  # what it would follow from has an error of its own
         if error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
             continue  # pydantic counts the valid items only: the invalid ones have errors of their own
         path, annotation = locate(cls, error["loc"], names_a_key=error["type"] == "extra_forbidden")

@@ -17,7 +17,7 @@ _ABSENT = object()
 
 
 def structural(config: Config) -> dict[str, Any]:
-    """What decides the numbers: seed, model, objective, data weights, phases, optimizer, precision.
+    """What decides the numbers: seed, model, objective, data weights, phases, optimizer, precision, first weights.
 
     Not layout, cadence, tracking.
 
@@ -26,6 +26,8 @@ def structural(config: Config) -> dict[str, Any]:
     plain = config.model_dump(mode="json")
     parts = {key: plain[key] for key in ("seed", "model", "objective", "optim")}
     parts["phases"] = [_plain_phase(phase) for phase in config.phases]
+    if config.init_from is not None:  # a run that draws its first weights has the fingerprint that it always had
+        parts["init_from"] = plain["init_from"]
     sources = [{"weight": source.weight} for source in config.data.weighted_sources]
     return {**parts, "data": {"sources": sources}, "train": {"precision": config.train.precision}}
 
@@ -54,7 +56,7 @@ def differences(old: Config, new: Config) -> list[str]:
 def harmless_differences(old: Config, new: Config) -> list[str]:
     """The differences in everything else, in the same form."""
     before, after = _with_data_paths(old), _with_data_paths(new)
-    compared_elsewhere = ("seed", "model", "objective", "phases", "optim", "train.precision", "run_root")
+    compared_elsewhere = ("seed", "model", "objective", "phases", "optim", "train.precision", "run_root", "init_from")
     return [
         change
         for change in _changes(before, after)

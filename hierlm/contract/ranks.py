@@ -20,6 +20,8 @@ _PRELOAD = [
     "hierlm.parallel.engine",
     "hierlm.config.load",
     "hierlm.models.assembly",
+    "hierlm.train.run",
+    "hierlm.contract.preloaded",
     # what a DeepSpeed engine imports only when it is built, torch's compiler among it: a second of every rank
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "deepspeed.runtime.zero.stage3",
@@ -41,7 +43,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     `function` is importable (top level of a module) and finds RANK, WORLD_SIZE, LOCAL_RANK and the meeting
     file in its environment; it starts the process group itself (`hierlm.parallel.process.start_processes`).
     """
-    context = _context()
+    context = fork_server()
     results = context.Queue()
     with TemporaryDirectory(prefix="hierlm-ranks-") as folder:
         place = (world_size, Path(folder) / "meeting")
@@ -59,8 +61,11 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
                 process.join()
 
 
-def _context() -> Any:
-    # inherited by the fork server, which starts with the first process
+def fork_server() -> Any:
+    """The multiprocessing context whose processes have imported what a rank needs.
+
+    The server starts with the first of them and inherits this process's environment.
+    """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hierlm.models.assembly import LanguageModel
 
-_NOT_ARCHITECTURES = frozenset({"assembly", "config", "decoding", "exported", "weightless"})
+_NOT_ARCHITECTURES = frozenset({"assembly", "config", "decoding", "exported", "presets", "weightless"})
 
 
 def names() -> list[str]:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from hierlm import models, yaml12
-from hierlm.interpolation import only_listed_variables
+from hierlm.interpolation import resolved_values
 from hierlm.models.config import ModelConfig
+from hierlm.nn.depth import at_their_depth
 from hierlm.nn.inputs import NO_SPECS, InputSpecs, completed
 from hierlm.nn.layer import LayerSpec, Memory, SharedWeights, build_layer, fold
 from hierlm.nn.parameter_kinds import Kind, parameter_kinds
@@ -61,8 +61,7 @@ class LanguageModel(nn.Module):
 
 def layer_specs(config: ModelConfig) -> list[LayerSpec]:
     """The unbuilt layer list of a config."""
-    specs: list[LayerSpec] = models.architecture(config.arch).layers(config)
-    return specs
+    return at_their_depth(models.architecture(config.arch).layers(config))
 
 
 def input_specs(config: ModelConfig) -> InputSpecs:
@@ -80,6 +79,11 @@ def shared_weights(config: ModelConfig) -> list[SharedWeights]:
 def canonical_names(config: ModelConfig) -> list[str]:
     """The names of all parameters, in the order of the layers; nothing is allocated."""
     return [name for name, _ in _weightless(config).named_parameters()]
+
+
+def canonical_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter that has values, by canonical name; nothing is allocated."""
+    return {name: tuple(p.shape) for name, p in _weightless(config).named_parameters() if p.numel()}
 
 
 def canonical_kinds(config: ModelConfig) -> dict[str, Kind]:
@@ -129,8 +133,7 @@ def detached(state: State) -> State | None:
 def model_from_source(source: str | Path | Mapping[str, Any], *, seed: int | None) -> LanguageModel:
     """See `hierlm.models.from_config`."""
     loaded = dict(source) if isinstance(source, Mapping) else yaml12.load(Path(source).read_text(encoding="utf-8"))
-    with only_listed_variables():
-        mapping = OmegaConf.to_container(OmegaConf.create(loaded), resolve=True) if isinstance(loaded, dict) else None
+    mapping = resolved_values(loaded) if isinstance(loaded, dict) else None
     if not isinstance(mapping, dict) or "arch" not in mapping.get("model", {}):
         raise ValueError(f"{source}: expected a mapping with `model: {{arch: ...}}`")
     take_up(mapping.get("plugins") or ())

@@ -27,7 +27,8 @@ TENSOR_PLAN = {
     r"layers\.\d+\.projection": "vocabulary",
     r"layers\.\d+\.attention\.(query|key|value)": "column",
     r"layers\.\d+\.attention\.output": "row",
-    r"layers\.\d+\.feed_forward\.expand": "column",
+    r"layers\.\d+\.attention\.(query_norm|key_norm)": "partial",
+    r"layers\.\d+\.feed_forward\.(expand|gate)": "column",
     r"layers\.\d+\.feed_forward\.contract": "row",
     r"layers\.\d+\.(attention_norm|feed_forward_norm|query_norm|unit_norm|norm)": "replicate",
     r"layers\.\d+\.pools\.\d+\.project": "replicate",
@@ -78,14 +79,25 @@ def layers(config: Config) -> "list[LayerSpec]":
     shape = BlockShape.of(config, positions="rotary", num_residual_writes=num_writes)
     pool = partial(Pool, config.downsampling, hidden_dim=d, kernel_groups=config.kernel_groups)
     specs: list[LayerSpec] = [
-        partial(Embed, vocab_size=config.vocab_size, hidden_dim=d, dropout=config.dropout, sinusoidal=False)
+        partial(
+            Embed,
+            vocab_size=config.vocab_size,
+            hidden_dim=d,
+            dropout=config.dropout,
+            sinusoidal=False,
+            std=config.embedding_std,
+        )
     ]
     for index, scale in enumerate(config.scales):
         specs += [partial(pool, factors=(config.ratios[index - 1],))] if index else []
         specs += [partial(Block, shape=shape, stride=scale)] * config.layers_per_scale[index]
     specs += [partial(Aggregate, shape=shape, scales=config.scales[1:])] * config.num_aggregations
     specs += [partial(Block, shape=shape)] * config.post_layers
-    return [*specs, partial(Norm, d), partial(Head, vocab_size=config.vocab_size, hidden_dim=d)]
+    return [
+        *specs,
+        partial(Norm, d, style=config.norm_style),
+        partial(Head, vocab_size=config.vocab_size, hidden_dim=d, **config.head_options),
+    ]
 
 
 def shared_weights(config: Config) -> "list[SharedWeights]":
@@ -97,9 +109,9 @@ def shared_weights(config: Config) -> "list[SharedWeights]":
 
 
 def num_parameters(config: Config) -> int:
-    """Closed form: embeddings, 4D^2 + 2DF + F + 9D a block; the aggregation is one more with 2D + D and D a scale."""
-    d, f = config.hidden_dim, config.ffn_dim
-    total = (1 if config.tie_embeddings else 2) * config.vocab_size * d + 2 * d
-    total += (config.num_blocks + config.num_aggregations) * (4 * d * d + 2 * d * f + f + 9 * d)
+    """Closed form: embeddings, blocks; the aggregation is one more with a norm, D and D a scale."""
+    d = config.hidden_dim
+    total = (1 if config.tie_embeddings else 2) * config.vocab_size * d + config.norm_parameters()
+    total += (config.num_blocks + config.num_aggregations) * config.block_parameters()
     total += sum(config.downsampling_parameters(ratio) for ratio in config.ratios)
-    return total + config.num_aggregations * (2 * d + d + len(config.ratios) * d)
+    return total + config.num_aggregations * (config.norm_parameters() + d + len(config.ratios) * d)

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from hierlm.models.config import BlockConfig
+from hierlm.models.config import RotaryConfig
+from hierlm.models.presets import unless_preset
+from hierlm.nn.shape import DepthScaling, Order
 
 if TYPE_CHECKING:
     from hierlm.nn.layer import LayerSpec
@@ -35,7 +37,8 @@ TENSOR_PLAN = {
     r"layers\.\d+\.projection": "vocabulary",
     r"layers\.\d+\.attention\.(query|key|value|position|content_bias|position_bias)": "column",
     r"layers\.\d+\.attention\.output": "row",
-    r"layers\.\d+\.feed_forward\.expand": "column",
+    r"layers\.\d+\.attention\.(query_norm|key_norm)": "partial",
+    r"layers\.\d+\.feed_forward\.(expand|gate)": "column",
     r"layers\.\d+\.feed_forward\.contract": "row",
     r"layers\.\d+\.(attention_norm|feed_forward_norm|norm)": "replicate",
     r"layers\.\d+\.predictor\.hidden\.(expand|contract)": "replicate",
@@ -43,7 +46,7 @@ TENSOR_PLAN = {
 }
 
 
-class Config(BlockConfig):
+class Config(RotaryConfig):
     """Sizes of the dynamic pooling transformer, and how its groups are found."""
 
     pre_layers: NonNegativeInt = 2
@@ -61,7 +64,13 @@ class Config(BlockConfig):
     gumbel_rate: float = Field(default=0.2, gt=0, lt=1, description="prior share of boundaries, for `gumbel`")
     gumbel_temperature: PositiveFloat = 0.5
     max_groups: PositiveInt | None = Field(default=None, description="groups a row may have; default: as many as end")
-    positions: Literal["rotary", "relative"] = "relative"
+    positions: Literal["rotary", "relative"] = unless_preset("positions", "relative")
+    block_order: Order = unless_preset(
+        "block_order", "post", description="as elsewhere; all but post have a last norm before the output projection"
+    )
+    depth_scaling: DepthScaling = unless_preset(
+        "depth_scaling", "none", description="as elsewhere; total: over sqrt(2 x blocks)"
+    )
 
     @model_validator(mode="after")
     def boundaries_have_what_they_need(self) -> "Config":
@@ -77,6 +86,11 @@ class Config(BlockConfig):
         return self.pre_layers + self.valley_layers + self.post_layers
 
     @property
+    def has_last_norm(self) -> bool:
+        """Whether the stream ends without a norm of its own."""
+        return self.block_order != "post"
+
+    @property
     def has_predictor(self) -> bool:
         """Whether boundaries are predicted, with a loss of their own."""
         return self.boundaries not in ("fixed", "whitespace")
@@ -84,18 +98,19 @@ class Config(BlockConfig):
 
 def list_length(config: Config) -> int:
     """How many layers `layers` lists: the most pipeline stages there can be."""
-    return config.num_blocks + 4 + (config.boundaries == "entropy")
+    return config.num_blocks + 4 + config.has_last_norm + (config.boundaries == "entropy")
 
 
 def layers(config: Config) -> "list[LayerSpec]":
-    """Embed, Block x pre, PoolGroups, Block x valley, ReadGroups, Block x post, Head."""
+    """Embed, Block x pre, PoolGroups, Block x valley, ReadGroups, Block x post, a Norm unless it is post-norm, Head."""
     from hierlm.nn.basic.block import Block
     from hierlm.nn.basic.embedding import Embed
     from hierlm.nn.basic.head import Head
+    from hierlm.nn.basic.normalisation import Norm
     from hierlm.nn.resampling.dynamic_pooling import BoundaryLoss, BoundaryRule, PoolGroups, ReadGroups
     from hierlm.nn.shape import BlockShape
 
-    shape = BlockShape.of(config, positions=config.positions, num_residual_writes=1, norm_first=False)
+    shape = BlockShape.of(config, positions=config.positions, num_residual_writes=max(1, 2 * config.num_blocks))
     rule = BoundaryRule(
         kind=config.boundaries,
         fixed_factor=config.fixed_factor,
@@ -108,13 +123,20 @@ def layers(config: Config) -> "list[LayerSpec]":
     block = partial(Block, shape=shape)
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "dropout": config.dropout}
     return [
-        partial(Embed, **width, sinusoidal=False),
+        partial(Embed, **width, sinusoidal=False, std=config.embedding_std),
         *[block] * config.pre_layers,
         partial(PoolGroups, shape=shape, rule=rule),
         *[block] * config.valley_layers,
         ReadGroups,
         *[block] * config.post_layers,
-        partial(Head, vocab_size=config.vocab_size, hidden_dim=config.hidden_dim, bias=True),
+        *[partial(Norm, config.hidden_dim, style=config.norm_style)] * config.has_last_norm,
+        partial(
+            Head,
+            vocab_size=config.vocab_size,
+            hidden_dim=config.hidden_dim,
+            bias=config.biases,
+            **config.head_options,
+        ),
         *[BoundaryLoss] * (config.boundaries == "entropy"),
     ]
 
@@ -138,6 +160,7 @@ def refusals(config: Config) -> dict[str, str]:
 def num_parameters(config: Config) -> int:
     """Closed form: embeddings and output bias, blocks, null group and norm, and the boundary predictor."""
     d, f = config.hidden_dim, config.ffn_dim
-    mixing = 5 * (d * d + d) + 2 * d if config.positions == "relative" else 4 * (d * d + d)
-    total = 2 * config.vocab_size * d + config.vocab_size + config.num_blocks * (mixing + 2 * d * f + f + d + 4 * d)
-    return total + 3 * d + (d * f + 2 * f + 1 if config.has_predictor else 0)
+    block = config.block_parameters(is_relative=config.positions == "relative")
+    total = 2 * config.vocab_size * d + config.biases * config.vocab_size + config.num_blocks * block
+    norms = (1 + config.has_last_norm) * config.norm_parameters()
+    return total + d + norms + (d * f + 2 * f + 1 if config.has_predictor else 0)

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from hierlm.models.config import BlockConfig, train_switch
+from hierlm.models.config import RotaryConfig, train_switch
+from hierlm.models.presets import unless_preset
 
 if TYPE_CHECKING:
     from hierlm.nn.layer import LayerSpec
@@ -38,7 +39,8 @@ TENSOR_PLAN = {
     r"layers\.\d+\.projection": "vocabulary",
     r"layers\.\d+\.(resample\.)?attention\.(query|key|value|position|content_bias|position_bias)": "column",
     r"layers\.\d+\.(resample\.)?attention\.output": "row",
-    r"layers\.\d+\.(resample\.)?feed_forward\.expand": "column",
+    r"layers\.\d+\.(resample\.)?attention\.(query_norm|key_norm)": "partial",
+    r"layers\.\d+\.(resample\.)?feed_forward\.(expand|gate)": "column",
     r"layers\.\d+\.(resample\.)?feed_forward\.contract": "row",
     r"layers\.\d+\.(pool|expand)\.project": "replicate",
     r"layers\.\d+\.(attention_norm|norm|resample\.input_norm|resample\.query_norm)": "replicate",
@@ -77,7 +79,7 @@ def parse_hierarchy(text: str) -> tuple[Level, ...]:
     return tuple(Level(factors[i], ratios[i], counts[i], 0 if i == depth else counts[-1 - i]) for i in range(depth + 1))
 
 
-class Config(BlockConfig):
+class Config(RotaryConfig):
     """Sizes of the Hourglass."""
 
     hierarchy: str = Field(description="the paper's notation, layers@total_factor: '2@1 8@3 2@1'")
@@ -89,7 +91,7 @@ class Config(BlockConfig):
     upsampling_query: Literal["saved", "repeat", "linear"] = Field(
         default="repeat", description="U of attention upsampling: what is added to the saved finer level to ask with"
     )
-    positions: Literal["rotary", "relative"] = "rotary"
+    positions: Literal["rotary", "relative"] = unless_preset("positions", "rotary")
     shorten_factors: tuple[PositiveInt, ...] = train_switch(
         (), description="shorten factor dropout: each training step draws one of these; evaluation uses `hierarchy`"
     )
@@ -141,9 +143,9 @@ def layers(config: Config) -> "list[LayerSpec]":
 
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim}
     return [
-        partial(Embed, **width, dropout=config.dropout, sinusoidal=False),
+        partial(Embed, **width, dropout=config.dropout, sinusoidal=False, std=config.embedding_std),
         *_hourglass(config, config.levels, _block_shape(config)),
-        partial(Head, **width),
+        partial(Head, **width, **config.head_options),
     ]
 
 
@@ -173,7 +175,7 @@ def _stack(num_layers: int, level: Level, shape: "BlockShape") -> "list[LayerSpe
 
     return [
         *[partial(Block, shape=shape, stride=level.factor, follows_drawn_factor=level.factor > 1)] * num_layers,
-        partial(Norm, shape.hidden_dim),
+        partial(Norm, shape.hidden_dim, style=shape.norm),
     ]
 
 
@@ -186,14 +188,14 @@ def _block_shape(config: Config) -> "BlockShape":
 
 def num_parameters(config: Config) -> int:
     """Closed form: embeddings, blocks, a norm per stack, and per valley its shortening and upsampling."""
-    d, f = config.hidden_dim, config.ffn_dim
-    mixing = (5 * d * d + 7 * d if config.positions == "relative" else 4 * (d * d + d)) + 2 * d * f + f + d
-    total = 2 * config.vocab_size * d + config.num_blocks * (mixing + 4 * d)
-    total += (2 * len(config.levels) - 1) * 2 * d
+    d, norm = config.hidden_dim, config.norm_parameters()
+    block = config.block_parameters(is_relative=config.positions == "relative")
+    total = 2 * config.vocab_size * d + config.num_blocks * block
+    total += (2 * len(config.levels) - 1) * norm
     for level in config.levels[1:]:
         k = level.shorten_factor
         total += k * d * d + d if config.pooling == "linear" else 0
         total += k * (d * d + d) if config.expansion == "linear" else 0
-        total += 2 * d  # the norm of what is added back
-        total += (mixing + 6 * d) * ((config.shortening == "attention") + (config.upsampling == "attention"))
+        total += norm  # of what is added back
+        total += (block + norm) * ((config.shortening == "attention") + (config.upsampling == "attention"))
     return total

@@ -34,7 +34,8 @@ TENSOR_PLAN = {
     r"layers\.\d+\.(tokens|projection)": "vocabulary",
     r"layers\.\d+\.first\.(query|key|value)": "column",
     r"layers\.\d+\.first\.output": "row",
-    r"layers\.\d+\.(first|feed_forward)\.expand": "column",
+    r"layers\.\d+\.first\.(query_norm|key_norm)": "partial",
+    r"layers\.\d+\.(first|feed_forward)\.(expand|gate)": "column",
     r"layers\.\d+\.(first|feed_forward)\.contract": "row",
     r"layers\.\d+\.memory": "replicate",
     r"layers\.\d+\.(first_norm|memory_norm|feed_forward_norm|norm)": "replicate",
@@ -61,6 +62,8 @@ class Config(BlockConfig):
     def attention_reads_one_row(self) -> "Config":
         if self.global_attention and self.carry_memory:
             raise ValueError("global_attention sees one row only: set carry_memory: false")
+        if not self.global_attention and self.num_kv_heads:
+            raise ValueError("num_kv_heads: heads are those of the global attention; set global_attention: true")
         return self
 
 
@@ -78,15 +81,8 @@ def layers(config: Config) -> "list[LayerSpec]":
     from hierlm.nn.recurrent.lmu_block import LmuBlock
     from hierlm.nn.shape import BlockShape
 
-    shape = BlockShape(
-        hidden_dim=config.hidden_dim,
-        num_heads=config.num_heads,
-        ffn_dim=config.ffn_dim,
-        activation=config.activation,
-        positions="sinusoidal",  # of the attention: none, and the embedding adds none
-        dropout=config.dropout,
-        residual_scale=(3 * config.num_layers) ** -0.5,
-    )
+    # positions of the attention: none, and the embedding adds none
+    shape = BlockShape.of(config, positions="sinusoidal", num_residual_writes=3 * config.num_layers)
     block = partial(
         LmuBlock,
         shape=shape,
@@ -98,10 +94,10 @@ def layers(config: Config) -> "list[LayerSpec]":
     )
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim}
     return [
-        partial(Embed, **width, dropout=config.dropout, sinusoidal=False),
+        partial(Embed, **width, dropout=config.dropout, sinusoidal=False, std=config.embedding_std),
         *[block] * config.num_layers,
-        partial(Norm, config.hidden_dim),
-        partial(Head, **width),
+        partial(Norm, config.hidden_dim, style=config.norm_style),
+        partial(Head, **width, **config.head_options),
     ]
 
 
@@ -115,9 +111,9 @@ def shared_weights(config: Config) -> "list[SharedWeights]":
 
 def num_parameters(config: Config) -> int:
     """Closed form: 3(qq' + q') + q' for the memory, 2DF + F + D a feed-forward, 4(D^2 + D) an attention, 2D a norm."""
-    d, f, q, reduced = config.hidden_dim, config.ffn_dim, config.memory_order, config.reduced_order
-    feed_forward = 2 * d * f + f + d
-    first = 4 * (d * d + d) if config.global_attention else feed_forward
-    block = 3 * (q * reduced + reduced) + reduced + first + feed_forward + 6 * d
+    d, q, reduced = config.hidden_dim, config.memory_order, config.reduced_order
+    feed_forward, norm = config.feed_forward_parameters(), config.norm_parameters()
+    first = config.attention_parameters() if config.global_attention else feed_forward
+    block = 3 * (q * reduced + reduced) + reduced + first + feed_forward + 3 * norm
     matrices = 1 if config.tie_embeddings else 2
-    return matrices * config.vocab_size * d + config.num_layers * block + 2 * d
+    return matrices * config.vocab_size * d + config.num_layers * block + norm

@@ -26,7 +26,8 @@ TENSOR_PLAN = {
     r"layers\.\d+\.projection": "vocabulary",
     r"layers\.\d+\.attention\.(query|key|value)": "column",
     r"layers\.\d+\.attention\.output": "row",
-    r"layers\.\d+\.feed_forward\.expand": "column",
+    r"layers\.\d+\.attention\.(query_norm|key_norm)": "partial",
+    r"layers\.\d+\.feed_forward\.(expand|gate)": "column",
     r"layers\.\d+\.feed_forward\.contract": "row",
     r"layers\.\d+\.(attention_norm|feed_forward_norm|norm|scale_embeddings)": "replicate",
     r"layers\.\d+\.pools\.\d+\.project": "replicate",
@@ -70,10 +71,10 @@ def layers(config: Config) -> "list[LayerSpec]":
     )
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim}
     return [
-        partial(Embed, **width, dropout=config.dropout, sinusoidal=False),
+        partial(Embed, **width, dropout=config.dropout, sinusoidal=False, std=config.embedding_std),
         *[block] * config.num_layers,
-        partial(Norm, config.hidden_dim),
-        partial(Head, **width),
+        partial(Norm, config.hidden_dim, style=config.norm_style),
+        partial(Head, **width, **config.head_options),
     ]
 
 
@@ -87,7 +88,10 @@ def shared_weights(config: Config) -> "list[SharedWeights]":
 
 def num_parameters(config: Config) -> int:
     """Closed form: that of the transformer, and for each layer and coarser scale an embedding and a pooling."""
-    d, f = config.hidden_dim, config.ffn_dim
-    block = 4 * d * d + 2 * d * f + f + 9 * d
-    block += sum(d + config.downsampling_parameters(scale) for scale in config.scales[1:])
-    return (1 if config.tie_embeddings else 2) * config.vocab_size * d + config.num_layers * block + 2 * d
+    d = config.hidden_dim
+    block = config.block_parameters() + sum(d + config.downsampling_parameters(scale) for scale in config.scales[1:])
+    return (
+        (1 if config.tie_embeddings else 2) * config.vocab_size * d
+        + config.num_layers * block
+        + config.norm_parameters()
+    )

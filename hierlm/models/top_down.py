@@ -27,7 +27,8 @@ TENSOR_PLAN = {
     r"layers\.\d+\.projection": "vocabulary",
     r"layers\.\d+\.attention\.(query|key|value)": "column",
     r"layers\.\d+\.attention\.output": "row",
-    r"layers\.\d+\.feed_forward\.expand": "column",
+    r"layers\.\d+\.attention\.(query_norm|key_norm)": "partial",
+    r"layers\.\d+\.feed_forward\.(expand|gate)": "column",
     r"layers\.\d+\.feed_forward\.contract": "row",
     r"layers\.\d+\.(attention_norm|feed_forward_norm|norm|merge)": "replicate",
     r"layers\.\d+\.(pools\.\d+|expand)(\.project)?": "replicate",
@@ -78,13 +79,19 @@ def layers(config: Config) -> "list[LayerSpec]":
         is_linear=config.upsampling == "linear",
         residual_scale=_shape(config).residual_scale,
     )
-    specs: list[LayerSpec] = [partial(Embed, **width, dropout=config.dropout, sinusoidal=False)]
+    specs: list[LayerSpec] = [
+        partial(Embed, **width, dropout=config.dropout, sinusoidal=False, std=config.embedding_std)
+    ]
     specs += [pool] if len(config.scales) > 1 else []
     for scale in reversed(range(len(config.scales))):
         if scale < len(config.ratios):
             specs.append(partial(condition, factor=config.ratios[scale]))
         specs += _stack(config, scale)
-    return [*specs, partial(Norm, config.hidden_dim), partial(Head, **width)]
+    return [
+        *specs,
+        partial(Norm, config.hidden_dim, style=config.norm_style),
+        partial(Head, **width, **config.head_options),
+    ]
 
 
 def _stack(config: Config, scale: int) -> "list[LayerSpec]":
@@ -108,10 +115,10 @@ def shared_weights(config: Config) -> "list[SharedWeights]":
 
 
 def num_parameters(config: Config) -> int:
-    """Closed form: embeddings, 4D^2 + 2DF + F + 9D a block, the last norm, and for each scale change 2D^2 + D + D."""
-    d, f = config.hidden_dim, config.ffn_dim
-    total = (1 if config.tie_embeddings else 2) * config.vocab_size * d + 2 * d
-    total += config.num_blocks * (4 * d * d + 2 * d * f + f + 9 * d)
+    """Closed form: embeddings, blocks, the last norm, and for each scale change 2D^2 + D + D."""
+    d = config.hidden_dim
+    total = (1 if config.tie_embeddings else 2) * config.vocab_size * d + config.norm_parameters()
+    total += config.num_blocks * config.block_parameters()
     total += sum(config.downsampling_parameters(scale) for scale in config.scales[1:])
     total += len(config.ratios) * (2 * d * d + 2 * d)
     if config.upsampling == "linear":

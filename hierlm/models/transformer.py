@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from hierlm.models.config import BlockConfig, train_switch
+from hierlm.models.config import RotaryConfig, train_switch
+from hierlm.models.presets import unless_preset
 
 if TYPE_CHECKING:
     from hierlm.nn.attention.head_windows import HeadWindows
@@ -37,17 +38,18 @@ TENSOR_PLAN = {
     r"layers\.\d+\.projection": "vocabulary",
     r"layers\.\d+\.attention\.(scales\.\d+\.)?(query|key|value|position|content_bias|position_bias)": "column",
     r"layers\.\d+\.attention\.(scales\.\d+\.)?output": "row",
-    r"layers\.\d+\.feed_forward\.expand": "column",
+    r"layers\.\d+\.attention\.(scales\.\d+\.)?(query_norm|key_norm)": "partial",
+    r"layers\.\d+\.feed_forward\.(expand|gate)": "column",
     r"layers\.\d+\.feed_forward\.contract": "row",
     r"layers\.\d+\.(attention_norm|feed_forward_norm|norm)": "replicate",
 }
 
 
-class Config(BlockConfig):
+class Config(RotaryConfig):
     """Sizes of the transformer."""
 
     num_layers: PositiveInt = Field(description="transformer blocks")
-    positions: Literal["rotary", "sinusoidal", "relative"] = "rotary"
+    positions: Literal["rotary", "sinusoidal", "relative"] = unless_preset("positions", "rotary")
     tie_embeddings: bool = Field(default=False, description="the output projection reads the embedding's weights")
     attention_dropout: float = train_switch(
         0.0, ge=0, lt=1, description="on attention weights; above 0 training lays them out, O(T * T) memory a head"
@@ -65,6 +67,11 @@ class Config(BlockConfig):
     def options_fit_together(self) -> "Config":
         if self.sandwich > self.num_layers:
             raise ValueError(f"sandwich {self.sandwich} must be at most num_layers {self.num_layers}")
+        if self.attention_windows and (self.kv_heads != self.num_heads or self.qk_norm == "vector"):
+            raise ValueError(
+                "attention_windows: heads of one window are an attention of their own; it goes with num_kv_heads null "
+                "and qk_norm none or head"
+            )
         if self.attention_windows and self.positions == "relative":
             raise ValueError(
                 "attention_windows needs positions rotary or sinusoidal: relative attention is not windowed"
@@ -106,10 +113,16 @@ def layers(config: Config) -> "list[LayerSpec]":
     )
     width = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim}
     return [
-        partial(Embed, **width, dropout=config.dropout, sinusoidal=config.positions == "sinusoidal"),
+        partial(
+            Embed,
+            **width,
+            dropout=config.dropout,
+            sinusoidal=config.positions == "sinusoidal",
+            std=config.embedding_std,
+        ),
         *_blocks(config, shape),
-        partial(Norm, config.hidden_dim),
-        partial(Head, **width),
+        partial(Norm, config.hidden_dim, style=config.norm_style),
+        partial(Head, **width, **config.head_options),
     ]
 
 
@@ -150,10 +163,9 @@ def shared_weights(config: Config) -> "list[SharedWeights]":
 
 
 def num_parameters(config: Config) -> int:
-    """Closed form: V*D per embedding matrix, 4(D^2+D) + 2DF + F + D + 4D per block, 2D for the last norm."""
-    d, f = config.hidden_dim, config.ffn_dim
-    block = 4 * (d * d + d) + 2 * d * f + f + d + 4 * d
-    if config.positions == "relative":
-        block += d * d + d + 2 * d
+    """Closed form: V*D per embedding matrix, the blocks (gains of head windows their own), and the last norm."""
     matrices = 1 if config.tie_embeddings else 2
-    return matrices * config.vocab_size * d + config.num_layers * block + 2 * d
+    block = config.block_parameters(is_relative=config.positions == "relative")
+    total = matrices * config.vocab_size * config.hidden_dim + config.num_layers * block + config.norm_parameters()
+    parts = [len(windows) if (windows := _head_windows(config, n)) else 1 for n in range(config.num_layers)]
+    return total + sum(part - 1 for part in parts) * config.qk_norm_parameters()

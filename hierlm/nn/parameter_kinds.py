@@ -19,6 +19,7 @@ _OF_TORCH: dict[type[nn.Module], dict[str, Kind]] = {
     nn.Linear: {"weight": "matrix", "bias": "vector"},
     nn.Embedding: {"weight": "embedding"},
     nn.LayerNorm: {"weight": "vector", "bias": "vector"},
+    nn.RMSNorm: {"weight": "vector"},
 }
 
 

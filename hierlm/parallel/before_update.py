@@ -31,7 +31,7 @@ class Gradients:
         """
         layer_of = {id(p): int(_LAYER.match(name)[1]) for name, p in self._engine.module.named_parameters()}  # type: ignore[index]
         squares = torch.zeros(num_layers, device=self._engine.device)
-        for parameter, gradient in self._held():
+        for parameter, gradient in self.held():
             if counts_here(parameter, self._groups):
                 squares[layer_of[id(parameter)]] += square(gradient).to(squares.device)
         for group in (self._groups.data, self._groups.model) if self._is_partitioned else (self._groups.model,):
@@ -43,7 +43,7 @@ class Gradients:
         """Whether data-parallel ranks hold different parts: else each holds the whole."""
         return isinstance(self._engine.optimizer, ZeroOptimizer)
 
-    def _held(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def held(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """What this rank holds: whole gradients, or its partition's parts of them."""
         optimizer = self._engine.optimizer
         if isinstance(optimizer, Bf16Optimizer):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from hierlm.config.run_config import RunConfig
 from hierlm.costs.cut import stage_cut
 from hierlm.models.assembly import (
@@ -12,6 +14,7 @@ from hierlm.models.assembly import (
 )
 from hierlm.optim.build import build_optimizer
 from hierlm.optim.rules import own_terms
+from hierlm.parallel.before_update import look_before_update
 from hierlm.parallel.gradient_norm import clip_gradients, notice_replicas, partitioned_norm
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.loss import require_head
@@ -27,7 +30,9 @@ from hierlm.parallel.seams.optimizers import (
     skips_by_itself,
 )
 from hierlm.parallel.seams.parameters import whole_shape
+from hierlm.parallel.seams.questions import answer_without_waiting, noting
 from hierlm.parallel.sequence import TokenShares
+from hierlm.parallel.skipped_steps import SkipFlag
 from hierlm.parallel.stage_3_linear import add_biases_out_of_place
 from hierlm.parallel.stage_3_partition import partition_by_layer
 from hierlm.parallel.stage_model import build_stage, tensor_plan
@@ -47,7 +52,7 @@ from hierlm.phases.trainable import trained_in
 def build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipeline:
     """All layers, or those of this process's stage, sliced, with the loss at their end."""
     shares = TokenShares(groups) if config.parallel.sequence_parallel else None
-    chunk_tokens = config.train.loss_chunk_tokens
+    chunk_tokens, z_loss = config.train.loss_chunk_tokens, getattr(config.model, "z_loss", 0.0)
     if chunk_tokens is not None:
         require_head(layer_specs(config.model)[-1])
     recompute = config.parallel.activation_recompute
@@ -62,12 +67,15 @@ def build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipelin
             recompute=recompute,
             shares=shares,
             loss_chunk_tokens=chunk_tokens,
+            z_loss=z_loss,
         )
     else:
         everything = range(len(layer_specs(config.model)))
         by_layer = partition_by_layer(config, groups)
         built = build_stage(config.model, seed=config.seed, stage=everything, groups=groups, partition=by_layer)
-        module = LossModule(built.layers, recompute=recompute, shares=shares, loss_chunk_tokens=chunk_tokens)
+        module = LossModule(
+            built.layers, recompute=recompute, shares=shares, loss_chunk_tokens=chunk_tokens, z_loss=z_loss
+        )
     if shares is not None:
         shares.require_some(groups.pipeline)
     return module
@@ -75,8 +83,8 @@ def build_module(config: RunConfig[Any], groups: Groups) -> LossModule | Pipelin
 
 def engine_around(
     module: LossModule | Pipeline, config: RunConfig[Any], phase: PhaseConfig, *, groups: Groups
-) -> tuple[seam.Engine, dict[str, Any]]:
-    """(DeepSpeed's engine, what its checkpoints must say of the parameters)."""
+) -> tuple[seam.Engine, dict[str, Any], SkipFlag]:
+    """(DeepSpeed's engine, what its checkpoints must say of the parameters, whether a step is left out)."""
     names = canonical_names(config.model)
     trained = trained_in(names, config.phases)
     rules = {f"PARAM_RULES of {config.model.arch}": param_rules(config.model), "optim.rules": config.optim.rules}
@@ -105,19 +113,34 @@ def engine_around(
         add_biases_out_of_place()
     mpu = None if isinstance(module, Pipeline) else groups  # a pipeline brings its own
     engine = seam.start_engine(module, optimizer, mpu=mpu, settings=settings)
-    _replace_what_will_not_do(engine, config, groups=groups)
-    return engine, info
+    skips = SkipFlag(optimizer, device=engine.device)
+    _replace_what_will_not_do(engine, config, groups=groups, skips=skips)
+    return engine, info, skips
 
 
-def _replace_what_will_not_do(engine: seam.Engine, config: RunConfig[Any], *, groups: Groups) -> None:
+def _take_steps_without_waiting(engine: seam.Engine, skips: SkipFlag) -> None:
+    take_step = engine.take_step
+
+    def take_and_note(lr_kwargs: Any) -> Any:
+        with noting(skips.note):
+            return take_step(lr_kwargs)
+
+    answer_without_waiting()
+    engine.take_step = take_and_note
+
+
+def _replace_what_will_not_do(engine: seam.Engine, config: RunConfig[Any], *, groups: Groups, skips: SkipFlag) -> None:
     def clip_and_keep_norm() -> None:
         # DeepSpeed clips fp32 gradients at stage 0 without keeping the norm or minding what it is; `_take_model_step`
-        # looks for both here, where its own optimizers have them
+        # looks for the norm here, where its own optimizers have it
         norm = clip_gradients(engine.module.parameters(), max_norm=clip_norm(config), groups=groups)
         show_norm(engine.optimizer, norm)
-        engine.optimizer.skip_if(engine.optimizer.overflow)
+        skips.note(~torch.isfinite(norm))
 
     engine.clip_fp32_gradients = clip_and_keep_norm
+    if skips_by_itself():
+        _take_steps_without_waiting(engine, skips)
+    look_before_update(engine, skips.clear)
     if is_scattered(config):
         is_early = not isinstance(engine.module, Pipeline)
         scatter_gradients(engine, groups, dtype=reduce_dtype(config), is_early=is_early)
@@ -125,7 +148,10 @@ def _replace_what_will_not_do(engine: seam.Engine, config: RunConfig[Any], *, gr
         partitioned = engine.optimizer
         partitioned.scaled_global_norm = lambda norm_type=2: partitioned_norm(partitioned, groups)
     if engine.zero_optimization():
-        (notice_replicas if skips_by_itself() else make_skip)(engine.optimizer, groups)
+        if skips_by_itself():
+            notice_replicas(engine.optimizer, groups, note=skips.note if config.parallel.offload == "none" else None)
+        else:
+            make_skip(engine.optimizer, groups)
     if groups.degrees["data"] == 1 and not isinstance(engine.optimizer, Bf16Optimizer):
         # it would copy all gradients into a buffer, reduce them over one rank, and copy them back; what is left is that
         # parameters without gradient get zeros, as they do where there is something to reduce

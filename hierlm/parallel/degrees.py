@@ -90,6 +90,16 @@ class Degrees(ByAxis):
         for numbers in product(*(range(self[axis] if axis in varying else 1) for axis in AXES)):
             yield Coordinates(**dict(zip(AXES, numbers, strict=True)))
 
+    def ranks_of_rows(self, rows: range, *, global_batch_size: int) -> list[int]:
+        """The ranks that keep something of these rows of a global batch: one of each stage, tensor slice 0."""
+        share = global_batch_size // self["data"]
+        holders = range(rows.start // share, -(-rows.stop // share))
+        return [
+            self.rank_at(Coordinates(pipeline=stage, data=holder))
+            for stage in range(self["pipeline"])
+            for holder in holders
+        ]
+
     def groups(self, *varying: str) -> list[list[int]]:
         """Ranks that agree on every axis but the varying ones, in rank order: what shares one process group."""
         fixed = [axis for axis in AXES if axis not in varying]

@@ -1,9 +1,9 @@
 """One adapter over DeepSpeed: the training loop sees steps, evaluation sees token losses, checkpoints see two calls."""
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hierlm.checkpoint.tensor_file import read_mapping
+from hierlm.checkpoint.tensor_file import content_that_fits, read_mapping
+from hierlm.checkpoint.weights import Weights
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import (
     input_specs,
@@ -24,9 +25,10 @@ from hierlm.parallel.before_update import Gradients, look_before_update
 from hierlm.parallel.build import build_module, engine_around
 from hierlm.parallel.compilation import compile_layers
 from hierlm.parallel.degrees import Degrees
+from hierlm.parallel.first_weights import read_first_weights
 from hierlm.parallel.groups import start_groups
 from hierlm.parallel.host_copies import HostCopies
-from hierlm.parallel.loading import files_read_plainly
+from hierlm.parallel.loading import own_files_read_plainly
 from hierlm.parallel.loss_module import LossModule
 from hierlm.parallel.memory_lanes import LaneState
 from hierlm.parallel.micro_batch import batch_of
@@ -34,14 +36,16 @@ from hierlm.parallel.passes import Passes, PipelinePasses, WholeModelPasses
 from hierlm.parallel.phase_switch import Kept, kept_over_switch, probe_rows, require_kept
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.process import ProcessInfo
+from hierlm.parallel.report_totals import Sent
 from hierlm.parallel.saving import HeldFiles, OpenFile, hold_engine, save_engine
 from hierlm.parallel.seams.optimizers import (
     PartitionedOptimizer,
 )
 from hierlm.parallel.seams.parameters import stored
 from hierlm.parallel.seams.start import refuse_missing
+from hierlm.parallel.share_gradients import add_up
 from hierlm.parallel.skipped_steps import Skipped, are_finite, forget_lost_memories
-from hierlm.parallel.universal import INFO, SLICES, load_universal
+from hierlm.parallel.universal import INFO, SLICES, load_universal, update_working_weights
 from hierlm.phases.config import PhaseConfig
 from hierlm.phases.timeline import Moment
 
@@ -58,8 +62,8 @@ class StepResult:
     """One optimizer step. Tensors, so that a step that is not logged never waits for the device."""
 
     loss: Tensor  # nats per token, mean over this data-parallel rank's rows
-    grad_norm: float | Tensor  # global norm before clipping; infinite where the step is skipped
-    is_skipped: bool = False  # nothing was updated, on any rank, because loss or gradient was not finite
+    grad_norm: Tensor  # global norm before clipping; infinite where the step is skipped
+    is_skipped: Tensor  # bool []: nothing was updated, on any rank, because loss or gradient was not finite
 
 
 class Measured(NamedTuple):
@@ -67,6 +71,24 @@ class Measured(NamedTuple):
 
     loss: float  # the objective's, nats per token over the global batch
     reported: Mapping[str, float]  # `loss/<name>`, `loss/total` and metrics of layers
+    grad_norm: float
+    skipped: Skipped  # this step included
+    is_skipped: bool
+    flags: Sequence[float] = ()  # what every rank has said beside it, added up
+
+
+class SentStep:
+    """A step's numbers on their way to all ranks."""
+
+    def __init__(self, sent: Sent, *, count: Callable[[bool], Skipped]) -> None:
+        self._sent, self._count = sent, count
+
+    def read(self) -> Measured:
+        """Waits for this step, not for what was started since; once, in the order of steps, on every rank."""
+        gathered, flags, (norm, skips) = self._sent.read()
+        is_skipped = bool(skips)
+        counts, reported = self._count(is_skipped), gathered.named(gathered.objective)
+        return Measured(gathered.objective, reported, norm, counts, is_skipped, flags)
 
 
 class Engine:
@@ -82,14 +104,37 @@ class Engine:
         module = build_module(config, self.groups).to(process.device)
         if config.train.compile:
             compile_layers(module.local_layers.values(), device=process.device)
-        self._engine, self._universal_info = engine_around(module, config, self._phase, groups=self.groups)
+        self._engine, self._universal_info, self._skips = engine_around(module, config, self._phase, groups=self.groups)
         self.module: LossModule | Pipeline = self._engine.module
         passes = PipelinePasses if isinstance(self.module, Pipeline) else WholeModelPasses
         self._passes: Passes = passes(self._engine, groups=self.groups, seed=config.seed)
         self._looks: Sequence[Look] = ()
+        look_before_update(self._engine, self._look)
+        if self.module.shares is not None and config.parallel.offload != "none":
+            self.module.shares.sum_as_made()
         self._copies = HostCopies(pinned=process.device.type == "cuda")
         self._memory_copies = HostCopies(pinned=process.device.type == "cuda")
-        self.skipped = Skipped()
+        self._skipped = Skipped()
+        self._num_taken = 0
+        self._uncounted: dict[int, Tensor] = {}  # by the number of the step, counted here
+
+    @property
+    def skipped(self) -> Skipped:
+        """The counts, that of the last step included; waits for the device where it has not been read."""
+        for is_skipped in self._uncounted.values():
+            self._skipped = self._skipped.after(bool(is_skipped))
+        self._uncounted.clear()
+        return self._skipped
+
+    @skipped.setter
+    def skipped(self, counts: Skipped) -> None:
+        self._skipped, self._uncounted = counts, {}
+
+    def _counted(self, number: int, is_skipped: bool) -> Skipped:
+        """The counts with this step in them; steps are counted in order, those already counted are not again."""
+        if self._uncounted.pop(number, None) is not None:
+            self._skipped = self._skipped.after(is_skipped)
+        return self._skipped
 
     @property
     def dp_rank(self) -> int:
@@ -144,22 +189,23 @@ class Engine:
         self._moment = moment
         batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device, weights=weights)
         loss = self._passes.train(batch.split(self._micro_batch_size), step=moment.step)
-        is_skipped = bool(self._engine.optimizer.overflow)  # the same on all ranks
-        self.skipped = self.skipped.after(is_skipped)
-        if is_skipped and is_recurrent(self.config.model):
+        is_skipped = self._skips.now | bool(self._engine.optimizer.overflow)  # older releases know it on the host
+        self._num_taken += 1
+        self._uncounted[self._num_taken] = is_skipped
+        if is_recurrent(self.config.model):
             num_rows = len(self.local_rows(self._phase.global_batch_size))
             forget_lost_memories(self._passes.training_lanes, num_rows=num_rows, group=self.groups.model)
-        norm = math.inf if is_skipped else self._engine.get_global_grad_norm()
-        return StepResult(loss=loss, grad_norm=norm, is_skipped=is_skipped)
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=loss.device)
+        return StepResult(loss, torch.where(is_skipped, torch.inf, norm.detach()), is_skipped)
 
     def call_before_update(self, looks: Sequence[Look]) -> None:
         """From now on, between the backward passes and the update of every step; every rank calls the same."""
-        if looks and not self._looks:
-            look_before_update(self._engine, self._look)
         self._looks = looks
 
     def _look(self) -> None:
-        gradients = Gradients(self._engine, self.groups)
+        gradients, shares = Gradients(self._engine, self.groups), self.module.shares
+        if shares is not None:
+            add_up(gradients, shares.seen_in_parts, group=shares.group)
         for look in self._looks:
             look(gradients, self._moment)
 
@@ -181,7 +227,9 @@ class Engine:
         With `continues` the rows go on where those of the call before ended: recurrent memory is carried.
         """
         batch = batch_of(self._input_specs, tokens, targets, inputs, device=self.process.device)
-        return self._passes.evaluate(batch, continues=continues)
+        first = self.config.phases[0].global_batch_size  # whatever phase it is: an evaluation made up for is the same
+        rows_together = self.config.parallel.micro_batch(global_batch_size=first)
+        return self._passes.evaluate(batch, continues=continues, rows_together=rows_together)
 
     def neutral_inputs(self, tokens: Tensor) -> Inputs:
         """What the model reads beside the tokens, for rows that are made up."""
@@ -192,8 +240,16 @@ class Engine:
 
         Of the newest step only: the next one begins new sums.
         """
-        gathered = self._passes.training_reports.gather(result.loss)
-        return Measured(gathered.objective, gathered.named(gathered.objective))
+        return self.send(result).read()
+
+    def send(self, result: StepResult, *, flags: Sequence[float] = ()) -> SentStep:
+        """The same sent off to be read later, and beside it what `flags` of all ranks are together.
+
+        Every rank calls it after the step, with equally many.
+        """
+        own = (result.grad_norm, result.is_skipped)
+        sent = self._passes.training_reports.send(result.loss, flags=flags, own=own)
+        return SentStep(sent, count=partial(self._counted, self._num_taken))
 
     def forget_reports(self) -> None:
         """An evaluation begins: what layers report is added up from here on."""
@@ -263,15 +319,16 @@ class Engine:
         must then be converted.
         """
         file = self._engine.file_of_weights(str(directory), TAG)
-        saved = read_mapping(Path(file))[INFO]
         names = "optimizer_parameter_names"
-        return self.largest(int(saved[names] != self._universal_info[names])) == 0
+        with content_that_fits(Path(file)):
+            saved = read_mapping(Path(file))[INFO][names]
+        return self.largest(int(saved != self._universal_info[names])) == 0
 
     def load(self, directory: Path) -> dict[str, Any]:
         """Read what `save` wrote on the same layout; the client state. Nothing found is an error: no fresh start."""
         if not os.path.isdir(directory / TAG):
             raise FileNotFoundError(f"{directory / TAG}: no engine state in this checkpoint")
-        with files_read_plainly(self._engine):
+        with content_that_fits(directory / TAG), own_files_read_plainly(self._engine):
             path, client_state = self._engine.load_checkpoint(str(directory), tag=TAG)
         if path is None:
             raise RuntimeError(f"{directory}: DeepSpeed loaded nothing")
@@ -279,7 +336,22 @@ class Engine:
 
     def load_converted(self, directory: Path) -> dict[str, Any]:
         """Read a checkpoint of another layout, converted by `hierlm.checkpoint.universal`; the client state."""
-        return load_universal(self._engine, directory / TAG, names=self._universal_info[SLICES])
+        memory_bytes = self.config.checkpoint.conversion_memory_bytes
+        names = self._universal_info[SLICES]
+        with content_that_fits(directory / TAG):
+            return load_universal(self._engine, directory / TAG, names=names, memory_bytes=memory_bytes)
+
+    def read_first_weights(self, weights: Weights, taken: Mapping[str, str]) -> None:
+        """Before the first step: this rank's share of the parameters in `taken`, each from the tensor it names there.
+
+        Nothing is exchanged; `follow_first_weights` does that, once every rank is through.
+        """
+        rules = self._universal_info[SLICES]
+        read_first_weights(self._engine, weights, taken, rules=rules, groups=self.groups)
+
+    def follow_first_weights(self) -> None:
+        """The forward pass takes what was read; every rank calls it."""
+        update_working_weights(self._engine)
 
     @property
     def _micro_batch_size(self) -> int:

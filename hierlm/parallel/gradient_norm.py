@@ -70,18 +70,21 @@ def own_parts(parameters: Iterable[nn.Parameter], part: Tensor) -> Iterator[tupl
             yield parameter, part[stretch.owner_start : stretch.owner_start + stretch.numel]
 
 
-def notice_replicas(optimizer: ZeroOptimizer, groups: Groups) -> None:
+def notice_replicas(optimizer: ZeroOptimizer, groups: Groups, *, note: Callable[[Tensor], None] | None) -> None:
     """Let a ZeRO optimizer see what is not finite in gradients that its norm counts on tp_rank 0 alone.
 
     A replica gone astray on another rank would else be followed there. Where nothing is sliced nothing is replicated.
+    `note` is told on the device; None where gradients are on the host, and DeepSpeed looks at them itself.
     """
+    if isinstance(optimizer, Stage12Optimizer) and note is not None:
+        optimizer.has_overflow = partial(_noted, optimizer, groups, note)
     if groups.degrees["tensor"] == 1:
         return
     if isinstance(optimizer, Bf16Optimizer):
         if groups.degrees["data"] == 1:  # else `part_square` sees them
             optimizer.get_grads_for_norm = partial(_with_replicas, optimizer, optimizer.get_grads_for_norm, groups)
     elif isinstance(optimizer, Stage3Optimizer):  # it looks at every value in fp16 only
-        optimizer.norm_groups = partial(_with_overflow, optimizer, optimizer.norm_groups)
+        optimizer.norm_groups = partial(_with_overflow, optimizer, optimizer.norm_groups, groups, note)
     elif isinstance(optimizer, Stage12Optimizer):
         optimizer.check_grad_overflow = True
 
@@ -98,8 +101,35 @@ def _with_replicas(
     return gradients, of_experts
 
 
-def _with_overflow(optimizer: Stage3Optimizer, norms: Callable[[], list[Tensor]]) -> list[Tensor]:
+def _noted(
+    optimizer: Stage12Optimizer, groups: Groups, note: Callable[[Tensor], None], partition_gradients: bool = True
+) -> bool:
+    if groups.degrees["tensor"] > 1:  # else the norm has seen them all
+        note(_is_astray(optimizer, groups))
+    return False
+
+
+def _is_astray(optimizer: Stage12Optimizer | Stage3Optimizer, groups: Groups) -> Tensor:
+    """bool []: whether any gradient of any rank of any model is not finite."""
+    held = (gradient for some in optimizer.averaged_gradients.values() for gradient in some or ())
+    found = [~gradient.isfinite().all() for gradient in held]
+    lost = torch.stack(found).any().to(torch.uint8) if found else torch.zeros((), dtype=torch.uint8)
+    lost = lost.to(optimizer.device)
+    for group in (groups.data, groups.model):
+        dist.all_reduce(lost, op=dist.ReduceOp.MAX, group=group)
+    return lost.bool()
+
+
+def _with_overflow(
+    optimizer: Stage3Optimizer,
+    norms: Callable[[], list[Tensor]],
+    groups: Groups,
+    note: Callable[[Tensor], None] | None,
+) -> list[Tensor]:
     found = norms()
+    if note is not None:
+        note(_is_astray(optimizer, groups))
+        return found
     return [*found, torch.full_like(found[0], torch.inf)] if optimizer.has_overflow() else found
 
 

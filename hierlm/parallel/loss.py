@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens, D hidden_dim, V vocab_size, V' a slice of the vocabulary (padding included).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,35 +15,57 @@ from torch.utils.checkpoint import checkpoint
 from hierlm.errors import UserError
 from hierlm.nn.basic.head import Head
 from hierlm.nn.layer import Layer, LayerSpec, build_layer
+from hierlm.nn.report import Report
 from hierlm.nn.stream import Stream
 from hierlm.parallel.compilation import fused_on_gpu
+from hierlm.parallel.log_sums import Slice, target_logits, z_loss
 from hierlm.parallel.seams.megatron_names import vocab_parallel_cross_entropy
-from hierlm.parallel.tensor import has_sliced_head, logits_are_sliced
+from hierlm.parallel.tensor import has_sliced_head, logits_are_sliced, slice_of_vocabulary
+from hierlm.parallel.weighting import ALIKE, Counting
+
+Terms = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, ...]]
+"""logits [B, T, V], targets [B, T] -> one number per token, or several."""
 
 
 class LossEnd:
     """Where a stage ends and what follows: with `chunk_tokens`, the last layer, a Head, belongs to the loss."""
 
-    def __init__(self, layers: Mapping[int, Layer], *, chunk_tokens: int | None) -> None:
+    def __init__(self, layers: Mapping[int, Layer], *, chunk_tokens: int | None, z_loss: float = 0.0) -> None:
+        """`z_loss`: the weight of the log-sums' mean square."""
         self._chunk_tokens, self._are_sliced = chunk_tokens, logits_are_sliced(layers)
+        self._z_loss, self._part = z_loss, slice_of_vocabulary(layers) if self._are_sliced else None
         self._head = None if chunk_tokens is None else layers[max(layers)]
         self.layers = {index: layer for index, layer in layers.items() if layer is not self._head}
         """What runs before the loss."""
         # a layer behind the head may be run again in the backward pass, when the loss has overwritten what it read
         self._are_read_again = self._are_sliced and not has_sliced_head(layers[max(layers)])
 
-    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Nats of every token, fp32 [B, T], 0 where the target is negative, of what `layers` leave on top."""
+    def losses(
+        self, hidden: Tensor, targets: Tensor, *, counting: Counting = ALIKE
+    ) -> tuple[Tensor, tuple[Report, ...]]:
+        """(nats of every token, fp32 [B, T], 0 where the target is negative; what is reported of the logits).
+
+        Of what `layers` leave on top. `counting`: of the targets in what is reported.
+        """
+        if not self._z_loss:
+            return self._by_chunks(partial(token_losses, are_sliced=self._are_sliced), hidden, targets)[0], ()
+        terms = partial(_losses_and_log_sums, are_sliced=self._are_sliced, part=self._part)
+        nats, log_sums = self._by_chunks(terms, hidden, targets)
+        return nats, (z_loss(log_sums, weight=self._z_loss, counting=counting),)
+
+    def _by_chunks(self, terms: Terms, hidden: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Each of the terms, fp32 [B, T]."""
         if self._head is None or self._chunk_tokens is None:
             own = hidden.clone() if self._are_read_again else hidden
-            return token_losses(own, targets, are_sliced=self._are_sliced)
-        of_chunk = partial(_losses_behind, self._head, are_sliced=self._are_sliced)
+            return _as_tuple(terms(own, targets))
+        of_chunk = partial(_terms_behind, self._head, terms)
         if torch.is_grad_enabled():
             of_chunk = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)  # no layer draws
         chunks = zip(
             hidden.flatten(0, 1).split(self._chunk_tokens), targets.flatten().split(self._chunk_tokens), strict=True
         )
-        return torch.cat([of_chunk(some[None], wanted[None]) for some, wanted in chunks], dim=1).view_as(targets)
+        found = [of_chunk(some[None], wanted[None]) for some, wanted in chunks]
+        return tuple(torch.cat(parts, dim=1).view_as(targets) for parts in zip(*found, strict=True))
 
 
 def require_head(last: LayerSpec) -> None:
@@ -96,7 +118,20 @@ class _SizesOfFused(torch.autograd.Function):
         return torch.empty_like(ctx.saved_tensors[0]), None
 
 
-def _losses_behind(head: Layer, hidden: Tensor, targets: Tensor, *, are_sliced: bool) -> Tensor:
-    """`token_losses` of hidden [1, n, D]: the logits live no longer than this call, and again in the backward pass."""
+def _terms_behind(head: Layer, terms: Terms, hidden: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    """`terms` of hidden [1, n, D]: the logits live no longer than this call, and again in the backward pass."""
     logits, _ = head(Stream((hidden,)))
-    return token_losses(logits.hidden, targets, are_sliced=are_sliced)
+    return _as_tuple(terms(logits.hidden, targets))
+
+
+def _losses_and_log_sums(
+    logits: Tensor, targets: Tensor, *, are_sliced: bool, part: Slice | None
+) -> tuple[Tensor, Tensor]:
+    """(`token_losses`, the log-sums of the logits), each fp32 [B, T], 0 where the target is negative."""
+    wanted = target_logits(logits, targets.clamp(min=0), part=part)
+    nats = token_losses(logits, targets, are_sliced=are_sliced)
+    return nats, torch.where(targets >= 0, nats + wanted, 0.0)
+
+
+def _as_tuple(terms: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (terms,) if isinstance(terms, Tensor) else terms

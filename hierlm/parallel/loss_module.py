@@ -12,6 +12,7 @@ from hierlm.nn.stream import Stream
 from hierlm.parallel.loss import LossEnd
 from hierlm.parallel.recompute import Memories, Recompute, run_layers
 from hierlm.parallel.sequence import TokenShares
+from hierlm.parallel.weighting import ALIKE, Counting
 
 
 class LossModule(nn.Module):
@@ -24,14 +25,15 @@ class LossModule(nn.Module):
         recompute: Recompute,
         shares: TokenShares | None = None,
         loss_chunk_tokens: int | None = None,
+        z_loss: float = 0.0,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleDict({str(index): layer for index, layer in layers.items()})
         self.local_layers = dict(layers)
         if shares is not None:
             shares.take(layers)
-        self.recompute, self._shares = recompute, shares
-        self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens)
+        self.recompute, self.shares = recompute, shares
+        self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens, z_loss=z_loss)
 
     def begin_step(self, context: StepContext) -> None:
         """Every layer takes the switches and draws of a step."""
@@ -39,18 +41,27 @@ class LossModule(nn.Module):
             layer.begin_step(context)
 
     def forward(
-        self, inputs: Inputs, targets: Tensor, memories: Memories, draw_key: DrawKey | None
+        self,
+        inputs: Inputs,
+        targets: Tensor,
+        memories: Memories,
+        draw_key: DrawKey | None,
+        counting: Counting = ALIKE,
     ) -> tuple[Tensor, Memories, tuple[Report, ...]]:
         """Tokens and what else the batch says, targets int64 [B, T] -> (nats fp32 [B, T], 0 where the target is
-        negative; updated memories; what layers report)."""
+        negative; updated memories; what layers and the loss report).
+
+        `counting`: of the targets, in the loss on logits; that of the objective is made of the nats.
+        """
         stream, updated = run_layers(
             self._end.layers,
             Stream.of(inputs),
             memories[: len(self._end.layers)],
             draw_key=draw_key,
             recompute=self.recompute,
-            shares=self._shares,
+            shares=self.shares,
         )
         detached = tuple(None if m is None else tuple(t.detach() for t in m) for m in updated)
         detached += memories[len(detached) :]
-        return self._end.losses(stream.output, targets), detached, stream.reports
+        nats, reports = self._end.losses(stream.output, targets, counting=counting)
+        return nats, detached, (*stream.reports, *reports)

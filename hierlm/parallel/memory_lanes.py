@@ -67,7 +67,12 @@ class MemoryLanes:
         """
         if bool(rows.all()) and len(rows) != self._num_rows:
             self.clear()  # the rows have been dealt anew, in other micro-batches
-        if not bool(rows.any()) or self.is_empty:  # a pipeline stage may hold no layer with memory
+        if bool(rows.any()):
+            self.begin_anew(rows)
+
+    def begin_anew(self, rows: Tensor) -> None:
+        """Make the lanes of this rank's `rows`, bool [rows] on any device, start a new stream; waits for nothing."""
+        if self.is_empty:  # a pipeline stage may hold no layer with memory
             return
         first = 0
         for micro_index, memories in sorted(self._lanes.items()):

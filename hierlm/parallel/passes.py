@@ -15,7 +15,7 @@ from hierlm.parallel.micro_batch import MicroBatch
 from hierlm.parallel.pipeline import Pipeline
 from hierlm.parallel.report_totals import ReportTotals
 from hierlm.parallel.skipped_steps import spoiling_if_not_finite
-from hierlm.parallel.weighting import part_of_loss, scale_of
+from hierlm.parallel.weighting import Counting, part_of_loss, scale_of
 
 
 class Passes(Protocol):
@@ -28,8 +28,11 @@ class Passes(Protocol):
     def train(self, micro_batches: Sequence[MicroBatch], *, step: int) -> Tensor:
         """One optimizer step; this data-parallel rank's part of its loss, nats per token: the mean over ranks is it."""
 
-    def evaluate(self, batch: MicroBatch, *, continues: bool) -> Tensor:
-        """Nats of every token, fp32 [rows, T], on every rank; `continues` carries the memory of the call before."""
+    def evaluate(self, batch: MicroBatch, *, continues: bool, rows_together: int) -> Tensor:
+        """Nats of every token, fp32 [rows, T], on every rank; `continues` carries the memory of the call before.
+
+        `rows_together` go through a stage at once, where there are several.
+        """
 
 
 class WholeModelPasses:
@@ -47,7 +50,9 @@ class WholeModelPasses:
         self.training_reports.clear()
         for index, batch in enumerate(micro_batches):
             memories = self.training_lanes.get(index, num_rows=batch.num_rows)
-            nats, updated, reports = self._engine(batch.inputs, batch.targets, memories, (self._seed, step, row))
+            key = (self._seed, step, row)
+            counting = Counting(batch.weights, scale)
+            nats, updated, reports = self._engine(batch.inputs, batch.targets, memories, key, counting)
             row += batch.num_rows
             self.training_lanes.put(index, updated)
             self.training_reports.add_rows(batch.num_rows)
@@ -58,7 +63,7 @@ class WholeModelPasses:
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    def evaluate(self, batch: MicroBatch, *, continues: bool) -> Tensor:
+    def evaluate(self, batch: MicroBatch, *, continues: bool, rows_together: int) -> Tensor:
         if not continues:
             self._evaluation_lanes.clear()
         memories = self._evaluation_lanes.get(0, num_rows=batch.num_rows)
@@ -97,11 +102,11 @@ class PipelinePasses:
         loss: Tensor = self._engine.dp_group_loss
         return loss
 
-    def evaluate(self, batch: MicroBatch, *, continues: bool) -> Tensor:
+    def evaluate(self, batch: MicroBatch, *, continues: bool, rows_together: int) -> Tensor:
         # equal micro-batches keep all stages busy; shapes may not change within a pass
-        num_stages = self._groups.degrees["pipeline"]
-        num_parts = num_stages if batch.num_rows % num_stages == 0 else 1
-        micro_batches = batch.split(batch.num_rows // num_parts)
+        rows = rows_of_part(batch.num_rows, num_stages=self._groups.degrees["pipeline"], most=rows_together)
+        micro_batches = batch.split(rows)
+        num_parts = len(micro_batches)
         self._expect(micro_batches, training=False)
         if not continues:
             self._evaluation_lanes.clear()
@@ -128,6 +133,16 @@ class PipelinePasses:
         nats = torch.cat(parts) if is_last and parts else torch.empty(like.shape, device=like.device)
         dist.broadcast(nats, src=self._groups.last_stage_rank, group=self._groups.pipeline)
         return nats
+
+
+def rows_of_part(num_rows: int, *, num_stages: int, most: int) -> int:
+    """How many rows of an evaluation's pass go through the stages together: all parts have equally many.
+
+    `most`, those of a training step, or fewer where that makes a part for each stage. With m parts, s stages lie idle
+    for (s - 1) / (m + s - 1) of a pass.
+    """
+    counts = [num_stages, *([num_rows // most] if num_rows % most == 0 else [])]
+    return num_rows // max((count for count in counts if num_rows % count == 0), default=1)
 
 
 def first_row(micro_batches: Sequence[MicroBatch], *, dp_rank: int) -> int:

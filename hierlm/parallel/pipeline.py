@@ -17,7 +17,7 @@ from hierlm.models.weightless import alone
 from hierlm.nn.draws import DrawKey
 from hierlm.nn.layer import Layer, SharedWeights, StepContext
 from hierlm.nn.stream import Stream
-from hierlm.parallel.boundary import Payload, Unpacker, pack
+from hierlm.parallel.boundary import Packer, Parts, Payload, Unpacker
 from hierlm.parallel.degrees import AXES
 from hierlm.parallel.groups import Groups
 from hierlm.parallel.layer_losses import beside, joined, weighted_loss
@@ -31,7 +31,7 @@ from hierlm.parallel.seams.stages import StagedModule, Tied
 from hierlm.parallel.sequence import TokenShares
 from hierlm.parallel.skipped_steps import spoiling_if_not_finite
 from hierlm.parallel.stage_model import build_stage, set_parameter
-from hierlm.parallel.weighting import part_of_loss
+from hierlm.parallel.weighting import Counting, part_of_loss
 
 
 class Pipeline(StagedModule):
@@ -47,8 +47,9 @@ class Pipeline(StagedModule):
         recompute: Recompute,
         shares: TokenShares | None = None,
         loss_chunk_tokens: int | None = None,
+        z_loss: float = 0.0,
     ) -> None:
-        self.boundaries, self.groups, self.recompute, self._shares = tuple(boundaries), groups, recompute, shares
+        self.boundaries, self.groups, self.recompute, self.shares = tuple(boundaries), groups, recompute, shares
         self._config, self._seed = config, seed
         self._draws: DrawKey | None = None
         self._lanes: MemoryLanes | None = None
@@ -57,10 +58,16 @@ class Pipeline(StagedModule):
         self._reports: ReportTotals | None = None
         self._scale: Tensor | None = None
         self._added: Tensor | None = None  # to the loss of the micro-batch that is on its way through the last stage
-        self._unpacker = Unpacker()
+        parts = Parts(groups.tensor) if groups.degrees["tensor"] > 1 else None
+        self._packer, self._unpacker = Packer(parts), Unpacker(parts)
         self._shapers = _layers_that_draw_shapes(config)
         super().__init__(boundaries=boundaries, stage=groups.pp_rank, degrees=groups.degrees, loss=self._loss)
-        self._end = LossEnd(self.local_layers, chunk_tokens=loss_chunk_tokens if groups.is_last_stage else None)
+        is_last = groups.is_last_stage
+        self._end = LossEnd(
+            self.local_layers,
+            chunk_tokens=loss_chunk_tokens if is_last else None,
+            z_loss=z_loss if is_last else 0.0,
+        )
 
     def begin_step(self, context: StepContext) -> None:
         """Layers of this stage, and those of others that draw shapes, take the switches and draws of a step."""
@@ -111,7 +118,7 @@ class Pipeline(StagedModule):
             memories[:num_layers],
             draw_key=draw_key,
             recompute=self.recompute,
-            shares=self._shares,
+            shares=self.shares,
         )
         self._lanes.put(micro_index, updated + memories[num_layers:])
         self._reports.add(stream.reports, rows=None if self.training else batch.real_rows)
@@ -119,7 +126,7 @@ class Pipeline(StagedModule):
         if self.groups.is_last_stage:
             self._added = added
             return stream.output
-        return joined(pack(stream), added, share=1 / len(self._batches))
+        return joined(self._packer.pack(stream), added, share=1 / len(self._batches))
 
     def _draws_of(self, micro_index: int, *, num_rows: int) -> DrawKey | None:
         if self._draws is None:
@@ -134,8 +141,8 @@ class Pipeline(StagedModule):
             stage=stage,
             groups=self.groups,
         )
-        if self._shares is not None:
-            self._shares.take(built.layers)
+        if self.shares is not None:
+            self.shares.take(built.layers)
         self.local_layers = built.layers
         self.layers = nn.ModuleDict()
         for parameter in (p for layer in built.layers.values() for p in layer.parameters()):
@@ -155,11 +162,14 @@ class Pipeline(StagedModule):
 
         Evaluation: every token's nats [B, T], 0 where the target is negative.
         """
-        nats = self._end.losses(hidden, targets)
+        batch = self._batches[self._micro_index - 1]
+        nats, reports = self._end.losses(hidden, targets, counting=Counting(batch.weights, self._scale))
+        assert self._reports is not None
+        self._reports.add(reports, rows=None if self.training else batch.real_rows)
         if not self.training:
             return nats
-        part = part_of_loss(nats, self._batches[self._micro_index - 1].weights, self._scale)
-        return spoiling_if_not_finite(beside(part, self._added))
+        part = part_of_loss(nats, batch.weights, self._scale)
+        return spoiling_if_not_finite(beside(beside(part, self._added), weighted_loss(reports)))
 
 
 def _layers_that_draw_shapes(config: ModelConfig) -> tuple[Layer, ...]:

@@ -52,6 +52,7 @@ def start_processes(run_dir: RunDir | None = None) -> ProcessInfo:
     os.environ.update(RANK=str(info.rank), LOCAL_RANK=str(info.local_rank), WORLD_SIZE=str(info.world_size))
     if info.device.type == "cuda":
         torch.cuda.set_device(info.device)
+        _keep_flight_records(run_dir)
     else:
         _without_shared_memory_op()
     if not dist.is_initialized():
@@ -76,6 +77,12 @@ def _device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def _keep_flight_records(run_dir: RunDir | None) -> None:
+    """What a call of NCCL's that times out leaves goes to the run's logs, unless the site has another place for it."""
+    if run_dir is not None:
+        os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(run_dir.logs.absolute() / "nccl-trace-rank-"))
 
 
 def _without_shared_memory_op() -> None:

@@ -1,10 +1,10 @@
 """What layers report, added up over micro-batches, and once in a while over all ranks.
 
-Nothing travels while a step runs: each rank adds up what the layers of its stage say of its own rows. Where a step is
-logged or an evaluation ends, one all-reduce of one vector over the world gives every rank everything. The vector's
-places follow from names that all ranks have agreed on; it also counts the ranks that hold other names than those, and
-only where there are some (at the first such step, or when a phase's switches make layers report something else) ranks
-tell each other their names and send the vector once more.
+Nothing travels while a step runs: each rank adds up what the layers of its stage say of its own rows. Where a step
+or an evaluation ends, one all-reduce of one vector over the world gives every rank everything, when it is read. The
+places in the vector follow from names that all ranks have agreed on. It also counts the ranks that hold other names,
+and only where there are some (at the first such step, or when a phase's switches make layers report something else)
+ranks tell each other their names and send the vector once more.
 """
 
 import math
@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from hierlm.metric_names import FIELDS, LAYER_LOSS
 from hierlm.nn.report import Finish, Report
 from hierlm.parallel.groups import Groups
+from hierlm.parallel.later import Later
+from hierlm.parallel.messages import gathered, told
 
 LOSS = "loss"
 TOTAL = "total"
@@ -83,51 +84,114 @@ class ReportTotals:
 
         Waits for the device.
         """
-        vector = self._summed(objective)
-        if vector[0] > 0:
-            self._agree()
-            vector = self._summed(objective)
-        _, mean, num_rows, added, *numbers = vector.tolist()
+        return self.send(objective).read().gathered
+
+    def send(
+        self, objective: Tensor | float = math.nan, *, flags: Sequence[float] = (), own: Sequence[Tensor] = ()
+    ) -> "Sent":
+        """What has been added up since `clear`, and what `flags` of all ranks are together, sent off to all ranks.
+
+        `own` are scalars that every rank knows, which come along to the host. Every rank calls it equally often, with
+        equally many.
+        """
+        return Sent(self, self._taken(objective), flags=flags, own=own)
+
+    def _taken(self, objective: Tensor | float) -> "Taken":
+        return Taken(self._held, self._sums, self._num_rows, self._added, self._scalar(objective))
+
+    def agreed_on(self, taken: "Taken") -> list[Place]:
+        """The names after all ranks have told each other theirs; a collective call."""
+        self._agree(taken.held)
+        return self._agreed
+
+    def found(self, numbers: Sequence[float], agreed: Sequence[Place]) -> Gathered:
+        """What the summed vector says."""
+        _, mean, num_rows, added, *numbers = numbers
         metrics, start = {}, 0
-        for place in self._agreed:
+        for place in agreed:
             totals, count = numbers[start : start + place.size], numbers[start + place.size]
             start += place.size + 1
             if count:
                 metrics[place.name] = _shown(place, torch.tensor(totals, dtype=torch.float64), count, num_rows)
-        has_losses = any(place.kind == LOSS for place in self._agreed)
+        has_losses = any(place.kind == LOSS for place in agreed)
         return Gathered(mean / self._groups.degrees["data"], added / num_rows if has_losses else None, metrics)
 
-    def _summed(self, objective: Tensor | float) -> Tensor:
-        """[ranks with other names, objective, rows, added losses, then every agreed name], on the CPU."""
-        differs = self._held.keys() - {place.name for place in self._agreed}
-        differs = differs or {p.name for p in self._agreed if p.name in self._held and self._held[p.name] != p}
-        parts = [self._scalar(float(bool(differs))), self._scalar(objective), self._num_rows, self._added]
-        for place in self._agreed:
+    def parts(self, taken: "Taken", agreed: Sequence[Place]) -> Tensor:
+        """This rank's [has other names, objective, rows, added losses, then every agreed name]."""
+        held = taken.held
+        differs = held.keys() - {place.name for place in agreed}
+        differs = differs or {p.name for p in agreed if p.name in held and held[p.name] != p}
+        parts = [self._scalar(float(bool(differs))), taken.objective, taken.num_rows, taken.added]
+        for place in agreed:
             nothing = torch.zeros(place.size + 1, dtype=torch.float64, device=self._device)
-            fits = self._held.get(place.name) == place
-            parts.append(self._sums[place.name] if fits else nothing)
+            fits = held.get(place.name) == place
+            parts.append(taken.sums[place.name] if fits else nothing)
         vector = torch.cat([part.reshape(-1) for part in parts])
         # tensor-parallel ranks report the same; the objective and the rows are known on every stage
         keeps = torch.full_like(vector, float(self._groups.tp_rank == 0))
         keeps[1:3] *= float(self._groups.place["pipeline"] == 0)
         keeps[0] = 1.0
-        vector = torch.where(keeps > 0, vector, 0.0)
-        dist.all_reduce(vector)
-        return vector.cpu()
+        return torch.where(keeps > 0, vector, 0.0)
+
+    @property
+    def agreed(self) -> Sequence[Place]:
+        """The names that all ranks know of each other, in the order of the vector."""
+        return self._agreed
+
+    def numbers(self, values: Sequence[float | Tensor]) -> Tensor:
+        """Scalars as a vector beside the others."""
+        return torch.stack([self._scalar(value) for value in values]) if values else self._added.new_zeros(0)
 
     def _scalar(self, value: Tensor | float) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float64, device=self._device).detach()
 
-    def _agree(self) -> None:
+    def _agree(self, held: Mapping[str, Place]) -> None:
         """All ranks learn the names of all, in one order; a name known before keeps its place."""
-        everyone: list[list[Place]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(everyone, list(self._held.values()))
+        everyone = gathered(list(held.values()))
         union: dict[str, Place] = {}
-        for place in (place for held in everyone for place in held):
+        for place in told(list(dict.fromkeys(place for some in everyone for place in some))):
             if union.setdefault(place.name, place) != place:
                 raise ValueError(f"{place.name}: layers report it in different ways, {union[place.name]} and {place}")
         known = {place.name: place for place in self._agreed}
         self._agreed = [union[name] for name in sorted(union)] + [known[n] for n in sorted(known.keys() - union.keys())]
+
+
+class Taken(NamedTuple):
+    """What a rank had added up when it sent it: the next step begins new sums."""
+
+    held: Mapping[str, Place]
+    sums: Mapping[str, Tensor]
+    num_rows: Tensor
+    added: Tensor
+    objective: Tensor
+
+
+class Arrived(NamedTuple):
+    """What came of it."""
+
+    gathered: Gathered
+    flags: Sequence[float]
+    own: Sequence[float]
+
+
+class Sent:
+    """Totals on their way to all ranks."""
+
+    def __init__(self, totals: ReportTotals, taken: Taken, *, flags: Sequence[float], own: Sequence[Tensor]) -> None:
+        self._totals, self._taken, self._num_flags = totals, taken, len(flags)
+        self._agreed = totals.agreed
+        vector = torch.cat((totals.numbers(flags), totals.parts(taken, self._agreed)))
+        self._later = Later(vector, totals.numbers(own))
+
+    def read(self) -> Arrived:
+        """Waits for what was sent; every rank reads, in the order of sending."""
+        summed, own = self._later.read()
+        flags, numbers = summed[: self._num_flags], summed[self._num_flags :]
+        if numbers[0] > 0:  # some rank has names that others do not know of
+            self._agreed = self._totals.agreed_on(self._taken)
+            vector = self._totals.parts(self._taken, self._agreed)
+            numbers, _ = Later(vector, vector[:0]).read()
+        return Arrived(self._totals.found(numbers, self._agreed), flags, own)
 
 
 def _place(report: Report) -> Place:

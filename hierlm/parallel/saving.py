@@ -62,13 +62,6 @@ def writers_group() -> dist.ProcessGroup:
     return group
 
 
-def exchange_objects(value: Any, *, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """What every rank passed, in rank order, on every rank; None: through the group of the training thread."""
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value, group=group)
-    return values
-
-
 def _save_through(engine: Any, directory: Path, *, write: WriteFile, tag: str, client_state: dict[str, Any]) -> None:
     files = _CallersFiles(write)
     own_files, own_scripts = engine.checkpoint_engine, engine.copy_recovery_script

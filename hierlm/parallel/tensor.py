@@ -5,7 +5,7 @@ after another, so that no more than one layer is ever whole.
 The rules of a plan: `hierlm.parallel.tensor_plan`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,11 +14,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hierlm.nn.attention.multi_head import KeyValueLinear
+from hierlm.nn.attention.relative_attention import RelativeAttention
 from hierlm.nn.basic.dropout import sites
+from hierlm.nn.basic.head import soft_capped
 from hierlm.nn.layer import Layer
 from hierlm.nn.resampling.boundaries import entropies
 from hierlm.nn.resampling.dynamic_pooling import BoundaryLoss
+from hierlm.parallel.column_inputs import ColumnInputs
 from hierlm.parallel.groups import Groups
+from hierlm.parallel.log_sums import Slice
 from hierlm.parallel.recompute import unkept_products
 from hierlm.parallel.seams.megatron_names import (
     ColumnParallelLinear,
@@ -27,8 +32,10 @@ from hierlm.parallel.seams.megatron_names import (
     VocabParallelEmbedding,
     set_tensor_model_parallel_attributes,
 )
-from hierlm.parallel.seams.slices import ColumnSlice, without_extra_state
+from hierlm.parallel.seams.parameters import mark_summed
+from hierlm.parallel.seams.slices import without_extra_state
 from hierlm.parallel.seams.torch_private import forget_load_hooks
+from hierlm.parallel.shared_heads import SharedHeads
 from hierlm.parallel.sliced_entropy import SlicedEntropies
 from hierlm.parallel.tensor_plan import Rule, TensorPlan, rule_for
 
@@ -39,13 +46,12 @@ Sliced = TypeVar("Sliced", bound=nn.Module)
 class SlicedColumn(ColumnParallelLinear):
     """Whole input [..., D] -> this rank's part of the output, [..., width / degree]."""
 
-    def leave_input_gradient_in_parts(self) -> None:
-        """For a caller who sums over ranks what every rank's slice contributes."""
-        theirs = ColumnSlice(self)
-        theirs.disable_grad_reduce, theirs.allreduce_dgrad = True, False
+    inputs: ColumnInputs
+    beside: Sequence["SlicedColumn"]
+    """Those that may read the same, itself among them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _on_rows(super().forward, x)
+        return self.inputs.product(x, self.weight, self.bias, beside=[column.weight for column in self.beside])
 
 
 @without_extra_state
@@ -71,9 +77,11 @@ class SlicedHead(SlicedColumn):
     """Logits of this rank's part of the vocabulary; those of padding are so low that no probability reaches them."""
 
     is_padding: Tensor
+    part: Slice
+    soft_cap: float | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
+        logits = soft_capped(super().forward(x), self.soft_cap)
         return logits.masked_fill(self.is_padding, torch.finfo(logits.dtype).min)
 
 
@@ -99,6 +107,18 @@ def slice_layer(layer: Layer, index: int, plan: TensorPlan, groups: Groups) -> N
                 layer.set_submodule(path, cutter.sliced_module(module, rule, where=where))
                 break
             cutter.slice_parameter(module, name, rule, where=where)
+    _let_read(layer, ColumnInputs(layer, groups.tensor))
+
+
+def _let_read(layer: Layer, inputs: ColumnInputs) -> None:
+    """Tell the column slices of a layer of each other: what one module holds may read the same."""
+    for module in layer.modules():
+        columns = [child for child in module.children() if isinstance(child, SlicedColumn)]
+        for reader in module.children():
+            if isinstance(reader, SlicedColumn | SharedHeads):
+                reader.inputs, reader.beside = inputs, columns
+        if isinstance(module, RelativeAttention) and columns:
+            inputs.enter_with(module, [column.weight for column in columns])
 
 
 def logits_are_sliced(layers: Mapping[int, Layer]) -> bool:
@@ -114,6 +134,12 @@ def has_sliced_head(layer: Layer) -> bool:
     return any(isinstance(module, SlicedHead) for module in layer.modules())
 
 
+def slice_of_vocabulary(layers: Mapping[int, Layer]) -> Slice | None:
+    """Which one the sliced head among these layers makes logits of; None where there is none."""
+    heads = (module for layer in layers.values() for module in layer.modules() if isinstance(module, SlicedHead))
+    return next((head.part for head in heads), None)
+
+
 class _Cutter:
     """Cuts this rank's slices; a weight met twice (tied) is cut once."""
 
@@ -127,18 +153,34 @@ class _Cutter:
             return self._embedding(module)
         if rule == "row":
             return self._row(module, where=where)
+        if isinstance(module, KeyValueLinear) and self.degree > module.num_heads:
+            return self._shared_heads(module, where=where)
         return self._column(module, pads=rule == "vocabulary", where=where)
 
     def slice_parameter(self, module: nn.Module, name: str, rule: Rule, *, where: str) -> None:
         """A parameter that is neither a Linear's nor an Embedding's."""
         parameter = module.get_parameter(name)
         if rule == "partial":
-            if id(parameter) not in self._cut:  # a tied one is summed once
-                parameter.register_hook(partial(_summed, self.groups.tensor))  # which keeps no whole weight alive
-                self._cut[id(parameter)] = (parameter, parameter)
+            self._sum_gradient(parameter)
         elif rule != "replicate":
             dim = parameter.dim() - 1 if rule == "row" else 0
             module.register_parameter(name, self._slice(parameter, dim=dim, pads=rule == "vocabulary", where=where))
+
+    def _sum_gradient(self, parameter: nn.Parameter) -> None:
+        if id(parameter) not in self._cut:  # a tied one is summed once
+            parameter.register_hook(partial(_summed, self.groups.tensor))  # which keeps no whole weight alive
+            mark_summed(parameter)
+            self._cut[id(parameter)] = (parameter, parameter)
+
+    def _shared_heads(self, module: KeyValueLinear, *, where: str) -> SharedHeads:
+        if self.degree % module.num_heads:
+            raise ValueError(
+                f"parallel.tensor_parallel_degree: {self.degree} is no multiple of the {module.num_heads} heads of "
+                f"{where}, nor a divisor; choose a degree that is one"
+            )
+        for parameter in module.parameters():
+            self._sum_gradient(parameter)
+        return SharedHeads(module, num_heads=module.num_heads, groups=self.groups)
 
     def _embedding(self, module: nn.Embedding) -> nn.Module:
         rows, width = module.weight.shape
@@ -161,11 +203,12 @@ class _Cutter:
             config=self._config(module.weight),
             tp_group=self.groups.tensor,
         )
-        ColumnSlice(sliced).require()
         sliced.weight = self._slice(module.weight, dim=0, pads=pads, where=where)
         if module.bias is not None:
             sliced.bias = self._slice(module.bias, dim=0, pads=pads, where=where)
         if pads:
+            sliced.part = Slice(self.tp_rank * width // self.degree, self.groups.tensor)
+            sliced.soft_cap = getattr(module, "soft_cap", None)
             columns = torch.arange(width).chunk(self.degree)[self.tp_rank]
             sliced.register_buffer("is_padding", columns >= module.out_features, persistent=False)
         return _without_hooks(sliced)

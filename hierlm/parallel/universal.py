@@ -3,6 +3,7 @@
 The format is one folder per canonical parameter name with full fp32 tensors (`hierlm.checkpoint.universal` writes it).
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hierlm.checkpoint.blocks import MEMORY_BYTES
 from hierlm.checkpoint.canonical import different_names, require_known_names
 from hierlm.checkpoint.engine_files import OPTIMIZER_NAMES, PARAMETER_SLICES, STATE_NAMES, TENSOR_DEGREE, WEIGHTS
-from hierlm.checkpoint.tensor_file import read_mapping, read_tensors
+from hierlm.checkpoint.tensor_file import Mapped, give_back, read_mapping, read_tensors
+from hierlm.checkpoint.universal import NAMES
 from hierlm.errors import UserError
 from hierlm.optim.phased import Phased
 from hierlm.optim.state_names import StateNames
@@ -27,11 +30,11 @@ from hierlm.parallel.seams.deepspeed_names import (
     UNIVERSAL_CHECKPOINT_INFO,
     UNIVERSAL_CHECKPOINT_VERSION_KEY,
     UNIVERSAL_CHECKPOINT_VERSION_VALUE,
-    VOCAB_TENSOR,
     VOCABULARY_PARAMETER_PATTERNS,
 )
 from hierlm.parallel.seams.optimizers import Stage3Optimizer
 from hierlm.parallel.seams.parameters import own_share, own_stretch, whole_shape
+from hierlm.parallel.shared_heads import SharedHeads
 from hierlm.parallel.tensor import SlicedRow
 from hierlm.parallel.tensor_plan import TensorPlan, rule_for
 
@@ -101,10 +104,13 @@ def _slice_rule(module: nn.Module, name: str, plan: TensorPlan) -> str:
     rule = rule_for(plan, name)
     holder, _, own_name = name.rpartition(".")
     is_bias = own_name == "bias" and isinstance(module.get_submodule(holder), nn.Linear | SlicedRow)
-    return "replicate" if rule == "partial" or (rule == "row" and is_bias) else rule
+    is_shared = isinstance(module.get_submodule(holder), SharedHeads)
+    return "replicate" if rule == "partial" or is_shared or (rule == "row" and is_bias) else rule
 
 
-def load_universal(engine: Any, directory: Path, *, names: Iterable[str]) -> dict[str, Any]:
+def load_universal(
+    engine: Any, directory: Path, *, names: Iterable[str], memory_bytes: int = MEMORY_BYTES
+) -> dict[str, Any]:
     """Load a universal checkpoint's folder into a fresh engine of any layout; its client state. Every rank calls it.
 
     `names` are the model's; UserError where the folder holds others: what this layout does not look for is not lost
@@ -112,27 +118,31 @@ def load_universal(engine: Any, directory: Path, *, names: Iterable[str]) -> dic
 
     Our own loader: DeepSpeed's leaves out ZeRO 0, fails on a rank that owns only padding, gives all groups of ZeRO 3
     one step count (which is then counted up once per group) and knows nothing of tensor slices there.
-    Hyperparameters of the optimizer stay those of the engine: they come from config and step.
+    Hyperparameters of the optimizer stay those of the engine: they come from config and step. A rank reads its own
+    stretch of each file, `memory_bytes` at a time.
     """
     optimizer: Phased = engine.basic_optimizer
     zero, model = directory / "zero", _model_state(directory)
-    require_known_names((entry.name for entry in zero.iterdir() if entry.is_dir()), names, where=directory.parent)
-    _require_same_optimizer(model, optimizer, where=directory.parent)
     common = read_mapping(zero / "optimizer_state.pt")
+    require_known_names(_names_in(zero, common), names, where=directory.parent)
+    _require_same_optimizer(model, optimizer, where=directory.parent)
     counts = common["optimizer_state_dict"]["state"][0]
     for owner in _owners(engine):
         states = {state: torch.zeros_like(owner) for state in optimizer.state_names.states}
         optimizer.state[owner] = {**{c: n.to(owner.device, copy=True) for c, n in counts.items()}, **states}
-    for home in _homes(engine):
+    for home in homes(engine):
         state = {WEIGHTS: home.owner.data, **optimizer.state[home.owner]}
         for count in optimizer.state_names.counts:
             # one for all that an owner holds: they were trained in the same phases
             state[count].copy_(read_tensors(zero / home.name / f"{count}.pt"))
         for kind in (WEIGHTS, *optimizer.state_names.states):
-            full = _own_slice(engine, zero / home.name / f"{kind}.pt", home.parameter)
-            stretch = full.reshape(-1)[home.start : home.start + home.numel]
-            state[kind].view(-1)[home.owner_start : home.owner_start + home.numel].copy_(stretch)
-    _update_working_weights(engine)
+            mapped: Mapped = []
+            own = state[kind].view(-1)[home.owner_start : home.owner_start + home.numel]
+            saved = read_mapping(zero / home.name / f"{kind}.pt", mapped=mapped)
+            for first, values in _own_stretch(engine, saved, home, most=max(1, memory_bytes // 4 // 4)):
+                own[first : first + len(values)].copy_(values)
+                give_back(mapped)
+    update_working_weights(engine)
     for counter in ("global_steps", "global_samples", "skipped_steps"):
         setattr(engine, counter, model[counter])
     return model
@@ -148,7 +158,7 @@ def _require_same_optimizer(model: Mapping[str, Any], optimizer: Phased, *, wher
         )
 
 
-class _Home(NamedTuple):
+class Home(NamedTuple):
     """Where a stretch of a parameter's full-precision state lives on this rank."""
 
     name: str
@@ -159,7 +169,7 @@ class _Home(NamedTuple):
     numel: int
 
 
-def _homes(engine: Any) -> Iterator[_Home]:
+def homes(engine: Any) -> Iterator[Home]:
     """The stretches this rank updates. A rank may own none of a group, only padding."""
     name_of = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     for owner, parameters in zip(_owners(engine), _grouped_parameters(engine), strict=True):
@@ -168,12 +178,12 @@ def _homes(engine: Any) -> Iterator[_Home]:
             name = name_of[id(parameter)]
             if engine.zero_optimization_partition_weights():
                 start, numel, share = own_share(parameter)
-                yield _Home(name, parameter, owner, start, offset, numel)
+                yield Home(name, parameter, owner, start, offset, numel)
                 offset += share
             elif not engine.zero_optimization():
-                yield _Home(name, parameter, owner, 0, 0, parameter.numel())
+                yield Home(name, parameter, owner, 0, 0, parameter.numel())
             elif (stretch := own_stretch(parameter)) is not None:
-                yield _Home(name, parameter, owner, *stretch)
+                yield Home(name, parameter, owner, *stretch)
 
 
 def _owners(engine: Any) -> list[Tensor]:
@@ -190,7 +200,7 @@ def _grouped_parameters(engine: Any) -> list[list[Any]]:
     return list(engine.optimizer.groups)
 
 
-def _update_working_weights(engine: Any) -> None:
+def update_working_weights(engine: Any) -> None:
     """What the forward pass uses follows the full-precision state."""
     zero = engine.optimizer
     if not isinstance(zero, Stage3Optimizer):
@@ -209,19 +219,38 @@ def _model_state(directory: Path) -> dict[str, Any]:
     return read_mapping(directory / MODEL_FILE)
 
 
-def _own_slice(engine: Any, file: Path, parameter: Any) -> Tensor:
-    """What this tensor-parallel rank holds of a full tensor."""
-    saved = read_mapping(file)
+def _own_stretch(engine: Any, saved: Mapping[str, Any], home: Home, *, most: int) -> Iterator[tuple[int, Tensor]]:
+    """The stretch of `home` in a full tensor, in parts of about `most` values: (where in the stretch, values [n]).
+
+    Behind the last row of a vocabulary come zeros: it is padded to be cut.
+    """
     full: Tensor = saved[PARAM]
-    shape = whole_shape(parameter)
-    if full.shape == shape:
-        return full
-    tp_degree, tp_rank = engine.mpu.get_tensor_model_parallel_world_size(), engine.mpu.get_tensor_model_parallel_rank()
-    if saved.get(VOCAB_TENSOR):
-        padding = shape[0] * tp_degree - full.shape[0]
-        full = torch.cat([full, full.new_zeros(padding, *full.shape[1:])])
-    part: Tensor = full.chunk(tp_degree, dim=saved[CAT_DIM])[tp_rank]
-    return part
+    shape = whole_shape(home.parameter)
+    tp_rank = 0 if full.shape == shape else engine.mpu.get_tensor_model_parallel_rank()
+    if full.shape != shape and saved[CAT_DIM] == -1:
+        yield from _columns(full, home, first=tp_rank * shape[-1], width=shape[-1], most=most)
+        return
+    before, flat = tp_rank * math.prod(shape), full.reshape(-1)
+    for done in range(0, home.numel, most):
+        count, start = min(most, home.numel - done), before + home.start + done
+        there = flat[start : start + count]
+        yield done, torch.cat([there, there.new_zeros(count - len(there))]) if len(there) < count else there
+
+
+def _columns(full: Tensor, home: Home, *, first: int, width: int, most: int) -> Iterator[tuple[int, Tensor]]:
+    """The same of a parameter that is cut by its last dimension: these columns of each row."""
+    columns = full.reshape(-1, full.shape[-1])[:, first : first + width]
+    stop, step = home.start + home.numel, max(1, most // width)
+    for row in range(home.start // width, -(-stop // width), step):
+        begins = row * width
+        values = columns[row : row + step].reshape(-1)[max(home.start - begins, 0) : stop - begins]
+        yield max(begins - home.start, 0), values
+
+
+def _names_in(zero: Path, common: Mapping[str, Any]) -> Iterable[str]:
+    """The parameters of a conversion; those of 0.2 have to be listed."""
+    listed: Iterable[str] | None = common.get(NAMES)
+    return (entry.name for entry in zero.iterdir() if entry.is_dir()) if listed is None else listed
 
 
 def _patterns(names: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ Shapes: B rows of a micro-batch, T tokens.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,16 @@ from hierlm.parallel.micro_batch import MicroBatch
 
 LEAST_WEIGHT = 1e-12
 """A global batch in which nothing counts has the loss 0."""
+
+
+class Counting(NamedTuple):
+    """How the targets of a micro-batch count in training."""
+
+    weights: Tensor | None  # fp32 [B, T]; None: alike
+    scale: Tensor | None  # `scale_of` all micro-batches of the step
+
+
+ALIKE = Counting(None, None)
 
 
 def scale_of(micro_batches: Sequence[MicroBatch], *, groups: Groups) -> Tensor | None:

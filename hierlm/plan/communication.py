@@ -1,7 +1,9 @@
 """Bytes one rank sends in one optimizer step, by the ring algorithms of NCCL and gloo.
 
 An all-reduce of n bytes over g ranks sends 2 n (g - 1) / g, a reduce-scatter or all-gather n (g - 1) / g
-(Patarasuk & Yuan 2009).
+(Patarasuk & Yuan 2009). ZeRO 1 and 2 scatter gradients once a step and gather weights once, 2 n values; ZeRO 3
+scatters and gathers twice in every micro-batch, 3 n (Rajbhandari et al. 2020, 1910.02054, section 7). With secondary
+shards inside a node (ZeRO++ hpZ, Wang et al. 2023, 2306.10209, section 4.2) the second gather stays among those.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,37 +18,53 @@ class Traffic:
 
     gradients: int  # summed over data-parallel ranks
     weights: int  # gathered from data-parallel ranks
-    tensor: int  # summed over tensor-parallel ranks, forward, backward and recomputed
+    tensor: int  # summed over tensor-parallel ranks, forward, backward and recomputed; boundaries gathered behind
     boundary: int  # to the next stage and back to the one before
+    secondary: int = 0  # of the weights: what ranks with secondary shards gather among themselves
 
     @property
     def data(self) -> int:
-        return self.gradients + self.weights
+        return self.gradients + self.weights + self.secondary
 
     def document(self) -> dict[str, int]:
         """As plain data."""
         return asdict(self)
 
 
-def traffic(kind: Kind, *, profile: Profile, layers: range, values: int) -> Traffic:
+def traffic(kind: Kind, *, profile: Profile, layers: range, values: int, tp_degree: int = 1) -> Traffic:
     """Of a stage that holds `layers` with `values` weights on a rank; `profile` is of one micro-batch."""
-    ring = (kind.dp_degree - 1) / kind.dp_degree
-    reductions = kind.micro_batches if kind.stage == 3 else 1  # after every backward pass
-    per_reduction = ring * values * kind.reduced * (1 if kind.stage else 2)
     of_layers = [profile.traffic[index] for index in layers]
     first, last = layers.start > 0, layers.stop < len(profile.layers)
     boundary = first * profile.layers[layers.start - 1].output + last * profile.layers[layers.stop - 1].output
+    whole = kind.micro_batches * boundary if kind.pipeline else 0
+    sliced = kind.micro_batches * sum(layer.sent_forward + layer.sent_backward for layer in of_layers)
+    weights, secondary = _weights(kind, values)
     return Traffic(
-        gradients=int(reductions * per_reduction),
-        weights=int(ring * values * kind.working * _gathers(kind, values)) if kind.stage >= 1 else 0,
-        tensor=kind.micro_batches * sum(layer.sent_forward + layer.sent_backward for layer in of_layers),
-        boundary=kind.micro_batches * boundary if kind.pipeline else 0,
+        gradients=_gradients(kind, values),
+        weights=weights,
+        tensor=sliced + whole * (tp_degree - 1) // tp_degree,  # each sends a slice, and gathers what came
+        boundary=whole // tp_degree,
+        secondary=secondary,
     )
 
 
-def _gathers(kind: Kind, values: int) -> int:
-    """How often the weights are gathered in a step."""
+def _gradients(kind: Kind, values: int) -> int:
+    """Summed whole where nothing is partitioned, else scattered."""
+    times = kind.micro_batches if kind.stage == 3 else 1
+    return int(times * _ring(kind.dp_degree) * values * kind.gradient_bytes * (2 if kind.stage == 0 else 1))
+
+
+def _weights(kind: Kind, values: int) -> tuple[int, int]:
+    """(Over all data-parallel ranks, among those with secondary shards)."""
+    once = _ring(kind.dp_degree) * values * kind.working
     if kind.stage < 3:
-        return 1
-    passes = 2 if values > MOST_GATHERED else 1  # few enough stay gathered from the forward pass on
-    return passes * kind.micro_batches
+        return (int(once) if kind.stage else 0), 0
+    again = values > MOST_GATHERED  # few enough stay gathered from the forward pass on
+    if again and kind.secondary_degree > 1:
+        among = _ring(kind.secondary_degree) * values * kind.working
+        return int(kind.micro_batches * once), int(kind.micro_batches * among)
+    return int(kind.micro_batches * once * (2 if again else 1)), 0
+
+
+def _ring(degree: int) -> float:
+    return (degree - 1) / degree

@@ -1,12 +1,6 @@
-"""What a device is to the planner, and what of its data sheet training has been seen to reach."""
+"""What a device is to the planner, and what of its data sheet training has been seen to reach. Torch-free."""
 
 from dataclasses import dataclass
-from time import perf_counter
-
-import torch
-from torch import Tensor
-
-from hierlm.nn.kernels.linear import Linear
 
 GIB = 2**30
 
@@ -28,10 +22,14 @@ USABLE_MEMORY = 0.92
 LINK_SHARE = 0.75
 """Share of a link's data-sheet rate that collectives reach on large messages."""
 
+MEMORY_SHARE = 0.9
+"""Share of the data sheet's rate that a copy reaches. For work whose reads and writes are counted; where results alone
+are seen, `MOVES` stands for all of it."""
+
 
 @dataclass(frozen=True)
 class Device:
-    """One rank's device. Rates are per second and one way."""
+    """One rank's device and its way to others. Rates are per second and one way."""
 
     name: str
     bf16_flops: float  # of dense products
@@ -39,41 +37,19 @@ class Device:
     memory_bytes: int
     memory_bandwidth: float  # bytes
     kernel_seconds: float  # of an operation, beside its work
-    node_link: float  # bytes, to a peer in the same node
-    fabric_link: float  # bytes, to another node
+    node_link: float  # bytes, to peers in the same node
+    fabric_link: float  # bytes, through one port of the node
     per_node: int
     is_gpu: bool
     source: str
+    ports: int | None = None  # of a node; None: one a device
+    processors: int = 1  # that share out the tiles of a product (SMs)
 
     def peak_flops(self, *, bf16: bool) -> float:
         """FLOP/s of products in a run's precision."""
         return self.bf16_flops if bf16 else self.fp32_flops
 
-
-def measured_matmul_flops(on: torch.device, *, precision: str, largest: int = 1024, repeats: int = 4) -> float:
-    """FLOP/s of the best of a few square products as layers make them, in the training precision, with the threads of
-    this process.
-
-    The squares grow up to `largest`, or until the next would be slow: some processors only emulate bf16.
-    """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    size = min(largest, 256)
-    while True:
-        layer = Linear(size, size, bias=False, device=on, dtype=dtype)
-        best = min(_product_seconds(layer) for _ in range(repeats))
-        if 2 * size > largest or 2**3 * best > _SLOW_SECONDS:
-            return 2 * size**3 / best
-        size *= 2
-
-
-_SLOW_SECONDS = 0.1
-"""Of one product."""
-
-
-@torch.no_grad()
-def _product_seconds(layer: Linear) -> float:
-    start = perf_counter()
-    product: Tensor = layer(layer.weight)
-    if product.is_cuda:
-        torch.cuda.synchronize(product.device)
-    return perf_counter() - start
+    @property
+    def node_ports(self) -> int:
+        """Of a whole node."""
+        return self.per_node if self.ports is None else self.ports

@@ -8,18 +8,18 @@ from hierlm.config.run_config import RunConfig
 from hierlm.costs.cut import cut_for
 from hierlm.costs.flops import TRAINING_FACTOR, LayerCost, layer_costs
 from hierlm.costs.stage_cut import StageCut, cut_uniformly
-from hierlm.optim.state_names import StateNames
 from hierlm.parallel.config import ParallelConfig
 from hierlm.parallel.degrees import Degrees
-from hierlm.parallel.zero import effective_stage
+from hierlm.parallel.zero import LARGEST_BUCKET
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.communication import Traffic, traffic
-from hierlm.plan.device import USABLE_MEMORY, Device
+from hierlm.plan.device import MOVES, PRODUCT_SHARE, USABLE_MEMORY, Device
 from hierlm.plan.footprint import Profile
 from hierlm.plan.layer_memory import Setting, profile
-from hierlm.plan.memory import StageMemory, stage_memories
+from hierlm.plan.memory import StageMemory, kind_of, stage_memories
+from hierlm.plan.schedule import FORWARD_SHARE
 from hierlm.plan.step_time import StageWork, StepTime, step_time
-from hierlm.plan.zero_memory import Kind
+from hierlm.plan.zero_memory import Kind, holdings
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Estimate:
 
     @property
     def usable_bytes(self) -> int:
-        return int(self.device.memory_bytes * USABLE_MEMORY)
+        return usable_bytes(self.device)
 
     @property
     def fits(self) -> bool:
@@ -86,6 +86,11 @@ class Estimate:
     def seconds(self) -> float:
         """Of all steps of all phases."""
         return sum(each.time.total * each.phase.num_steps for each in self.phases)
+
+
+def usable_bytes(device: Device) -> int:
+    """What of a device's memory tensors may take."""
+    return int(device.memory_bytes * USABLE_MEMORY)
 
 
 class Estimator:
@@ -107,6 +112,28 @@ class Estimator:
         """Whether a model had to run on real rows."""
         return any(found.is_extrapolated for found in self._profiles.values())
 
+    @property
+    def usable_bytes(self) -> int:
+        return usable_bytes(self.device)
+
+    def least_seconds(self, layout: ParallelConfig) -> float:
+        """Of all steps, without a profile: the products of stages that are even, and the filling of the pipeline."""
+        seconds, stages = 0.0, layout.pipeline_parallel_degree
+        rate = PRODUCT_SHARE * self.device.peak_flops(bf16=self._bf16) * layout.tensor_parallel_degree
+        for phase in self.config.phases:
+            rows = layout.micro_batch(global_batch_size=phase.global_batch_size)
+            times = layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size)
+            each = TRAINING_FACTOR * rows * self._forward_flops(phase) / rate
+            seconds += phase.num_steps * each * (times + stages - 1) / stages
+        return seconds
+
+    def least_bytes(self, layout: ParallelConfig) -> int:
+        """Of the fullest rank, without a profile: weights, gradients and optimizer of an even share."""
+        config = self.config.model_copy(update={"parallel": layout})
+        parts = layout.tensor_parallel_degree * layout.pipeline_parallel_degree
+        held = holdings(kind_of(config, config.phases[0]), values=self._num_values // parts, largest=0)
+        return held.weights + held.optimizer + held.gradients_always
+
     def estimate(self, layout: ParallelConfig, *, exact: bool = True) -> Estimate:
         """Judge a layout that obeys the rules; unless `exact`, micro-batches follow from those of one and two rows."""
         cut = self._cut(layout)
@@ -124,33 +151,32 @@ class Estimator:
         rows = layout.micro_batch(global_batch_size=phase.global_batch_size)
         seen = self._profile(phase, layout, rows=rows, exact=exact)
         memories = stage_memories(config, phase, profile=seen, boundaries=cut.boundaries)
-        micro_batches = layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size)
-        kind = Kind(
-            effective_stage(config),
-            self._bf16,
-            layout.data_parallel_degree,
-            len(memories) > 1,
-            micro_batches,
-            reduces_in_bf16=layout.reduce_precision == "bf16",
-        )
-        flows = [traffic(kind, profile=seen, layers=stage.layers, values=stage.num_values) for stage in memories]
+        kind = kind_of(config, phase)
+        tp_degree = layout.tensor_parallel_degree
+        flows = [
+            traffic(kind, profile=seen, layers=stage.layers, values=stage.num_values, tp_degree=tp_degree)
+            for stage in memories
+        ]
         works = [
-            self._work(phase, layout, stage, flow, seen, rows=rows) for stage, flow in zip(memories, flows, strict=True)
+            self._work(phase, layout, stage, flow, seen, kind=kind, rows=rows)
+            for stage, flow in zip(memories, flows, strict=True)
         ]
         time = step_time(
             works,
-            micro_batches=micro_batches,
+            micro_batches=kind.micro_batches,
             degrees=Degrees.of(layout),
             device=self.device,
             bf16=self._bf16,
-            num_states=len(StateNames.of(config.optim.name).states),
+            num_states=kind.num_states,
+            zero_stage=kind.stage,
+            secondary_degree=kind.secondary_degree,
         )
         flops = self._flops_per_token(phase, layout, seen, rows=rows)
         achieved = flops.model * phase.tokens_per_step / time.total
         return PhaseEstimate(
             phase=phase,
             micro_batch_size=rows,
-            micro_batches=micro_batches,
+            micro_batches=kind.micro_batches,
             flops=flops,
             stages=tuple(memories),
             traffic=tuple(flows),
@@ -166,17 +192,28 @@ class Estimator:
         flow: Traffic,
         seen: Profile,
         *,
+        kind: Kind,
         rows: int,
     ) -> StageWork:
         makes_loss = stage.layers.stop == len(seen.layers)
         own = [seen.layers[index] for index in stage.layers]
+        made = sum(layer.made for layer in own) + makes_loss * seen.loss_made
+        flops = self._stage_flops(phase, layout, stage.layers, seen, rows=rows)
+        again = self._recomputed(phase, layout, stage.layers, seen, rows=rows) / layout.tensor_parallel_degree
         return StageWork(
-            flops=self._stage_flops(phase, layout, stage.layers, seen, rows=rows),
-            made_bytes=sum(layer.made for layer in own) + makes_loss * seen.loss_made,
+            flops=flops,
+            moved_bytes=MOVES * made,
             kernels=sum(layer.kernels for layer in own) + makes_loss * seen.loss_kernels,
             traffic=flow,
-            num_values=stage.num_values,
+            updated_values=stage.num_values / (kind.dp_degree if kind.stage >= 1 else 1),
+            pieces=self._pieces(kind, stage),
+            forward_share=(flops - again) / TRAINING_FACTOR / flops if flops else FORWARD_SHARE,
         )
+
+    def _pieces(self, kind: Kind, stage: StageMemory) -> int:
+        """Layers, which ZeRO 3 gathers one by one, or buckets of gradients."""
+        num_layers = max(len(stage.layers), 1)
+        return num_layers if kind.stage == 3 else max(num_layers, -(-stage.num_values // LARGEST_BUCKET))
 
     @property
     def _bf16(self) -> bool:
@@ -210,6 +247,14 @@ class Estimator:
         if key not in self._profiles:
             self._profiles[key] = profile(setting)
         return self._profiles[key]
+
+    @cached_property
+    def _num_values(self) -> int:
+        return sum(cost.parameters for cost in self.cut_costs)
+
+    def _forward_flops(self, phase: PhaseConfig) -> int:
+        """Of a row."""
+        return sum(cost.forward_flops for cost in self._costs_of(phase))
 
     def _costs_of(self, phase: PhaseConfig) -> list[LayerCost]:
         return self._layer_costs(self.config.model.model_copy(update=phase.model), phase.sequence_length)

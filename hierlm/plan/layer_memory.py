@@ -99,7 +99,7 @@ def _run(setting: Setting, *, device: torch.device, rows: int) -> Profile:
     chosen = representatives(specs)
     run = sorted({*chosen, *(share.owner for share in shared)})
     with without_peers(Degrees(tensor=setting.tp_degree)) as groups, standing_for(setting.target):
-        shares = TokenShares(groups, sums_whole=not setting.on_gpu) if setting.shares_tokens else None
+        shares = TokenShares(groups, exchanges=not setting.on_gpu) if setting.shares_tokens else None
         module = _module(setting, run, shares=shares, groups=groups, device=device)
         trace = Trace(module, shares=shares, groups=groups, ends_in_loss=setting.loss_chunk_tokens is not None)
         trace.there_and_back(neutral(input_specs(setting.model), _tokens(setting, rows, device)))
@@ -124,7 +124,11 @@ def _module(
     with built_on(device):
         layers = build_stage(setting.model, seed=0, stage=run, groups=groups).layers
     module = LossModule(
-        layers, recompute=setting.recompute, shares=shares, loss_chunk_tokens=setting.loss_chunk_tokens
+        layers,
+        recompute=setting.recompute,
+        shares=shares,
+        loss_chunk_tokens=setting.loss_chunk_tokens,
+        z_loss=getattr(setting.model, "z_loss", 0.0),
     ).to(device)
     module.bfloat16() if setting.bf16 else module
     module.train()

@@ -10,11 +10,16 @@ from itertools import pairwise
 from typing import Any
 
 from hierlm.config.run_config import RunConfig
+from hierlm.optim.optimizers import optimizer
 from hierlm.optim.state_names import StateNames
+from hierlm.parallel.config import ParallelConfig
 from hierlm.parallel.zero import effective_stage
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.footprint import Footprint, Profile
 from hierlm.plan.zero_memory import Holdings, Kind, holdings
+
+SECONDARY = "zero_partition_degree"
+"""The field of a layout for secondary shards inside a node."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +61,33 @@ class StageMemory:
         return {**plain, "layers": layers, "peak_bytes": peak}
 
 
-def stage_memories(
-    config: RunConfig[Any], phase: PhaseConfig, *, profile: Profile, boundaries: Sequence[int]
-) -> list[StageMemory]:
-    """Every stage of a layout in one phase; `profile` is that of its tensor degree, recompute and micro-batch."""
+def kind_of(config: RunConfig[Any], phase: PhaseConfig) -> Kind:
+    """What decides the accounting of a config's layout in one phase."""
     layout = config.parallel
-    kind = Kind(
+    return Kind(
         stage=effective_stage(config),
         bf16=config.train.precision == "bf16",
         dp_degree=layout.data_parallel_degree,
         pipeline=layout.pipeline_parallel_degree > 1,
         micro_batches=layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size),
         offload=layout.offload,
-        reduces_in_bf16=layout.reduce_precision == "bf16",
         num_states=len(StateNames.of(config.optim.name).states),
+        num_temporaries=getattr(optimizer(config.optim.name), "TEMPORARIES", 0),
+        secondary_degree=secondary_degree(layout),
+        full_reduction=layout.reduce_precision == "fp32",
     )
+
+
+def secondary_degree(layout: ParallelConfig) -> int:
+    """Ranks that share a second copy of the weights, 1 where the layout has none (or hierlm cannot yet)."""
+    return getattr(layout, SECONDARY, None) or 1
+
+
+def stage_memories(
+    config: RunConfig[Any], phase: PhaseConfig, *, profile: Profile, boundaries: Sequence[int]
+) -> list[StageMemory]:
+    """Every stage of a layout in one phase; `profile` is that of its tensor degree, recompute and micro-batch."""
+    kind = kind_of(config, phase)
     stages = [range(start, stop) for start, stop in pairwise(boundaries)]
     return [_Stage(profile, kind, stages, number).memory() for number in range(len(stages))]
 

@@ -10,7 +10,8 @@ from hierlm.parallel.config import ParallelConfig
 from hierlm.plan import devices
 from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE
 from hierlm.plan.estimate import Estimate, Estimator, PhaseEstimate
-from hierlm.plan.layouts import changes, fastest, nearest_that_fit
+from hierlm.plan.layouts import changes
+from hierlm.plan.search import Scaling, Tell, fastest, nearest_that_fit, scaling
 
 SHOWN = 5
 """Alternative layouts."""
@@ -18,8 +19,8 @@ SHOWN = 5
 NOT_MODELLED = (
     "what torch.compile and CUDA graphs save; how much faster or slower a kernel is at its own shape; the waiting of "
     "an LSTM's steps for each other",
-    "the latency of messages, which many small ones are made of, as ZeRO 3's of small layers; their overlap with work, "
-    "congestion, slow nodes; data loading, evaluation, checkpoints, tracking",
+    "the latency of messages, which many small ones are made of, as ZeRO 3's of small layers; what messages take from "
+    "the work beside them; congestion, slow nodes; data loading, evaluation, checkpoints, tracking",
     "workspace inside kernels, the allocator's gaps, the context, NCCL's buffers: the share of memory left for them",
     "what an evaluation with recurrent memory keeps beside the training memories",
     "a shorten factor drawn per step (that of the first step is taken); batched products that selective recompute "
@@ -45,6 +46,7 @@ class Plan:
     num_alternative_devices: int
     alternatives: tuple[Estimate, ...]  # ranked by the predicted time of the whole run
     is_search: bool
+    scaling: Scaling | None  # of a search that found something
     not_modelled: tuple[str, ...]
 
     def document(self) -> dict[str, Any]:
@@ -64,15 +66,17 @@ class Plan:
             "alternatives": {
                 "world_size": self.num_alternative_devices,
                 "layouts": [_estimate(each, self.config.parallel) for each in self.alternatives],
+                "scaling": None if self.scaling is None else {**asdict(self.scaling), "helps": self.scaling.helps},
             },
             "not_modelled": list(self.not_modelled),
         }
 
 
-def make_plan(config: RunConfig[Any], *, device_name: str, search: int | None = None) -> Plan:
+def make_plan(config: RunConfig[Any], *, device_name: str, search: int | None = None, tell: Tell | None = None) -> Plan:
     """The plan of a run; with `search` also the fastest layouts of so many devices.
 
-    Without, others are looked for only when the config's own does not fit. UserError when no layout obeys the rules.
+    Without, others are looked for only when the config's own does not fit. `tell` hears how a search gets on. UserError
+    when no layout obeys the rules.
     """
     layout: ParallelConfig = config.parallel
     device = devices.device(device_name, processes=search or layout.world_size)
@@ -80,9 +84,9 @@ def make_plan(config: RunConfig[Any], *, device_name: str, search: int | None = 
     estimate = estimator.estimate(layout)
     num_devices, others = 0, []
     if search is not None:
-        num_devices, others = search, fastest(estimator, num_devices=search, most=SHOWN)
+        num_devices, others = search, fastest(estimator, num_devices=search, most=SHOWN, tell=tell)
     elif not estimate.fits:
-        num_devices, others = nearest_that_fit(estimator, layout, most=SHOWN)
+        num_devices, others = nearest_that_fit(estimator, layout, most=SHOWN, tell=tell)
     return Plan(
         config=config,
         num_parameters=sum(cost.parameters for cost in estimator.cut_costs),
@@ -90,6 +94,7 @@ def make_plan(config: RunConfig[Any], *, device_name: str, search: int | None = 
         num_alternative_devices=num_devices,
         alternatives=tuple(others),
         is_search=search is not None,
+        scaling=scaling(estimator, others[0], tell=tell) if search is not None and others else None,
         not_modelled=(*NOT_MODELLED, *([REAL_ROWS] if estimator.is_extrapolated else [])),
     )
 

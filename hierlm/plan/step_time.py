@@ -1,7 +1,7 @@
 """How long a step should take: products, what else is read and written, kernels, messages, the pipeline's bubble.
 
-Nothing overlaps with anything: DeepSpeed's `overlap_comm` is off (`hierlm.parallel.zero`), and messages between
-tensor-parallel ranks and stages wait for what they carry.
+What passes beside what is `hierlm.plan.schedule`. The door for work that was not traced: `StageWork` made of counts of
+one's own, `step_time` with a `Schedule` of one's own.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 
 from hierlm.parallel.degrees import Degrees
 from hierlm.plan.communication import Traffic
-from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE, Device
+from hierlm.plan.device import PRODUCT_SHARE, Device
+from hierlm.plan.links import Links
+from hierlm.plan.schedule import AS_BUILT, FORWARD_SHARE, DataMessages, Schedule, exposed_seconds
 from hierlm.plan.zero_memory import ADAMW_STATES, FULL
 
 
@@ -18,10 +20,12 @@ class StageWork:
     """What a rank of one stage does in a step."""
 
     flops: float  # of a micro-batch, recompute included, as are the next two
-    made_bytes: int  # results of operations
+    moved_bytes: float  # read and written between products
     kernels: int  # operations with a result of their own
     traffic: Traffic
-    num_values: int
+    updated_values: float  # whose update this rank makes: its share under ZeRO
+    pieces: int = 1  # layers or buckets that messages between data-parallel ranks come in
+    forward_share: float = FORWARD_SHARE  # of a micro-batch's work
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,10 @@ class StepTime:
     kernels: float  # starting and ending them
     tensor_messages: float
     boundary_messages: float
-    data_messages: float
+    data_messages: float  # what of them nothing hides
     update: float
     bubble: float  # waiting for the pipeline to fill and drain
+    hidden_messages: float = 0.0  # between data-parallel ranks beside work: no part of the total
 
     @property
     def compute(self) -> float:
@@ -44,7 +49,7 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        return sum(asdict(self).values())
+        return sum(asdict(self).values()) - self.hidden_messages
 
     def document(self) -> dict[str, float]:
         """As plain data."""
@@ -59,23 +64,38 @@ def step_time(
     device: Device,
     bf16: bool,
     num_states: int = ADAMW_STATES,
+    zero_stage: int = 1,
+    secondary_degree: int = 1,
+    schedule: Schedule = AS_BUILT,
 ) -> StepTime:
     """Of a layout on a device, with an optimizer of so many states."""
     update_bytes = FULL * (2 * (1 + num_states) + 1)  # weight and states are read and written, the gradient is read
-    within = _Links(degrees, device)
-    slowest = max((_effort(stage, device, bf16=bf16) for stage in stages), key=sum)
-    products, memory, kernels = (micro_batches * seconds for seconds in slowest)
-    tensor = max(stage.traffic.tensor for stage in stages) / within.tensor
-    boundary = max(stage.traffic.boundary for stage in stages) / within.pipeline
+    links = Links(degrees, device)
+    efforts = [_effort(stage, device, bf16=bf16) for stage in stages]
+    products, memory, kernels = (micro_batches * seconds for seconds in max(efforts, key=sum))
+    tensor = max(stage.traffic.tensor for stage in stages) / links.tensor
+    boundary = max(stage.traffic.boundary for stage in stages) / links.pipeline
+    alone, waited = 0.0, 0.0
+    for stage, effort in zip(stages, efforts, strict=True):
+        messages = _data_messages(stage, links, zero_stage=zero_stage, secondary_degree=secondary_degree)
+        beside = sum(effort) + stage.traffic.tensor / links.tensor / micro_batches
+        passes = micro_batches if zero_stage == 3 else 1
+        seconds = exposed_seconds(
+            messages, schedule, micro_batch_seconds=beside, forward_share=stage.forward_share, passes=passes
+        )
+        waited, alone = max((waited, alone), (seconds, messages.total))
+    messages_each = (tensor + boundary) / micro_batches
+    others = sum(map(sum, efforts)) - max(map(sum, efforts)) + (len(stages) - 1) * messages_each
     return StepTime(
         products=products,
         memory=memory,
         kernels=kernels,
         tensor_messages=tensor,
         boundary_messages=boundary,
-        data_messages=max(stage.traffic.data for stage in stages) / within.data,
-        update=max(stage.num_values for stage in stages) * update_bytes / device.memory_bandwidth,
-        bubble=(degrees["pipeline"] - 1) / micro_batches * (products + memory + kernels + tensor + boundary),
+        data_messages=waited,
+        update=max(stage.updated_values for stage in stages) * update_bytes / device.memory_bandwidth,
+        bubble=others / schedule.virtual_stages,  # a micro-batch through all other stages
+        hidden_messages=max(alone - waited, 0.0),
     )
 
 
@@ -83,20 +103,20 @@ def _effort(stage: StageWork, device: Device, *, bf16: bool) -> tuple[float, flo
     """Seconds of a micro-batch: products, memory, kernels."""
     return (
         stage.flops / (PRODUCT_SHARE * device.peak_flops(bf16=bf16)),
-        MOVES * stage.made_bytes / device.memory_bandwidth,
+        stage.moved_bytes / device.memory_bandwidth,
         stage.kernels * device.kernel_seconds,
     )
 
 
-class _Links:
-    """Bytes per second between the peers of each axis; neighbours on the tensor axis are next to each other."""
-
-    def __init__(self, degrees: Degrees, device: Device) -> None:
-        self._device = device
-        self.tensor = self._link(span=degrees["tensor"])
-        self.data = self._link(span=degrees["tensor"] * degrees["data"])
-        self.pipeline = self._link(span=degrees.world_size)
-
-    def _link(self, *, span: int) -> float:
-        device = self._device
-        return LINK_SHARE * (device.node_link if span <= device.per_node else device.fabric_link)
+def _data_messages(stage: StageWork, links: Links, *, zero_stage: int, secondary_degree: int) -> DataMessages:
+    flow = stage.traffic
+    weights, secondary = flow.weights / links.data, flow.secondary / links.within_data(secondary_degree)
+    is_partitioned = zero_stage == 3
+    back = secondary if flow.secondary else weights / 2
+    return DataMessages(
+        gradients=flow.gradients / links.data,
+        forward_gathers=(weights + secondary - back) * is_partitioned,
+        backward_gathers=back * is_partitioned,
+        gathers_after_update=weights * (not is_partitioned),
+        pieces=stage.pieces,
+    )

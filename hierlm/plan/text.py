@@ -34,6 +34,8 @@ def show(plan: Plan) -> None:
     console.print(_verdict(plan))
     if plan.alternatives:
         console.print(_alternatives(plan))
+        if plan.scaling is not None:
+            console.print(plan.scaling.line)
     elif plan.is_search:
         console.print(f"no layout of {plan.num_alternative_devices} devices fits")
     elif not plan.estimate.fits:
@@ -100,12 +102,17 @@ def _time_line(each: PhaseEstimate) -> str:
         f"  step: {_seconds(time.total)} = products {_seconds(time.products)} + memory between them "
         f"{_seconds(time.memory)} + kernels {_seconds(time.kernels)}",
         f"        + tensor messages {_seconds(time.tensor_messages)} + boundaries {_seconds(time.boundary_messages)} "
-        f"+ data messages {_seconds(time.data_messages)}",
+        f"+ data messages {_seconds(time.data_messages)}"
+        f"{_hidden(time.hidden_messages)}",
         f"        + update {_seconds(time.update)} + bubble {_seconds(time.bubble)} "
         f"({bubble_fraction(len(each.stages), each.micro_batches):.0%} of the pipeline)",
         f"  {each.tokens_per_second:,.0f} tokens/s, MFU {each.mfu:.1%}",
     ]
     return "\n".join(lines)
+
+
+def _hidden(seconds: float) -> str:
+    return f" (beside work {_seconds(seconds)})" if seconds else ""
 
 
 def _verdict(plan: Plan) -> str:
@@ -123,12 +130,12 @@ def _alternatives(plan: Plan) -> Table:
     what = "fastest layouts that fit" if plan.is_search else "nearest layouts that fit, fastest first"
     table = _table(f"{what}, {plan.num_alternative_devices} devices:")
     unit = _unit(max(each.peak_bytes for each in plan.alternatives))
-    for title in ("", "step", "MFU", f"peak {unit.name}", "differs by"):
+    for title in ("", "all steps", "step", "MFU", f"peak {unit.name}", "differs by"):
         table.add_column(title, justify="left" if title == "differs by" else "right")
     for rank, each in enumerate(plan.alternatives, start=1):
         phase = _longest(each)
         words = " ".join(f"{key}={value}" for key, value in changes(plan.config.parallel, each.layout).items())
-        figures = (_seconds(phase.time.total), f"{phase.mfu:.1%}", unit(each.peak_bytes))
+        figures = (_seconds(each.seconds), _seconds(phase.time.total), f"{phase.mfu:.1%}", unit(each.peak_bytes))
         table.add_row(f"{rank}", *figures, words or "nothing")
     return table
 

@@ -8,10 +8,13 @@ tags of 8000 characters; sqlite databases migrated by two processes at once brea
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from glob import escape
 from itertools import islice
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -37,6 +40,7 @@ from mlflow.tracking import MlflowClient
 
 from data_pipeline.masking import holds_secret, masked
 from hierlm import metric_names
+from hierlm.durable import rename, sync
 from hierlm.tracking.backend import MAX_POINTS, Dataset, Point, Status, TrackedRun
 from hierlm.tracking.file_lock import locked
 
@@ -45,6 +49,7 @@ _WRITTEN_BY_US = (".sbatch", ".yaml", ".json")
 _PARENT_TAG = "mlflow.parentRunId"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its UI shows training, not chat, then
 _MODEL_NAME_REFUSED = re.compile(r"[^A-Za-z0-9_-]")
+_SQLITE, _MAKING = "sqlite:///", ".making"
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
 
@@ -59,6 +64,8 @@ class MlflowBackend:
         self._artifact_root = artifact_root.absolute()
         self._lock_file = _lock_file(uri)
         with self._one_process():
+            if self._lock_file is not None:
+                _make_database(_database_file(uri), artifact_root=self._artifact_root)
             self.client = _connected(uri, artifact_root=None if self._is_server else self._artifact_root)
             self.experiment_id = self._find_or_create_experiment(experiment)
 
@@ -211,6 +218,25 @@ def _connected(uri: str, *, artifact_root: Path | None) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def _make_database(path: Path, *, artifact_root: Path) -> None:
+    """Make an sqlite database that is missing, beside its place: a process killed amid MLflow's hundred migrations
+    would leave one that nobody can open. The caller holds the lock, so what earlier ones left beside it is nobody's.
+
+    The copy that takes the place holds all of it in one file, whatever journal MLflow's own connections keep.
+    """
+    if path.exists():
+        return
+    for left in path.parent.glob(f".{escape(path.name)}.*{_MAKING}"):
+        rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=f".{path.name}.", suffix=_MAKING, dir=path.parent) as folder:
+        draft, whole = Path(folder).absolute() / "draft.db", Path(folder) / "whole.db"
+        _connected(f"sqlite:///{draft}", artifact_root=artifact_root)
+        with closing(sqlite3.connect(draft)) as made:
+            made.execute("VACUUM INTO ?", (str(whole),))
+        sync(whole)
+        rename(whole, path)
+
+
 @contextmanager
 def _if_the_server_can() -> Iterator[None]:
     """Servers older than MLflow 3 have no datasets or models of their own: runs are complete without."""
@@ -223,7 +249,11 @@ def _if_the_server_can() -> Iterator[None]:
 
 def _lock_file(uri: str) -> Path | None:
     """Beside the database; a server needs none."""
-    return Path(uri.removeprefix("sqlite:///") + ".lock") if uri.startswith("sqlite:///") else None
+    return Path(f"{_database_file(uri)}.lock") if uri.startswith(_SQLITE) else None
+
+
+def _database_file(uri: str) -> Path:
+    return Path(uri.removeprefix(_SQLITE))
 
 
 def _user_tag() -> dict[str, str]:

@@ -17,9 +17,10 @@ from hierlm.checkpoint.commit import Saved, SaveError, Write, save_checkpoint
 from hierlm.checkpoint.find import CheckpointRef, newest_good
 from hierlm.checkpoint.leftovers import take_over
 from hierlm.checkpoint.manifest import Facts, Layout, Why
-from hierlm.checkpoint.recurrent import read_recurrent_states, write_recurrent_state
+from hierlm.checkpoint.recurrent import MEMORY, read_recurrent_states, write_recurrent_state
 from hierlm.checkpoint.retention import EMERGENCIES
 from hierlm.checkpoint.team import Team, TeamError
+from hierlm.checkpoint.tensor_file import content_that_fits
 from hierlm.checkpoint.universal import universal_of
 from hierlm.config.load import plain_config
 from hierlm.config.same_run import changes_since
@@ -28,9 +29,12 @@ from hierlm.durable import FileRecord, FileWriter
 from hierlm.errors import LostRunError, UserError
 from hierlm.lease import Lease
 from hierlm.optim.state_names import StateNames
+from hierlm.parallel.config import ParallelConfig
+from hierlm.parallel.degrees import Degrees
 from hierlm.parallel.engine import Engine
 from hierlm.parallel.memory_lanes import LaneState
-from hierlm.parallel.saving import exchange_objects, writers_group
+from hierlm.parallel.messages import team_of
+from hierlm.parallel.saving import writers_group
 from hierlm.parallel.skipped_steps import Skipped
 from hierlm.run_dir import RunDir
 from hierlm.train.background_save import SECONDS_AFTER_A_FAILURE, BackgroundSave
@@ -55,11 +59,9 @@ class Checkpointer:
         self._run_dir, self._config, self._timeline = run_dir, course.config, course.timeline
         self._rows, self._splits = rows, rows.splits
         self._engine, self._lease, self._recorder, self._console = engine, lease, course.recorder, course.console
-        self._team = Team(engine.process.rank, engine.process.world_size, exchange_objects)
-        self._writers = self._team  # who commits a save beside training
-        if course.config.checkpoint.asynchronous:
-            beside = partial(exchange_objects, group=writers_group())
-            self._writers = Team(self._team.rank, self._team.size, beside)
+        self._team = team_of()
+        # who commits a save beside training
+        self._writers = team_of(writers_group()) if course.config.checkpoint.asynchronous else self._team
         self._in_flight: BackgroundSave | None = None
         self.last_saved_step = 0
         self.unproven: str | None = None
@@ -216,21 +218,34 @@ class Checkpointer:
             regrouped = ": its parameters were grouped otherwise (by what phases train, what decays, or rules)"
             why = regrouped if is_of_layout else f" from {found.manifest.layout} to {wanted}"
             self._console.say(f"converting step {found.step}{why}")
-            report = self._console.say
-            converted = universal_of(found, progress=self._progress(), report=report, team=self._team)
+            converted = universal_of(
+                found,
+                progress=self._progress(),
+                report=self._console.say,
+                team=self._team,
+                memory_bytes=self._config.checkpoint.conversion_memory_bytes,
+            )
             self._engine.load_converted(converted)
-        states = [LaneState(*state) for state in read_recurrent_states(found.path)]
         last = self._timeline.at(found.step - 1)
+        states = self._recurrent_states(found, global_batch_size=last.phase.global_batch_size)
         if states:
-            self._engine.restore_recurrent_state(states, phase=last.phase)
+            with content_that_fits(found.path / MEMORY):
+                self._engine.restore_recurrent_state(states, phase=last.phase)
         if found.manifest.proof is not None:
             self._require_same_answers(found, proof=found.manifest.proof)
+
+    def _recurrent_states(self, found: CheckpointRef, *, global_batch_size: int) -> list[LaneState]:
+        """Of the ranks that hold something of this rank's rows."""
+        saved_by = Degrees.of(ParallelConfig(**found.manifest.layout.model_dump()))
+        rows = self._engine.local_rows(global_batch_size)
+        ranks = saved_by.ranks_of_rows(rows, global_batch_size=global_batch_size)
+        return [LaneState(*state) for state in read_recurrent_states(found.path, ranks=ranks)]
 
     def _require_same_answers(self, found: CheckpointRef, *, proof: Sequence[float]) -> None:
         """UserError on every rank if any of them has loaded something else than was saved, unless that is accepted."""
         answers = proof_of(self._engine, last=self._timeline.at(found.step - 1))
         wrong = difference(proof, answers, precision=self._config.train.precision)
-        first = next((text for text in self._team.exchange(wrong) if text), None)
+        first = self._team.first_word(wrong)
         if first is None:
             return
         what = f"{found.path}: the loaded model is not the one that was saved ({first})"
@@ -250,7 +265,7 @@ class Checkpointer:
             files = FileWriter(partial_dir)
             held.write(partial_dir, open_file=files.open)
             if memories is not None:
-                write_recurrent_state(partial_dir, memories, rank=self._engine.process.rank)
+                write_recurrent_state(partial_dir, memories, rank=self._team.rank, open_file=files.open)
             return files.records
 
         return write
@@ -260,7 +275,7 @@ class Checkpointer:
         self._engine.save(partial_dir, client_state={"iteration": step}, open_file=files.open)
         state = self._engine.recurrent_state()
         if state is not None:
-            write_recurrent_state(partial_dir, state, rank=self._engine.process.rank)
+            write_recurrent_state(partial_dir, state, rank=self._team.rank, open_file=files.open)
         return files.records
 
     def _facts(self, step: int, *, why: Why) -> Facts:

@@ -9,11 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 
+from hierlm.checkpoint.team import Team
+from hierlm.errors import UserError
 from hierlm.parallel.process import ProcessInfo
 
 MUST_AGREE = ("python", "torch", "deepspeed", "hierlm", "device", "computes")
@@ -38,14 +39,22 @@ class BadNodeError(RuntimeError):
     """Processes differ where they may not; one line that names host and difference."""
 
 
-def check_environment(process: ProcessInfo) -> list[str]:
-    """Compare all processes; warnings, the same on every rank. BadNodeError on every rank when one stands out."""
-    everyone: list[Any] = [None] * process.world_size
-    dist.all_gather_object(everyone, _own_facts(process))
-    problems = differences(everyone)
+def check_environment(process: ProcessInfo, *, team: Team, tensor_degree: int = 1) -> list[str]:
+    """Compare all processes; warnings, the same on every rank. BadNodeError on every rank when one stands out.
+
+    UserError on every rank when tensor-parallel ranks are on different hosts.
+    """
+    everyone = team.gather(_own_facts(process))
+    parted = parted_tensor_group(everyone, tensor_degree=tensor_degree)
+    found = (parted, differences(everyone), clock_warnings(everyone)) if team.is_first else None
+    problems: list[str]
+    warnings: list[str]
+    parted, problems, warnings = team.tell(found)
+    if parted:
+        raise UserError(parted)
     if problems:
         raise BadNodeError("; ".join(problems))
-    return clock_warnings(everyone)
+    return warnings
 
 
 def differences(everyone: Sequence[Facts]) -> list[str]:
@@ -58,6 +67,20 @@ def differences(everyone: Sequence[Facts]) -> list[str]:
             ranks = ", ".join(str(f.rank) for f in odd if (f.host, f.of[name]) == (host, value))
             found.append(f"host {host} (ranks {ranks}): {name} {value}, most have {usual}")
     return found
+
+
+def parted_tensor_group(everyone: Sequence[Facts], *, tensor_degree: int) -> str | None:
+    """One line for the first tensor group that hosts share: neighbouring ranks, which exchange every layer."""
+    for first in range(0, len(everyone), tensor_degree):
+        group = everyone[first : first + tensor_degree]
+        hosts = sorted({facts.host for facts in group})
+        if len(hosts) > 1:
+            return (
+                f"parallel.tensor_parallel_degree: given {tensor_degree}, and ranks {group[0].rank} to "
+                f"{group[-1].rank} are on {', '.join(hosts)}: they have to share a node; start a multiple of "
+                f"{tensor_degree} processes on each"
+            )
+    return None
 
 
 def clock_warnings(everyone: Sequence[Facts]) -> list[str]:

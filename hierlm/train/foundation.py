@@ -6,12 +6,11 @@ from typing import Any
 
 from data_pipeline.read.loader import Split, TrainRows
 from data_pipeline.read.split import lossy_note
-from hierlm.checkpoint.team import Team
 from hierlm.config.run_config import RunConfig
 from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.engine import Engine
+from hierlm.parallel.messages import team_of
 from hierlm.parallel.process import ProcessInfo
-from hierlm.parallel.saving import exchange_objects
 from hierlm.phases.timeline import Timeline
 from hierlm.run_dir import RunDir
 from hierlm.train.course import Course
@@ -67,14 +66,14 @@ def lay_foundation(
     require_inputs(config.model)
     documents = wants_documents(config.model)
     rows = TrainRows(config.data.weighted_sources, seed=config.seed, document_starts=documents)
-    shards = Shards(config.data, process=process, team=Team(process.rank, process.world_size, exchange_objects))
+    shards = Shards(config.data, process=process, team=team_of())
     shards.look(stop, say=console.say)
     memory = DeviceMemory(process.device)
     console.say(_opening(config, timeline, rows.splits))
     for split in rows.splits:
         if split.index.lossy:
             console.say(lossy_note(split.directory))
-    for warning in check_environment(process):
+    for warning in check_environment(process, team=team_of(), tensor_degree=config.parallel.tensor_parallel_degree):
         console.say(warning)
     start_up.done("data and checks")
     engine = Engine(config, process=process)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from time import perf_counter, time
 from typing import Any
 
+from hierlm.checkpoint.manifest import Why
 from hierlm.config.run_config import RunConfig
-from hierlm.parallel.engine import Engine, Measured
+from hierlm.parallel.engine import Measured
 from hierlm.phases.timeline import Moment, Timeline
 from hierlm.train.cadence import is_due
 from hierlm.train.checkpointing import Checkpointer
@@ -30,16 +31,15 @@ class LogHook:
         self,
         course: Course,
         *,
-        engine: Engine,
         memory: DeviceMemory,
         peak: Peak,
         flops_per_token: Callable[[int], float],
         units_of: Callable[[float, Moment], dict[str, float]],
         wait_seconds: Callable[[], float],
-        seen_before_update: Callable[[], dict[str, Any]],
+        seen_before_update: Callable[[int], dict[str, Any]],
     ) -> None:
         """`seen_before_update`: more fields of the record of a step, by what was seen of its gradients."""
-        self._config, self._timeline, self._engine = course.config, course.timeline, engine
+        self._config, self._timeline = course.config, course.timeline
         self._recorder, self._console, self._memory, self._peak = course.recorder, course.console, memory, peak
         self._flops_per_token, self._units_of, self._wait_seconds = flops_per_token, units_of, wait_seconds
         self._seen_before_update = seen_before_update
@@ -50,17 +50,17 @@ class LogHook:
 
     def after_step(self, completed: Completed) -> None:
         phase = completed.moment.phase
-        due = completed.result.is_skipped or is_logged(completed.step, config=self._config, timeline=self._timeline)
-        measured = self._engine.measured(completed.result) if due else None  # waits for the device
         self._timer.end_step(tokens=phase.tokens_per_step, wait_seconds=self._wait_seconds())
-        if measured is not None:
+        self._console.advance_bar(completed=completed.step, description=phase.name)
+
+    def on_measured(self, completed: Completed, measured: Measured) -> None:
+        if measured.is_skipped or is_logged(completed.step, config=self._config, timeline=self._timeline):
             record = self._record(completed, measured)
             self._recorder.record(record)
             self._console.say(step_line(record, num_steps=self._timeline.num_steps, eta_seconds=self._eta(record)))
-        self._console.advance_bar(completed=completed.step, description=phase.name)
 
     def on_stop(self, *, step: int) -> None:
-        """Nothing is pending: a logged step is written when it is made."""
+        """Nothing is pending: what was sent has been read."""
 
     def _record(self, completed: Completed, measured: Measured) -> dict[str, Any]:
         moment, interval = completed.moment, self._timer.take()
@@ -75,9 +75,9 @@ class LogHook:
             **self._units_of(measured.loss, moment),
             **measured.reported,
             "learning_rate": moment.learning_rate,
-            "grad_norm": float(completed.result.grad_norm),
-            **self._seen_before_update(),
-            "skipped_steps": self._engine.skipped.total,
+            "grad_norm": measured.grad_norm,
+            **self._seen_before_update(completed.step),
+            "skipped_steps": measured.skipped.total,
             "tokens_per_second": rate,
             "step_seconds": interval.step_seconds,
             "data_wait_fraction": interval.data_wait_fraction,
@@ -106,6 +106,9 @@ class EvaluationHook:
         if self.is_due(completed.step):
             self.evaluate(completed.step)
 
+    def waits_for(self, step: int) -> bool:
+        return self.is_due(step)
+
     def on_stop(self, *, step: int) -> None:
         """An evaluation cut short is seen missing from the metrics on resume."""
 
@@ -116,9 +119,9 @@ class EvaluationHook:
         return is_due(self._config.train.eval_every, completed=step, timeline=self._timeline)
 
     def evaluate(self, step: int) -> None:
-        """Evaluate now and record it, unless stopped on the way."""
+        """Evaluate now and record it, unless stopped on the way; at 0 what was begun with."""
         started = perf_counter()
-        phase = self._timeline.at(step - 1).phase
+        phase = self._timeline.at(max(step - 1, 0)).phase
         measured = self._evaluation.run(
             weights=self._config.source_weights(phase),
             sequence_length=phase.sequence_length,
@@ -142,16 +145,21 @@ class CheckpointHook:
         self._checkpointer.poll()
 
     def after_step(self, completed: Completed) -> None:
-        step = completed.step
-        if completed.is_last:
-            self._checkpointer.save(step, why="final")
-        elif step in self._timeline.boundaries:
-            self._checkpointer.save(step, why="phase_boundary")
-        elif self._is_due(step):
-            self._checkpointer.save(step, why="periodic")
+        if (why := self._reason(completed.step)) is not None:
+            self._checkpointer.save(completed.step, why=why)
+
+    def waits_for(self, step: int) -> bool:
+        return self._reason(step) is not None
 
     def on_stop(self, *, step: int) -> None:
         self._checkpointer.save(step, why="stop")
+
+    def _reason(self, step: int) -> Why | None:
+        if step == self._timeline.num_steps:
+            return "final"
+        if step in self._timeline.boundaries:
+            return "phase_boundary"
+        return "periodic" if self._is_due(step) else None
 
     def _is_due(self, step: int) -> bool:
         settings = self._config.checkpoint

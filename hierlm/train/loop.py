@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 from hierlm.nn.inputs import without_tokens
 from hierlm.objectives.batch import Batch
 from hierlm.parallel.before_update import Gradients
-from hierlm.parallel.engine import Engine, StepResult
+from hierlm.parallel.engine import Engine, Measured, SentStep, StepResult
 from hierlm.phases.timeline import Moment, Timeline
 from hierlm.train.watch.signals import StopRequest
 
@@ -38,6 +38,22 @@ class Hook(Protocol):
 
 
 @runtime_checkable
+class Hears(Protocol):
+    """A hook that is told what a step has come to: its numbers arrive while the next one runs."""
+
+    def on_measured(self, completed: Completed, measured: Measured) -> None:
+        """After `after_step` of the same step; on every rank, of every step, in their order."""
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """A hook that looks at the state after some steps, of which everything is to be known before."""
+
+    def waits_for(self, step: int) -> bool:
+        """Whether its `after_step` does so after `step` completed steps; the same on every rank."""
+
+
+@runtime_checkable
 class BeforeUpdate(Protocol):
     """A hook that also looks at gradients: between the last backward pass of a step and its update."""
 
@@ -55,12 +71,19 @@ def train(
     hooks: Sequence[Hook],
     stop: StopRequest,
 ) -> Outcome:
-    """Steps first_step..until_step-1, unless every rank agrees to stop before; paused when later steps remain."""
+    """Steps first_step..until_step-1, unless every rank agrees to stop before; paused when later steps remain.
+
+    What ranks say of a step, and of a request to stop, is sent when the step is started and read when the next one is:
+    nobody waits for a device that has nothing else to do. So a run stops a step later than it was asked to.
+    """
     looks = [hook.before_update for hook in hooks if isinstance(hook, BeforeUpdate)]
     if looks:
         engine.call_before_update(looks)
+    unread: list[tuple[Completed, SentStep]] = []
+    stop.agreed(engine.process.device)
     for step in range(first_step, until_step):
-        if stop.agreed(engine.process.device):
+        if stop.is_agreed:
+            _tell(hooks, unread, stop=stop)
             for hook in hooks:
                 hook.on_stop(step=step)
             return "stopped"
@@ -77,6 +100,27 @@ def train(
             weights=batch.weights,
         )
         completed = Completed(step + 1, moment, result, is_last=step + 1 == timeline.num_steps)
+        sent = engine.send(result, flags=stop.flags())
+        _tell(hooks, unread, stop=stop)
+        is_end = step + 1 == until_step
+        known = sent.read() if is_end or any(h.waits_for(step + 1) for h in hooks if isinstance(h, Waits)) else None
+        if known is None:
+            unread.append((completed, sent))
+        else:
+            stop.heard(known.flags)  # of damage before it is saved
         for hook in hooks:
             hook.after_step(completed)
+            if known is not None and isinstance(hook, Hears):
+                hook.on_measured(completed, known)
     return "finished" if until_step == timeline.num_steps else "paused"
+
+
+def _tell(hooks: Sequence[Hook], unread: list[tuple[Completed, SentStep]], *, stop: StopRequest) -> None:
+    """What has been sent and not been read."""
+    for completed, sent in unread:
+        measured = sent.read()
+        for hook in hooks:
+            if isinstance(hook, Hears):
+                hook.on_measured(completed, measured)
+        stop.heard(measured.flags)
+    unread.clear()

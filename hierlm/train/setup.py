@@ -1,9 +1,11 @@
 """The only wiring: from a run directory to everything one attempt needs."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch.distributed as dist
 
@@ -14,11 +16,13 @@ from data_pipeline.read.prefetch import Prefetcher
 from data_pipeline.read.split import can_be_evaluated
 from hierlm import plugins
 from hierlm.config.load import load_run_config
+from hierlm.config.run_config import RunConfig
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
 from hierlm.models.assembly import is_recurrent
 from hierlm.objectives import objective
 from hierlm.objectives.batch import Batch, Drawn
+from hierlm.parallel.messages import team_of
 from hierlm.parallel.process import ProcessInfo
 from hierlm.phases.timeline import Moment
 from hierlm.run_dir import RunDir
@@ -28,6 +32,7 @@ from hierlm.tracking.system import SystemSampler
 from hierlm.tracking.tracker import FinalState
 from hierlm.train.checkpointing import Checkpointer
 from hierlm.train.evaluation import Evaluation, Share
+from hierlm.train.first_weights import RECORD, begin_with_first_weights, recorded
 from hierlm.train.foundation import Foundation, lay_foundation
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook, is_logged
 from hierlm.train.loaded_inputs import wants_documents
@@ -47,6 +52,9 @@ from hierlm.train.watch.wiring import HeartbeatHook, start_heartbeat
 
 ENDS_AT = "HIERLM_JOB_ENDS_AT"
 """When the job's time limit falls, seconds since 1970: set by slurm/train.sh."""
+
+PARTS_A_STAGE = 4
+"""Micro-batches of an evaluation's pass for each stage of a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,8 @@ def set_up(
     lease = _take_lease(base)  # late: an attempt that cannot even begin disturbs none
     checkpointer = Checkpointer(run_dir, base.course, rows=base.rows, engine=base.engine, lease=lease)
     first_step = checkpointer.resume()
+    if first_step == 0:
+        _take_first_weights(base)
     start_up.done("checkpoint")
     if ENDS_AT in os.environ:
         stop.end_in_time(float(os.environ[ENDS_AT]), margin_seconds=lambda: _margin(checkpointer.slowest_save_seconds))
@@ -112,7 +122,7 @@ def set_up(
         HeartbeatHook(heartbeat, process=process, console=console),
         _log_hook(base, batches, gradient_norms=gradient_norms),
         *gradient_norms,
-        SkippedStepsHook(config=config, engine=base.engine, console=console),
+        SkippedStepsHook(config=config, console=console),
         StartUpHook(start_up, recorder=base.recorder, console=console),
         *_profile(base, first_step=first_step),
         ShardsHook(base.shards, stop=stop, console=console, device=process.device),
@@ -129,7 +139,7 @@ def set_up(
         hooks=hooks,
         checkpointer=checkpointer,
         lease=lease,
-        catch_up=lambda: _catch_up(run_dir, evaluation, step=first_step),
+        catch_up=lambda: _catch_up(base, evaluation, step=first_step),
         heartbeat=heartbeat,
         sampler=SystemSampler(run_dir, node=process.node, lease=lease) if process.local_rank == 0 else None,
     )
@@ -159,13 +169,12 @@ def _gradient_norms(base: Foundation) -> list[GradientNormsHook]:
 def _log_hook(base: Foundation, batches: Prefetcher[Batch], *, gradient_norms: Sequence[GradientNormsHook]) -> LogHook:
     return LogHook(
         base.course,
-        engine=base.engine,
         memory=base.memory,
         peak=device_peak(base.process.device, precision=base.config.train.precision),
         flops_per_token=cache(partial(flops_per_token, base.config.model)),
         units_of=partial(_units_of_step, base),
         wait_seconds=lambda: batches.wait_seconds,
-        seen_before_update=lambda: {name: norm for hook in gradient_norms for name, norm in hook.take().items()},
+        seen_before_update=lambda step: {n: norm for hook in gradient_norms for n, norm in hook.take(step).items()},
     )
 
 
@@ -211,6 +220,12 @@ def _take_lease(base: Foundation) -> Lease:
     return shared[0]
 
 
+def _take_first_weights(base: Foundation) -> None:
+    """Those of another training, where the config asks for them."""
+    first, say = base.timeline.at(0), base.console.say
+    begin_with_first_weights(base.config, base.run_dir, engine=base.engine, first=first, team=team_of(), say=say)
+
+
 def _open_records(base: Foundation, *, first_step: int, lease: Lease, unproven: str | None) -> None:
     """Open metrics and tracker, on the writer rank."""
     run_dir, config = base.run_dir, base.config
@@ -221,12 +236,21 @@ def _open_records(base: Foundation, *, first_step: int, lease: Lease, unproven: 
     tracker = open_tracker(
         config.tracking,
         run_dir,
-        run_config_flat=config.model_dump(mode="json"),
+        run_config_flat=_as_parameters(base),
         attempt=lease.generation,
         report=base.console.say,
         lease=lease,
     )
     base.recorder.open(metrics, tracker)
+
+
+def _as_parameters(base: Foundation) -> dict[str, object]:
+    """The config as a tracker shows it; of first weights also which they were."""
+    plain = base.config.model_dump(mode="json")
+    if base.config.init_from is None:
+        return plain
+    known = recorded(base.run_dir) or {}
+    return {**plain, RECORD: {**plain[RECORD], **{key: known.get(key) for key in ("step", "sha256")}}}
 
 
 def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluation:
@@ -251,7 +275,7 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
     )
     lanes = config.phases[0].global_batch_size  # the result may not depend on the layout: memory starts anew per lane
     recurrent = is_recurrent(config.model)
-    rows_per_pass = lanes if recurrent else engine.dp_degree * config.parallel.micro_batch(global_batch_size=lanes)
+    rows_per_pass = lanes if recurrent else engine.dp_degree * rows_of_a_pass(config)
 
     def evaluation_of(path: str) -> Evaluation | None:
         if not can_be_evaluated(path, "valid"):
@@ -269,6 +293,18 @@ def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluati
         )
 
     return MixtureEvaluation(dict(zip(config.data.source_names, map(evaluation_of, paths), strict=True)))
+
+
+def rows_of_a_pass(config: RunConfig[Any]) -> int:
+    """What a data-parallel rank evaluates at once without memory: a micro-batch; of several stages as many as let
+    them lie idle for a fifth of the time, but no more than are asked for."""
+    layout = config.parallel
+    rows = layout.micro_batch(global_batch_size=config.phases[0].global_batch_size)
+    if layout.pipeline_parallel_degree == 1:
+        return rows
+    wanted = config.train.eval_rows or sys.maxsize
+    needed = -(-wanted // (rows * layout.data_parallel_degree))
+    return rows * min(PARTS_A_STAGE * layout.pipeline_parallel_degree, needed)
 
 
 def _batches(base: Foundation, *, first_step: int) -> Prefetcher[Batch]:
@@ -297,11 +333,15 @@ def _request(base: Foundation, moment: Moment, *, rows: range) -> Request:
     return Request(phase.sequence_length, moment.data_pass, moment.first_sample, rows, lanes, mixture)
 
 
-def _catch_up(run_dir: RunDir, evaluation: EvaluationHook, *, step: int) -> None:
-    """Make the evaluation of the step resumed from, if the attempt before did not get to its end."""
-    if step == 0 or not evaluation.is_due(step):
+def _catch_up(base: Foundation, evaluation: EvaluationHook, *, step: int) -> None:
+    """Make the evaluation of the step gone on from, if the attempt before did not get to its end.
+
+    Weights of another training are evaluated before the first step, too: that is what training starts from.
+    """
+    due = evaluation.is_due(step) if step else base.config.init_from is not None
+    if not due:
         return
-    missing = [not _has_evaluation(run_dir, step=step)]
+    missing = [not _has_evaluation(base.run_dir, step=step)]
     dist.broadcast_object_list(missing, src=0)
     if missing[0]:
         evaluation.evaluate(step)

@@ -4,7 +4,7 @@ from typing import Any
 
 from hierlm.config.run_config import RunConfig
 from hierlm.errors import LostRunError
-from hierlm.parallel.engine import Engine
+from hierlm.parallel.engine import Measured
 from hierlm.train.loop import Completed
 from hierlm.train.record.console import Console
 
@@ -15,17 +15,20 @@ class SkippedStepsHook:
     Every rank has the same counts, and ends together with the others.
     """
 
-    def __init__(self, *, config: RunConfig[Any], engine: Engine, console: Console) -> None:
-        self._most, self._engine, self._console = config.train.max_skipped_steps, engine, console
+    def __init__(self, *, config: RunConfig[Any], console: Console) -> None:
+        self._most, self._console = config.train.max_skipped_steps, console
 
     def before_step(self) -> None:
         """Nothing to do."""
 
     def after_step(self, completed: Completed) -> None:
+        """What comes of it is not known yet."""
+
+    def on_measured(self, completed: Completed, measured: Measured) -> None:
         """LostRunError when this step makes too many."""
-        if not completed.result.is_skipped:
+        if not measured.is_skipped:
             return
-        counts = self._engine.skipped
+        counts = measured.skipped
         if counts.in_a_row >= self._most:
             raise LostRunError(
                 f"step {completed.step}: loss or gradient were not finite in {counts.in_a_row} steps in a row "

@@ -67,12 +67,14 @@ def _submit_run(
     as_json: bool,
 ) -> None:
     from hierlm.config.load import load_config
+    from launcher.preflight import refuse_missing_weights
     from launcher.slurm.sbatch import render
     from launcher.submit.run import job_of, submit_run
     from launcher.verb import print_json
 
     config = load_config(path, overrides)
     if dry_run:
+        refuse_missing_weights(config)
         script = render(job_of(config, site=site))
         print_json({"run": config.name, "script": script}) if as_json else print(script, end="")
         return
@@ -102,6 +104,7 @@ def _submit_sweep(
     dry_run: bool,
     as_json: bool,
 ) -> None:
+    from launcher.preflight import refuse_missing_weights
     from launcher.prepare_run import run_dir_of
     from launcher.submit.run import job_of
     from launcher.submit.sweep import load_members, render_array, submit_sweep
@@ -109,6 +112,7 @@ def _submit_sweep(
 
     base, configs = load_members(path, overrides, axes)
     if dry_run:
+        refuse_missing_weights(*configs)
         runs = [run_dir_of(config) for config in configs]
         script = render_array(base, job_of(configs[0], site=site), runs, at_once=at_once)
         print_json({"sweep": base, "script": script}) if as_json else print(script, end="")

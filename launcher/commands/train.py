@@ -8,6 +8,8 @@ from hierlm.exit_codes import STOPPED, TAKEN_OVER, WRONG_INPUT
 from launcher.options import ConfigArgument, JsonOption, OverridesArgument, PluginOption
 
 if TYPE_CHECKING:
+    from hierlm.config.run_config import RunConfig
+    from hierlm.models.config import ModelConfig
     from hierlm.run_dir import RunDir
 
 EXAMPLE = "hierlm train configs/tiny/hourglass.yaml data.path=data/demo phases.0.duration.steps=100"
@@ -35,6 +37,7 @@ def command(
     from hierlm.config.load import load_config
     from launcher import local
     from launcher.job import local_job
+    from launcher.placement import gpus_here
     from launcher.preflight import refuse_what_cannot_run
     from launcher.prepare_run import prepare_run
     from launcher.submit import allocation
@@ -42,15 +45,30 @@ def command(
 
     with json_on_stdout(as_json) as print_document:
         run_config = load_config(config, overrides or [])
-        refuse_what_cannot_run(run_config)
+        spans_nodes = allocation.spans_nodes()
+        refuse_what_cannot_run(run_config, num_gpus=None if spans_nodes else gpus_here())
+        _refuse_weights_that_do_not_fit(run_config)
         prepared = prepare_run(run_config, command_line=sys.argv)
         for message in prepared.messages:
             outlets.tell(message, stream=sys.stdout)
-        run = allocation.run if allocation.spans_nodes() else local.run
+        run = allocation.run if spans_nodes else local.run
         exit_code = 0 if prepared.is_finished else run(local_job(run_config, run_dir=prepared.run_dir))
         if as_json:
             print_document(outcome(prepared.run_dir, exit_code))
     return exit_code
+
+
+def _refuse_weights_that_do_not_fit(config: "RunConfig[ModelConfig]") -> None:
+    """Before the run directory is made, which would keep a wrong `init_from`; imports torch where there is one."""
+    from hierlm.checkpoint.find import list_checkpoints
+    from launcher.prepare_run import run_dir_of
+
+    run_dir = run_dir_of(config)
+    if config.init_from is None or run_dir.finished.exists() or list_checkpoints(run_dir.checkpoints):
+        return
+    from hierlm.train.first_weights import refuse_what_does_not_fit
+
+    refuse_what_does_not_fit(config)
 
 
 def outcome(run_dir: "RunDir", exit_code: int) -> dict[str, object]:

@@ -109,6 +109,7 @@ def _environment(job: JobSpec) -> dict[str, str]:
     smaller = " ".join(f"{num_nodes}:{degree}" for num_nodes, degree in job.smaller)
     shapes = {"HIERLM_TASKS_PER_NODE": str(job.tasks_per_node), "HIERLM_NUM_NODES": str(job.num_nodes)}
     return {
+        **job.environment,
         **job.site.environment,
         **({**shapes, "HIERLM_SMALLER": smaller} if smaller else {}),
         "HIERLM_RUN_DIR": str(job.run_dir.path),

@@ -11,6 +11,7 @@ from hierlm.errors import UserError
 from hierlm.exit_codes import INTERRUPTED, STOPPED
 from launcher.job import JobSpec
 from launcher.local import FORWARDED_AS
+from launcher.placement import problem_of_node
 
 SECONDS_FOR_THE_OTHERS = 60
 """After the first process has ended."""
@@ -78,6 +79,9 @@ def _command(job: JobSpec) -> list[str]:
             f"parallel: {job.num_tasks} processes do not spread evenly over the {num_nodes} nodes of this allocation; "
             "choose degrees whose product is a multiple of that, or another allocation"
         )
+    problem = problem_of_node(job.layout, tasks_per_node=job.num_tasks // num_nodes, num_nodes=num_nodes)
+    if problem:
+        raise UserError(problem)
     shape = [f"--nodes={num_nodes}", f"--ntasks={job.num_tasks}", f"--ntasks-per-node={job.num_tasks // num_nodes}"]
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
     options = [*shape, "--kill-on-bad-exit=0", f"--wait={SECONDS_FOR_THE_OTHERS}"]

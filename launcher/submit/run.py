@@ -12,6 +12,7 @@ from hierlm.run_dir import RunDir
 from launcher.cluster import ClusterProfile
 from launcher.job import JobSpec, cluster_job
 from launcher.memory_fit import memory_problems
+from launcher.mounts import mount_problems
 from launcher.preflight import refuse_what_cannot_run, tracker_note
 from launcher.prepare_run import PreparedRun, prepare_run, run_dir_of, write_whole
 from launcher.runs.view import jobs_of
@@ -92,6 +93,7 @@ def problems_before_the_queue(config: Config, *, site: ClusterProfile, run_comma
         refuse_what_cannot_run(config)
     except UserError as error:
         problems += error.problems
+    problems += mount_problems(config, site=site)
     run_dir = run_dir_of(config)
     if site.device is not None and not run_dir.finished.exists():
         problems += memory_problems(config, device=site.device)

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ def imports_of(path: Path) -> Iterator[Import]:
             yield Import(file, module, is_typing_only=id(node) in for_types, is_lazy=id(node) in lazy)
 
 
+@cache
 def all_imports() -> list[Import]:
     """Of every file."""
     return [found for path in modules() for found in imports_of(path)]

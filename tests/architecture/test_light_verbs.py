@@ -47,6 +47,13 @@ def test_a_dry_run_is_light(tmp_path: Path) -> None:
     assert imported_by("submit", write(tmp_path), "--dry-run", cwd=tmp_path) == (0, [])
 
 
+@pytest.mark.parametrize("words", [["train"], ["plan"], ["submit"], ["submit", "--dry-run"]])
+def test_first_weights_that_are_not_there_are_refused_lightly(words: list[str], tmp_path: Path) -> None:
+    verb, *options = words
+    arguments = [verb, write(tmp_path), "init_from.path=runs/none", *options]
+    assert imported_by(*arguments, cwd=tmp_path) == (2, [])
+
+
 @pytest.mark.parametrize("verb", ["train", "submit"])
 @pytest.mark.parametrize("override", ["model.num_layer=3", "parallel.data_parallel_degree=3", "data.path=/no/data"])
 def test_a_wrong_config_or_dataset_is_refused_lightly(verb: str, override: str, tmp_path: Path) -> None:

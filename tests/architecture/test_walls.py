@@ -16,7 +16,7 @@ HEAVY_ROOMS = ("hierlm.train", "hierlm.parallel", "hierlm.nn", "hierlm.optim", "
 LIGHT_DOORS = ("hierlm.optim.optimizers",)
 """One file a choice of the user's, with its Config: light, too, as architectures are."""
 
-READS_MANIFESTS = ("hierlm.checkpoint.find",)
+READS_MANIFESTS = ("hierlm.checkpoint.find", "hierlm.checkpoint.weight_source")
 """The torch-free half of the checkpoints: what a run is made of is asked before it is started."""
 
 IMPORTS = all_imports()

@@ -28,14 +28,14 @@ def facts(step: int) -> Facts:
 
 
 def write_two_files(step: int, *, team: Team = ALONE) -> Callable[[Path], dict[str, FileRecord]]:
-    """One file hashed while it is written and one left to the commit, their content told by step and rank."""
+    """Two files, their content told by step and rank."""
 
     def write(partial: Path) -> dict[str, FileRecord]:
         files = FileWriter(partial)
         with files.open(partial / ENGINE / f"hashed-{team.rank}") as file:
             file.write(f"weights of step {step} rank {team.rank} ".encode() * 100)
-        (partial / "memory").mkdir(exist_ok=True)
-        (partial / "memory" / f"left-{team.rank}").write_bytes(f"memory {step} {team.rank}".encode())
+        with files.open(partial / "memory" / f"left-{team.rank}") as file:
+            file.write(f"memory {step} {team.rank}".encode())
         return files.records
 
     return write
@@ -51,19 +51,25 @@ def on_every_rank(size: int, action: Callable[[Team], Any]) -> list[Any]:
     slots: list[Any] = [None] * size
     barrier = threading.Barrier(size, timeout=300)
 
-    def exchange_of(rank: int) -> Callable[[Any], list[Any]]:
-        def exchange(value: Any) -> list[Any]:
-            slots[rank] = value
-            barrier.wait()
-            everyone = list(slots)
-            barrier.wait()
-            return everyone
+    def passed(rank: int, value: Any) -> list[Any]:
+        slots[rank] = value
+        barrier.wait()
+        everyone = list(slots) if rank == 0 else slots[:1]
+        barrier.wait()
+        return everyone
 
-        return exchange
+    def team_of(rank: int) -> Team:
+        return Team(
+            rank,
+            size,
+            gather=lambda value: passed(rank, value) if rank == 0 else passed(rank, value)[:0],
+            tell=lambda value: passed(rank, value)[0],
+            scatter=lambda values: passed(rank, values)[0][rank],
+        )
 
     def run(rank: int) -> Any:
         try:
-            return action(Team(rank, size, exchange_of(rank)))
+            return action(team_of(rank))
         except Exception as error:
             return error
 

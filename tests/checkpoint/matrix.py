@@ -81,7 +81,8 @@ def save(engine: Any, folder: Path) -> None:
     from hierlm.durable import FileWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    engine.save(folder, client_state={"iteration": SAVED_AFTER}, open_file=FileWriter(folder).open)
+    files = FileWriter(folder)
+    engine.save(folder, client_state={"iteration": SAVED_AFTER}, open_file=files.open)
     memories = engine.recurrent_state()
     if memories is not None:
-        write_recurrent_state(folder, memories, rank=engine.process.rank)
+        write_recurrent_state(folder, memories, rank=engine.process.rank, open_file=files.open)

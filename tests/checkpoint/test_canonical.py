@@ -144,7 +144,9 @@ def held(value: float, *, stage: int) -> Slice:
 
 
 def test_a_tied_weight_that_differs_between_stages_is_not_taken_from_the_first() -> None:
-    same, parted = (CanonicalState([held(1.0, stage=0), held(last, stage=3)]) for last in (1.0, 1.5))
+    same, parted = (
+        CanonicalState([held(1.0, stage=0), held(last, stage=3)], where=Path("engine")) for last in (1.0, 1.5)
+    )
     assert same.tensor("layers.0.tokens.weight", "fp32").tolist() == [1.0, 1.0]
     with pytest.raises(ValueError, match=r"layers\.0\.tokens\.weight differ between pipeline stages"):
         parted.tensor("layers.0.tokens.weight", "exp_avg")
@@ -164,4 +166,4 @@ def test_a_checkpoint_of_other_parameters_is_refused_in_one_line() -> None:
 def test_a_parameter_without_values_is_none() -> None:
     empty = Piece((0, 4), fragments={"fp32": [torch.zeros(0)], "exp_avg": [], "exp_avg_sq": []})
     part = Slice(0, 0, {"layers.0.memory": empty, **held(1.0, stage=0).pieces}, info={}, model={})
-    assert CanonicalState([part]).names == ["layers.0.tokens.weight"]
+    assert CanonicalState([part], where=Path("engine")).names == ["layers.0.tokens.weight"]

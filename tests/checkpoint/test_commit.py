@@ -42,10 +42,10 @@ def test_one_failing_rank_fails_all_and_costs_nothing(tmp_path: Path) -> None:
 
     def save_with_full_disk(team: Team) -> Saved:
         def write(partial: Path) -> Any:
-            write_two_files(6, team=team)(partial)
+            records = write_two_files(6, team=team)(partial)
             if team.rank == 1:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
-            return {}
+            return records
 
         return save_checkpoint(tmp_path, facts=facts(6), write=write, team=team, keep=1)
 

@@ -20,6 +20,7 @@ from hierlm.checkpoint.layout import CONVERTING, UNIVERSAL, attempt_dir, entries
 from hierlm.checkpoint.leftovers import clear_leftovers
 from hierlm.checkpoint.team import ALONE, TeamError
 from hierlm.checkpoint.universal import universal_of, write_universal
+from hierlm.durable import FileWriter
 from hierlm.lease import UNFENCED
 from tests.checkpoint.layouts import load_and_go_on, overrides, train_and_save
 from tests.checkpoint.making import contents, facts, on_every_rank
@@ -111,9 +112,11 @@ def committed(source: Any, tmp_path: Path) -> CheckpointRef:
     folder, _ = source("dp2 zero 1")
 
     def write(partial: Path) -> dict[str, Any]:
+        files = FileWriter(partial)
         for file in (folder / "engine").iterdir():
-            (partial / "engine" / file.name).write_bytes(file.read_bytes())
-        return {}
+            with files.open(partial / "engine" / file.name) as copy:
+                copy.write(file.read_bytes())
+        return files.records
 
     save_checkpoint(tmp_path, facts=facts(3), write=write, team=ALONE, keep=1)
     return checkpoint_at(tmp_path, 3)

@@ -16,6 +16,7 @@ from hierlm.checkpoint.commit import save_checkpoint
 from hierlm.checkpoint.layout import step_dir
 from hierlm.checkpoint.team import ALONE
 from hierlm.config.load import load_config
+from hierlm.durable import hash_file
 from tests.checkpoint.layouts import CONFIG, overrides, train_and_save
 from tests.checkpoint.making import facts
 from tests.conftest import ROOT, hierlm
@@ -33,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def write(partial: Path) -> dict[str, Any]:
         shutil.copytree(root / "saved" / "engine", partial / "engine", dirs_exist_ok=True)
-        return {}
+        return {f"engine/{file.name}": hash_file(file) for file in (partial / "engine").iterdir()}
 
     run = root / "runs" / "small"
     for step in (2, 3):

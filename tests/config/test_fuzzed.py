@@ -1,13 +1,14 @@
 """Whatever stands in a config file, it is read or refused: no traceback, and no memory without bound."""
 
 import random
+import resource
 from pathlib import Path
 
 import pytest
 import yaml
 
 from hierlm.config.load import load_config
-from hierlm.config.raw import parse_mapping
+from hierlm.config.raw import parse_mapping, resolved
 from hierlm.errors import UserError
 from hierlm.models import from_config
 from tests.config.making import mapping
@@ -128,3 +129,30 @@ def test_an_exported_config_is_read_through_the_same_door(text: str, tmp_path: P
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises((ValueError, yaml.YAMLError)):
         from_config(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "link",
+    ['"${{x{0}}}${{x{0}}}"', "{{a: '${{x{0}}}', b: '${{x{0}}}'}}", '"${{oc.select:x{0}}}${{oc.select:x{0}}}"'],
+    ids=["texts", "mappings", "selections"],
+)
+@pytest.mark.parametrize("first", ["ten letters", "''"], ids=["growing", "empty"])
+def test_interpolations_that_grow_are_one_line_before_they_do(link: str, first: str, tmp_path: Path) -> None:
+    chain = "\n".join([f"x0: {first}", *(f"x{n}: {link.format(n - 1)}" for n in range(1, 31))])
+    (tmp_path / "x.yaml").write_text(f"{chain}\nname: '${{x30}}'\n")
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), limit[1]))
+    try:
+        with pytest.raises(UserError, match="write the values out") as refused:
+            load_config(tmp_path / "x.yaml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+    grown = [line for line in refused.value.problems if "write the values out" in line]
+    assert len(grown) == 1 and all("\n" not in line and len(line) < 500 for line in refused.value.problems)
+
+
+def test_interpolations_that_people_write_are_resolved(tmp_path: Path) -> None:
+    words = {f"x{n}": f"${{name}}-{n}-${{seed}}" for n in range(300)}
+    resolved_, problems = resolved({"name": "a", "seed": 1, **words})
+    assert not problems and resolved_["x299"] == "a-299-1"

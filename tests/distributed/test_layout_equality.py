@@ -1,4 +1,4 @@
-"""The losses and gradient norms of ten steps do not depend on the layout."""
+"""The losses and gradient norms of six steps do not depend on the layout."""
 
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from hierlm.nn.kernels import linear, prefix_attention
 from hierlm.phases.timeline import Timeline
 from tests.distributed.spawn import RankFailedError, run_ranks
 
-STEPS = 10
+STEPS = 6
 RELATIVE = 1e-5
 VALUES_RELATIVE = 1e-4
 """Of single values of a remembered activation, which sum up fewer terms than a loss does."""
@@ -51,7 +51,6 @@ TESTED_IN = {
 QUICK = {
     ("transformer-tied", (1, 2, 2), 1),
     ("hourglass", (2, 1, 2), 1),
-    ("hourglass", (1, 2, 1), 0),
     ("transformer", (2, 2, 1), 3),
     ("transformer_xl", (1, 2, 2), 1),
 }
@@ -126,12 +125,12 @@ def train(model: str, overrides: list[str], broken_plan: dict[str, str] | None) 
         moment = timeline.at(step)
         tokens, targets = rows(moment.phase.global_batch_size, moment.phase.sequence_length, seed=step)
         starts = torch.tensor(
-            [step == 0 or (row == 3 and step == 6) for row in mine]
+            [step == 0 or (row == 3 and step == 4) for row in mine]
         )  # one lane begins anew on the way
         forget = {"starts": starts} if recurrent else {}
         result = engine.train_step(tokens[mine], targets[mine], moment=moment, **forget)
         steps.append((engine.global_mean(result.loss), float(result.grad_norm)))
-        if step == 4:
+        if step == 2:
             nats = engine.evaluate(*rows(4, 15, seed=1000))  # other shapes in between
             nats = torch.cat([nats, engine.evaluate(*rows(4, 15, seed=1001), continues=recurrent)])
     memory = held_here(engine._passes.training_lanes, first_row=mine[0])
@@ -209,7 +208,9 @@ def test_losses_and_norms_equal_the_single_process(
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize(("layout", "zero"), [((1, 1, 1), 0), ((2, 1, 1), 3), ((1, 1, 2), 1)])
+@pytest.mark.parametrize(
+    ("layout", "zero"), [((1, 1, 1), 0), ((2, 1, 1), 3), pytest.param((1, 1, 2), 1, marks=pytest.mark.matrix)]
+)
 @pytest.mark.skipif(linear.fused_product is None, reason="this build of torch has no oneDNN")
 def test_products_of_another_library_make_no_difference(layout: tuple[int, int, int], zero: int, single: Any) -> None:
     expected = torch.tensor(single("hourglass")["steps"])

@@ -82,7 +82,10 @@ def kinds_by_shape(config: Any) -> dict[str, str]:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("zero", [1, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 3))])
+@pytest.mark.parametrize(
+    "zero",
+    [*(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 3)), pytest.param(0, marks=pytest.mark.matrix)],
+)
 def test_a_checkpoint_that_decayed_u_and_v_goes_on_and_says_that_it_is_grouped_anew(
     zero: int, tiny_dataset: Path, tmp_path: Path
 ) -> None:

@@ -4,11 +4,12 @@ import json
 import os
 import signal
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, hierlm
+from tests.conftest import ROOT, hierlm, hierlm_path, quiet_environment
 from tests.end_to_end.attempts import attempt_elsewhere
 from tests.end_to_end.test_resume import arguments, digest, records, started, wait_for_step, worker_ids
 from tests.tracking.servers import until
@@ -74,7 +75,11 @@ def test_of_two_attempts_that_start_at_once_one_trains_the_run_and_the_other_sto
     run, halt = tmp_path / "runs" / "double", tmp_path / "halt"
     halt.touch()
     injected = {"PYTHONPATH": str(ROOT / "tests" / "slurm" / "injected"), "HIERLM_TEST_HALT": str(halt)}
-    both = [started(tiny_dataset, "double", tmp_path, **injected) for _ in range(2)]
+    command, said = (
+        [hierlm_path(), *arguments(tiny_dataset, "double")],
+        {"stdout": PIPE, "stderr": STDOUT, "text": True},
+    )
+    both = [Popen(command, cwd=tmp_path, env={**quiet_environment(), **injected}, **said) for _ in range(2)]
     until(
         lambda: (run / "leases" / "generation-00000002").exists() or any(p.poll() is not None for p in both),
         what="the second attempt",

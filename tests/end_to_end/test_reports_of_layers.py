@@ -16,7 +16,6 @@ from hierlm import models
 from hierlm.config.load import load_config
 from hierlm.report.run_record import load_run
 from hierlm.report.run_report import document, run_page, text
-from hierlm.tracking.mlflow import runs_at_tracker
 from launcher.prepare_run import prepare_run
 from tests.conftest import ROOT
 from tests.data_pipeline.making import prepared
@@ -92,6 +91,8 @@ def test_losses_and_metrics_of_the_second_of_three_stages_are_in_every_record(
     said = (tmp_path / "staged.log").read_text()
     assert all(line.count(f" {name} ") == 1 for name in REPORTED for line in said.splitlines() if "loss " in line)
     assert "eval step 3" in said
+
+    from hierlm.tracking.mlflow import runs_at_tracker  # seconds, which every worker would spend when it collects
 
     [tracked] = runs_at_tracker(f"sqlite:///{tmp_path}/mlflow.db", experiment="reports")
     for kind in ("train", "eval"):

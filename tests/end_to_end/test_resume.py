@@ -4,15 +4,14 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.conftest import ROOT, hierlm, hierlm_path, quiet_environment
+from tests.commands import Command
+from tests.conftest import ROOT, hierlm, quiet_environment
 
 STEPS = 30
 SMALL = [
@@ -58,12 +57,9 @@ def uninterrupted(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def started(dataset: Path, name: str, cwd: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
-    command = [hierlm_path(), *arguments(dataset, name), *overrides]
-    environment = {**quiet_environment(), **environment}
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def started(dataset: Path, name: str, cwd: Path, *overrides: str) -> Command:
+    words = [*arguments(dataset, name), *overrides]
+    return Command(words, cwd=cwd, environment=quiet_environment(), in_one=True)
 
 
 def wait_for_step(run: Path, step: int, *, seconds: float = 600) -> None:
@@ -76,13 +72,12 @@ def wait_for_step(run: Path, step: int, *, seconds: float = 600) -> None:
 
 
 def worker_ids(run: Path) -> list[int]:
-    """The processes that train `run`: by their folder, for runs of other tests have the same name."""
+    """The processes that train `run`: those that print into the logs of its ranks."""
     found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            module, path = process.cmdline()[1:3], process.cmdline()[3:4]
-            if module == ["-m", "hierlm"] and path and Path(process.cwd(), *path) == run:
-                found.append(process.pid)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "fd" / "1").readlink().parent == run / "logs":
+                found.append(int(process.name))
     return sorted(found)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hierlm.run_dir import RunDir
 from launcher.slurm.job_history import read_history, record_submit
 from tests.config.making import write
-from tests.conftest import hierlm_path, quiet_environment
+from tests.conftest import hierlm, hierlm_path, quiet_environment
 from tests.launcher.runs.test_view import CONFIG
 
 DOWN = "#!/bin/sh\necho '{name}: error: Unable to contact slurm controller (connect failure)' >&2\nexit 1\n"
@@ -36,8 +36,7 @@ class Site:
 
     def hierlm(self, *arguments: object, path: str | None = None) -> subprocess.CompletedProcess[str]:
         environment = {**quiet_environment(), "PATH": path or f"{self.bin}:{os.environ['PATH']}"}
-        command = [hierlm_path(), *map(str, arguments)]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        return hierlm(*arguments, cwd=self.folder, environment=environment, check=False)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hierlm.errors import UserError
 from hierlm.run_dir import RunDir
 from launcher.cluster import ClusterProfile
 from launcher.job import cluster_job, local_job
+from launcher.slurm.sbatch import render
 from tests.config.making import config
 
 
@@ -52,3 +54,15 @@ def test_here_every_process_is_on_one_node(tmp_path: Path) -> None:
     job = local_job(config(tmp_path, "parallel.data_parallel_degree=8"), run_dir=RunDir(Path("runs/run")))
     assert (job.num_nodes, job.tasks_per_node) == (1, 8)
     assert job.command == (sys.executable, "-m", "hierlm", "runs/run")
+
+
+def test_a_gpu_starts_kernels_in_order_where_sums_run_beside_products(tmp_path: Path) -> None:
+    site = ClusterProfile(processes_per_node=4, environment={"NCCL_DEBUG": "WARN"})
+    cut, whole = (
+        cluster_job(config(tmp_path, f"parallel.tensor_parallel_degree={degree}"), run_dir=RunDir(Path("r")), site=site)
+        for degree in (2, 1)
+    )
+    assert "export CUDA_DEVICE_MAX_CONNECTIONS=1" in render(cut)
+    assert "CUDA_DEVICE_MAX_CONNECTIONS" not in render(whole)
+    own = site.model_copy(update={"environment": {"CUDA_DEVICE_MAX_CONNECTIONS": "8"}})
+    assert "export CUDA_DEVICE_MAX_CONNECTIONS=8" in render(replace(cut, site=own))

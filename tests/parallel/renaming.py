@@ -12,7 +12,15 @@ import torch
 
 from hierlm.config.load import load_config
 from hierlm.errors import UserError
-from hierlm.parallel.seams import deepspeed_names, megatron_names, optimizers, parameters, slices, torch_private
+from hierlm.parallel.seams import (
+    deepspeed_names,
+    megatron_names,
+    optimizers,
+    parameters,
+    questions,
+    slices,
+    torch_private,
+)
 from hierlm.parallel.seams import engine as engines
 from hierlm.parallel.seams.handle import Field, Handle
 from hierlm.parallel.seams.seam import Names, Seam, thing_at
@@ -69,7 +77,12 @@ def found_by_name() -> Found:
     ]
     found = {seam: said(begin, without(seam)) for some, begin in lists for seam in dict.fromkeys(some.seams)}
     methods = [field.seam for handle in handles() for field in handle.attributes() if field.is_on_class]
-    others = [optimizers.INVALID_NORM, torch_private.ModuleHooks.before_load.seam]
+    others = [
+        optimizers.INVALID_NORM,
+        *questions.IS_INVALID,
+        questions.CLIP,
+        torch_private.ModuleHooks.before_load.seam,
+    ]
     others += [handle.class_seam() for handle in handles() if isclass(thing_at(handle.of))]
     found |= {seam: said(start, without(seam)) for seam in dict.fromkeys([*methods, *others]) if seam.applies}
     found |= {seam: said(start, unspoken(seam)) for seam in SPOKEN if seam.applies}

@@ -7,7 +7,7 @@ import torch
 
 from hierlm.nn.report import Report
 from hierlm.nn.stream import Stream
-from hierlm.parallel.boundary import pack
+from hierlm.parallel.boundary import Packer
 from hierlm.parallel.layer_losses import beside, joined, weighted_loss
 
 D = 3
@@ -45,7 +45,7 @@ def test_beside_the_objective_it_has_a_gradient_and_no_value():
 def test_joined_to_what_a_stage_sends_it_gets_its_share_and_the_levels_their_own(lengths):
     weight = torch.nn.Parameter(torch.ones(D))
     levels = tuple(torch.ones(2, n, D, requires_grad=True) for n in lengths)
-    payload = pack(Stream(levels))
+    payload = Packer().pack(Stream(levels))
     found = joined(payload, weighted_loss(reports(weight)), share=1 / 4)
     sent, plain = (p if isinstance(p, torch.Tensor) else p[0] for p in (found, payload))
     assert torch.equal(sent, plain)

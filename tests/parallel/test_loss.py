@@ -11,7 +11,9 @@ from hierlm.config.load import load_config
 from hierlm.errors import UserError
 from hierlm.models.assembly import layer_specs
 from hierlm.nn.basic.head import Head
+from hierlm.parallel.log_sums import Slice, target_logits, z_loss
 from hierlm.parallel.loss import LossEnd, require_head, token_losses
+from hierlm.parallel.weighting import Counting
 from hierlm.phases.timeline import Timeline
 from hierlm.plan.live_bytes import LiveBytes
 from tests.distributed.spawn import run_ranks
@@ -42,8 +44,15 @@ def test_low_precision_logits_are_summed_in_fp32():
     assert torch.allclose(nats, token_losses(logits.to(torch.bfloat16).float(), targets))
 
 
-def sliced() -> tuple[list, list]:
-    """(nats, gradient of this rank's slice), as lists, with the vocabulary padded to 8 and cut in two."""
+def with_z_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The formula."""
+    real = targets >= 0
+    nats = F.cross_entropy(logits[real], targets[real], reduction="sum")
+    return (nats + 0.3 * logits[real].logsumexp(dim=-1).square().sum()) / targets.numel()
+
+
+def sliced() -> tuple[list, list, list]:
+    """(nats, gradient of this rank's slice, that with the z-loss), with the vocabulary padded to 8 and cut in two."""
     from hierlm.parallel.degrees import Degrees
     from hierlm.parallel.groups import start_groups
     from hierlm.parallel.process import start_processes
@@ -55,7 +64,13 @@ def sliced() -> tuple[list, list]:
     mine = padded.chunk(2, dim=-1)[groups.tp_rank].clone().requires_grad_()
     nats = token_losses(mine * 1.0, targets, are_sliced=True)
     nats.sum().backward()
-    return nats.tolist(), mine.grad.tolist()
+    plain, mine.grad = mine.grad, None
+    part = Slice(groups.tp_rank * 4, groups.tensor)
+    wanted = target_logits(mine, targets.clamp(min=0), part=part)
+    nats = token_losses(mine * 1.0, targets, are_sliced=True)
+    log_sums = torch.where(targets >= 0, nats + wanted, 0.0)
+    (nats.mean() + 0.3 * z_loss(log_sums, weight=0.3).per_row.mean()).backward()
+    return nats.tolist(), plain.tolist(), mine.grad.tolist()
 
 
 @pytest.mark.distributed
@@ -65,11 +80,40 @@ def test_sliced_logits_give_the_same_nats_and_gradients():
     expected = token_losses(logits, targets)
     expected.sum().backward()
     found = run_ranks(sliced, 2)
-    for nats, _ in found:
+    for nats, _, _ in found:
         torch.testing.assert_close(torch.tensor(nats), expected.detach(), rtol=1e-6, atol=1e-6)
-    gradient = torch.cat([torch.tensor(part) for _, part in found], dim=-1)
-    torch.testing.assert_close(gradient[..., :VOCAB], logits.grad, rtol=1e-5, atol=1e-7)
-    assert not gradient[..., VOCAB:].any()
+    plain, logits.grad = logits.grad, None
+    with_z_loss(logits, targets).backward()
+    for which, wanted in ((1, plain), (2, logits.grad)):
+        gradient = torch.cat([torch.tensor(part[which]) for part in found], dim=-1)
+        torch.testing.assert_close(gradient[..., :VOCAB], wanted, rtol=1e-5, atol=1e-7)
+        assert not gradient[..., VOCAB:].any()
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 3])
+def test_z_loss_is_the_mean_square_of_log_sums(chunk_tokens: int | None) -> None:
+    torch.manual_seed(0)
+    head, hidden = Head(vocab_size=VOCAB, hidden_dim=WIDTH), torch.randn(3, 7, WIDTH, requires_grad=True)
+    targets = torch.randint(0, VOCAB, (3, 7))
+    targets[0, 2] = -1
+    end = LossEnd({4: head}, chunk_tokens=chunk_tokens, z_loss=0.3)
+    nats, [report] = end.losses(hidden if chunk_tokens else head.projection(hidden), targets)
+    assert (report.name, report.kind, report.weight) == ("z", "loss", 0.3)
+    (found,) = torch.autograd.grad(nats.mean() + report.weight * report.per_row.mean(), hidden)
+    (expected,) = torch.autograd.grad(with_z_loss(head.projection(hidden), targets), hidden)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_targets_that_count_unequally_do_so_in_the_z_loss() -> None:
+    """Summed over micro-batches as the objective is: sum(w z) / sum(w), whatever their cut."""
+    generator = torch.Generator().manual_seed(4)
+    log_sums, weights = (torch.rand(6, 5, generator=generator) for _ in range(2))
+    expected = (weights * log_sums.square()).sum() / weights.sum()
+    for rows in (6, 3, 1):
+        parts = zip(log_sums.split(rows), weights.split(rows), strict=True)
+        scale = (6 // rows) / weights.sum()
+        found = [z_loss(some, weight=1.0, counting=Counting(own, scale)).per_row.mean() for some, own in parts]
+        torch.testing.assert_close(torch.stack(found).mean(), expected)
 
 
 # In chunks of tokens
@@ -88,7 +132,7 @@ def behind_a_head(
     end = LossEnd({4: head}, chunk_tokens=chunk_tokens)
     with watched or torch.enable_grad():
         top = hidden * 1.0 if end.layers == {} else head.projection(hidden)
-        nats = end.losses(top, targets)
+        nats, _ = end.losses(top, targets)
         nats.mean().backward()
     return nats.detach(), hidden.grad, head.projection.weight.grad
 

@@ -51,7 +51,7 @@ def kept_bytes(overrides: list[str], recompute: Recompute = "none") -> int:
     blocks = {index: layer for index, layer in module.local_layers.items() if 0 < index < len(module.layers) - 2}
     hidden = torch.randn(2, 64, config.model.hidden_dim, requires_grad=True)
     with LiveBytes() as live:
-        end = run_layers(blocks, Stream((hidden,)), [None] * len(blocks), shares=module._shares, recompute=recompute)
+        end = run_layers(blocks, Stream((hidden,)), [None] * len(blocks), shares=module.shares, recompute=recompute)
     assert end[0].hidden.requires_grad
     return least_seen(live)
 
@@ -74,6 +74,16 @@ def test_a_rank_keeps_no_more_than_its_share_of_a_block() -> None:
     whole = 2 * 64 * 64 * 4  # bytes of hidden at the tiny config's width
     per_block = 4 * whole  # what does not shrink with the degree otherwise: two sums, two norms
     assert plain - shared > 8 * per_block / 2 - 3 * whole
+
+
+@pytest.mark.distributed
+def test_a_rank_keeps_no_more_than_its_share_of_what_is_dropped() -> None:
+    """Two masks a block, each drawn whole, of which a fourth is kept; and slices of the whole keep nothing alive."""
+    size = ["model.num_layers=8", "parallel.tensor_parallel_degree=4", "parallel.sequence_parallel=true"]
+    without, *_ = run_ranks(kept_bytes, 4, size)
+    dropping, *_ = run_ranks(kept_bytes, 4, [*size, "model.dropout=0.1"])
+    whole = 2 * 64 * 64 * 4
+    assert dropping - without <= 8 * 2 * whole / 4
 
 
 @pytest.mark.distributed

@@ -1,11 +1,15 @@
 """Only layouts that can run are proposed, and those that fit, fastest first."""
 
+from dataclasses import replace
+
 import pytest
 
 from hierlm.config import rules
 from hierlm.errors import UserError
+from hierlm.parallel.config import ParallelConfig
 from hierlm.plan.device import USABLE_MEMORY
-from hierlm.plan.layouts import candidates, changes, fastest, nearest_that_fit
+from hierlm.plan.layouts import candidates, changes, unchecked
+from hierlm.plan.search import fastest, nearest_that_fit, scaling
 from tests.plan.making import config, estimator
 
 SMALL = ("phases.0.global_batch_size=2", "model.num_layers=1")
@@ -25,14 +29,63 @@ def test_tensor_parallelism_stays_in_a_node():
     assert {layout.tensor_parallel_degree for layout in found} == {1, 2}
 
 
-def test_the_fastest_come_first_and_only_what_fits():
-    roomy = estimator("transformer", *SMALL)
-    found = fastest(roomy, num_devices=2, most=500)
-    seconds = [each.seconds for each in found]
-    assert seconds == sorted(seconds) and all(each.fits for each in found)
+@pytest.mark.parametrize("memory_bytes", [2**40, 3 * 2**20])
+def test_a_search_leaves_out_only_what_is_slower(memory_bytes: int):
+    """Beside all layouts worked out one by one, of those that differ in what is recomputed the first that fits."""
+    asked = estimator("transformer", *SMALL, memory_bytes=memory_bytes)
+    every = candidates(asked.config, num_devices=2, num_layers=4, per_node=8)
+    first: dict[ParallelConfig, float] = {}
+    for each in (asked.estimate(layout, exact=False) for layout in every):
+        if each.fits:
+            first.setdefault(each.layout.model_copy(update={"activation_recompute": "none"}), each.seconds)
+    found = [each.seconds for each in fastest(asked, num_devices=2, most=4)]
+    assert found and found == pytest.approx(sorted(first.values())[:4])
+
+
+def test_only_what_fits_is_proposed():
+    found = fastest(estimator("transformer", *SMALL), num_devices=2, most=500)
     peaks = sorted(each.peak_bytes for each in found)
     tight = estimator("transformer", *SMALL, memory_bytes=int(peaks[len(peaks) // 2] / USABLE_MEMORY) + 1)
-    assert 0 < len(fastest(tight, num_devices=2, most=500)) < len(found)
+    fitting = fastest(tight, num_devices=2, most=500)
+    assert fitting and all(each.fits for each in fitting)
+    assert fitting[0].seconds >= found[0].seconds
+
+
+def test_a_search_tries_sequence_parallelism_and_recomputation():
+    tried = list(candidates(config("transformer"), num_devices=4, num_layers=5, per_node=4))
+    assert {layout.sequence_parallel for layout in tried if layout.tensor_parallel_degree > 1} == {False, True}
+    assert {layout.activation_recompute for layout in tried} == {"none", "selective", "full"}
+
+
+def test_a_search_tries_secondary_shards_inside_a_node_where_layouts_have_them():
+    class WithSecondaryShards(ParallelConfig):
+        zero_partition_degree: int = 1
+
+    run = config("transformer")
+    run = run.model_copy(update={"parallel": WithSecondaryShards(**run.parallel.model_dump())})
+    tried = [each for each in unchecked(run, num_devices=8, num_layers=5, per_node=4) if each.zero_stage == 3]
+    assert {(each.tensor_parallel_degree, each.zero_partition_degree) for each in tried} >= {(1, 1), (1, 4), (2, 2)}
+    assert all(each.zero_partition_degree * each.tensor_parallel_degree in (each.tensor_parallel_degree, 4)
+               for each in tried)  # fmt: skip
+    assert any("zero_partition_degree" in name for each in tried for name in changes(run.parallel, each))
+
+
+def test_more_devices_than_the_batch_has_rows_for_are_told_not_to_help():
+    asked = estimator("transformer", *SMALL, "model.num_layers=2")
+    [best] = fastest(asked, num_devices=8, most=1)
+    found = scaling(asked, best)
+    assert found.most_data_parallel == 2 and found.half_seconds is not None
+    assert "the batch (2 rows) caps data parallelism at 2 ranks" in found.line
+    assert ("no longer help" in found.line) == (not found.helps)
+    [smaller] = fastest(asked, num_devices=2, most=1)
+    assert "caps" not in replace(scaling(asked, smaller), most_data_parallel=64).line
+
+
+def test_a_search_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hierlm.plan.search.SECONDS_BETWEEN_WORDS", 0)
+    said: list[str] = []
+    fastest(estimator("transformer", *SMALL), num_devices=2, most=1, tell=said.append)
+    assert said and all("2 devices: " in line and "layouts seen" in line for line in said)
 
 
 def test_when_nothing_fits_more_devices_are_tried():
@@ -45,7 +98,7 @@ def test_when_nothing_fits_more_devices_are_tried():
 
 
 def test_a_number_that_no_layout_has_is_refused():
-    with pytest.raises(UserError, match="no layout of 13 devices"):
+    with pytest.raises(UserError, match=r"no layout of 13 devices .* the batch caps data parallelism at 8 ranks"):
         fastest(estimator("transformer"), num_devices=13, most=5)
 
 

@@ -5,11 +5,16 @@ from dataclasses import replace
 import pytest
 
 from hierlm.parallel.degrees import Degrees
-from hierlm.plan.communication import Traffic
-from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE, measured_matmul_flops
-from hierlm.plan.devices import H100, device
+from hierlm.plan.communication import Traffic, traffic
+from hierlm.plan.device import LINK_SHARE, MOVES, PRODUCT_SHARE
+from hierlm.plan.devices import device
+from hierlm.plan.devices.h100 import H100
+from hierlm.plan.layer_memory import profile
+from hierlm.plan.links import Links
+from hierlm.plan.matmul_rate import measured_matmul_flops
 from hierlm.plan.step_time import StageWork, step_time
-from tests.plan.making import estimator
+from hierlm.plan.zero_memory import Kind
+from tests.plan.making import estimator, setting
 
 QUIET = Traffic(gradients=0, weights=0, tensor=0, boundary=0)
 
@@ -23,12 +28,13 @@ def of(*flops: float, micro_batches: int = 4, traffic: Traffic = QUIET, degrees:
 def test_the_slowest_stage_decides_and_the_pipeline_fills_and_drains():
     found = of(1e12, 2e12, 1e12)
     assert found.compute == found.products == pytest.approx(4 * 2e12 / (H100.bf16_flops * PRODUCT_SHARE))
-    assert found.bubble == pytest.approx(found.compute * 2 / 4)
+    assert found.bubble == pytest.approx(2 * 1e12 / (H100.bf16_flops * PRODUCT_SHARE))  # once through the others
     assert found.total == pytest.approx(found.compute + found.bubble)
 
 
 def test_what_lies_between_products_takes_memory_and_kernels():
-    found = step_time([StageWork(0, 10**9, 50, QUIET, 0)], micro_batches=3, degrees=Degrees(), device=H100, bf16=True)
+    work = StageWork(0, MOVES * 10**9, 50, QUIET, 0)
+    found = step_time([work], micro_batches=3, degrees=Degrees(), device=H100, bf16=True)
     assert found.memory == pytest.approx(3 * MOVES * 1e9 / H100.memory_bandwidth)
     assert found.kernels == pytest.approx(3 * 50 * H100.kernel_seconds)
     assert found.total == found.compute == pytest.approx(found.memory + found.kernels)
@@ -38,10 +44,24 @@ def test_one_stage_has_no_bubble():
     assert of(1e12).bubble == 0
 
 
-@pytest.mark.parametrize(("degrees", "link"), [(Degrees(data=8), H100.node_link), (Degrees(data=16), H100.fabric_link)])
-def test_messages_between_nodes_take_the_fabric(degrees, link):
+@pytest.mark.parametrize(
+    ("degrees", "link"),
+    [
+        (Degrees(data=8), H100.node_link),
+        (Degrees(data=16), 8 * H100.fabric_link),  # a ring through each port of a node
+        (Degrees(data=8, tensor=2), 4 * H100.fabric_link),  # and as many other groups through the others
+        (Degrees(data=8, tensor=8), H100.fabric_link),
+    ],
+)
+def test_a_ring_takes_all_ports_of_the_nodes_it_fills(degrees, link):
     found = of(1e12, traffic=replace(QUIET, gradients=10**9), degrees=degrees)
     assert found.data_messages == pytest.approx(1e9 / (link * LINK_SHARE))
+
+
+def test_a_node_of_one_port_sends_through_one():
+    links = Links(Degrees(data=16), replace(H100, ports=1))
+    assert links.data == pytest.approx(H100.fabric_link * LINK_SHARE)
+    assert Links(Degrees(pipeline=2, data=8), replace(H100, ports=1)).pipeline == pytest.approx(links.data / 8)
 
 
 def phase(*overrides: str):
@@ -62,10 +82,41 @@ def test_recompute_costs_time_but_no_mfu_credit():
     assert again.mfu < plain.mfu
 
 
-def test_an_all_reduce_sends_nearly_twice_the_gradients():
-    found = phase("parallel.data_parallel_degree=4")
+@pytest.mark.parametrize(("stage", "times"), [(0, 2), (1, 2), (2, 2), (3, 2)])
+def test_data_parallel_ranks_send_two_values_for_each_weight(stage, times):
+    """ZeRO 3's three are of weights that do not stay gathered from the forward pass on: a billion do."""
+    found = phase("parallel.data_parallel_degree=4", f"parallel.zero_stage={stage}")
     values = found.stages[0].num_values
-    assert found.traffic[0].gradients == int(2 * 3 / 4 * values * 4)
+    assert found.traffic[0].data == pytest.approx(times * 3 / 4 * values * 4, abs=2)
+
+
+def test_zero_3_of_a_large_model_sends_three_values_in_each_micro_batch():
+    kind = Kind(3, bf16=True, dp_degree=8, pipeline=False, micro_batches=5)
+    nothing = profile(setting("transformer"))
+    found = traffic(kind, profile=nothing, layers=range(len(nothing.layers)), values=2 * 10**9)
+    assert found.data == pytest.approx(5 * 3 * 7 / 8 * 2e9 * 2)
+    shared = traffic(
+        replace(kind, secondary_degree=4), profile=nothing, layers=range(len(nothing.layers)), values=2 * 10**9
+    )
+    assert shared.secondary == pytest.approx(5 * 3 / 4 * 2e9 * 2) and shared.gradients == found.gradients
+    assert shared.weights == found.weights / 2
+
+
+def test_an_update_is_divided_by_what_zero_shares():
+    whole, shared = (
+        phase("parallel.data_parallel_degree=4", f"parallel.zero_stage={stage}").time.update for stage in (0, 1)
+    )
+    assert shared == pytest.approx(whole / 4)
+
+
+def test_a_boundary_is_sent_in_slices_and_gathered_behind():
+    plain, sliced = (
+        phase("parallel.pipeline_parallel_degree=2", f"parallel.tensor_parallel_degree={degree}").traffic[0]
+        for degree in (1, 4)
+    )
+    assert sliced.boundary == plain.boundary // 4
+    layers = phase("parallel.tensor_parallel_degree=4").traffic[0].tensor
+    assert sliced.tensor > plain.boundary * 3 // 4 and layers > 0
 
 
 def test_tensor_ranks_sum_after_attention_and_feed_forward():

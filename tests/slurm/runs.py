@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT, hierlm_path, quiet_environment
+from tests.conftest import ROOT, hierlm, quiet_environment
 from tests.slurm.cluster import TestCluster, wait_until
 
 START_SECONDS = 120.0
@@ -27,14 +27,9 @@ class Place:
         return self.folder / "brake"
 
     def hierlm(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """The console script, with Slurm's programs pointed at the cluster."""
+        """A command line, with Slurm's programs pointed at the cluster."""
         environment = {**quiet_environment(), "SLURM_CONF": self.cluster.environment["SLURM_CONF"]}
-        command = [hierlm_path(), *map(str, words)]
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, text=True, capture_output=True, check=False, timeout=1200
-        )
-        assert not check or done.returncode == 0, f"{command}: rc {done.returncode}\n{done.stdout}{done.stderr}"
-        return done
+        return hierlm(*words, cwd=self.folder, environment=environment, check=check, timeout=1200)
 
     def site(self, **fields: Any) -> Path:
         """A cluster file: one CPU process per node, unless said otherwise."""

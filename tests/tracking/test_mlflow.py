@@ -1,5 +1,6 @@
 """With MLflow itself: sqlite shared by many, a real server killed and brought back, PostgreSQL behind it."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,30 @@ def _ended(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
+
+
+KILLED_IN_A_MIGRATION = """
+import os, signal, sys
+import mlflow.store.db.utils as made_by
+made_by._upgrade_db = lambda engine: os.kill(os.getpid(), signal.SIGKILL)
+from pathlib import Path
+from hierlm.tracking.mlflow import MlflowBackend
+MlflowBackend(sys.argv[1], experiment="demo", artifact_root=Path("artifacts"))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_makes_the_database_leaves_none_that_cannot_be_opened(tmp_path: Path) -> None:
+    from hierlm.tracking.mlflow import MlflowBackend, runs_at_tracker
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    words = [sys.executable, "-c", KILLED_IN_A_MIGRATION, uri]
+    done = subprocess.run(words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    backend = MlflowBackend(uri, experiment="demo", artifact_root=tmp_path / "artifacts")
+    assert backend.find_or_create_run(name="a", tags={"hierlm.part": "run"}, parent=None, started_ms=None)
+    assert [run.name for run in runs_at_tracker(uri, experiment="demo")] == ["a"]
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
 def client_of(uri: str) -> "MlflowClient":

@@ -1,6 +1,6 @@
 """The process that differs from the others is named with its host and the difference."""
 
-from hierlm.train.environment import MUST_AGREE, Facts, clock_warnings, differences
+from hierlm.train.environment import MUST_AGREE, Facts, clock_warnings, differences, parted_tensor_group
 from tests.distributed.spawn import run_ranks
 
 
@@ -32,11 +32,19 @@ def test_a_clock_that_is_far_off_is_told() -> None:
 
 
 def check() -> list[str]:
+    from hierlm.parallel.messages import team_of
     from hierlm.parallel.process import start_processes
     from hierlm.train.environment import check_environment
 
-    return check_environment(start_processes())
+    return check_environment(start_processes(), team=team_of())
 
 
 def test_real_processes_of_one_machine_agree() -> None:
     assert run_ranks(check, 2) == [[], []]
+
+
+def test_a_tensor_group_on_two_hosts_is_refused_by_its_ranks() -> None:
+    everyone = [facts(rank, "ab"[rank // 3]) for rank in range(6)]
+    assert parted_tensor_group(everyone, tensor_degree=3) is None
+    said = parted_tensor_group(everyone, tensor_degree=2)
+    assert said is not None and "given 2, and ranks 2 to 3 are on a, b" in said and "\n" not in said

@@ -1,7 +1,8 @@
 """Multi-head attention (1706.03762, section 3.2.2) with positions given by the caller.
 
-Shapes: B batch, Q queries, S keys, D hidden_dim, H heads, K head_dim.
-The number of heads is read off the projection's width, so a projection may hold only some of the heads.
+Shapes: B batch, Q queries, S keys, D hidden_dim, H heads, G heads of keys and values, K head_dim.
+The number of heads is read off the projection's width, so a projection may hold only some of the heads. With G < H each
+head of keys and values serves H / G neighbouring query heads (grouped-query attention, 2305.13245).
 """
 
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from hierlm.nn.attention.heads import joined
 from hierlm.nn.attention.positions import rotate
+from hierlm.nn.attention.query_key_norm import make_query_key_norm
 from hierlm.nn.attention.visibility import Rule
 from hierlm.nn.attention.weights_dropout import weights_site
 from hierlm.nn.kernels.linear import Linear
@@ -18,7 +20,7 @@ from hierlm.nn.shape import BlockShape
 
 
 class KeyValues(NamedTuple):
-    """What queries look at, [B, H, S, K] each; rotary keys already carry their position."""
+    """What queries look at, [B, G, S, K] each; rotary keys already carry their position."""
 
     keys: Tensor
     values: Tensor
@@ -29,23 +31,35 @@ class KeyValues(NamedTuple):
         return self.keys.shape[2]
 
 
+class KeyValueLinear(Linear):
+    """A projection to whole heads, of which several query heads may read one: no rank can hold less than that."""
+
+    def __init__(self, width_in: int, *, num_heads: int, head_dim: int, bias: bool) -> None:
+        super().__init__(width_in, num_heads * head_dim, bias=bias)
+        self.num_heads = num_heads
+
+
 class Attention(nn.Module):
     """Four projections; the caller's rule decides who sees whom."""
 
     def __init__(self, shape: BlockShape, *, num_heads: int | None = None, output_bias: bool = True) -> None:
         super().__init__()
         self.head_dim = shape.head_dim
-        self.is_rotary = shape.positions == "rotary"
-        width = (num_heads or shape.num_heads) * shape.head_dim
-        self.query = Linear(shape.hidden_dim, width)
-        self.key = Linear(shape.hidden_dim, width)
-        self.value = Linear(shape.hidden_dim, width)
-        self.output = Linear(width, shape.hidden_dim, bias=output_bias)
+        self.rotary = shape.rotary if shape.positions == "rotary" else None
+        own, others = num_heads or shape.num_heads, num_heads or shape.kv_heads
+        width = {"head_dim": shape.head_dim, "bias": shape.has_biases}
+        self.query = Linear(shape.hidden_dim, own * shape.head_dim, bias=shape.has_biases)
+        self.key = KeyValueLinear(shape.hidden_dim, num_heads=others, **width)
+        self.value = KeyValueLinear(shape.hidden_dim, num_heads=others, **width)
+        self.output = Linear(own * shape.head_dim, shape.hidden_dim, bias=output_bias and shape.has_biases)
+        normed = {"head_dim": shape.head_dim, "epsilon": shape.norm.epsilon}
+        self.query_norm = make_query_key_norm(shape.qk_norm, num_heads=own, **normed)
+        self.key_norm = make_query_key_norm(shape.qk_norm, num_heads=others, **normed)
         self.weights_dropout = weights_site(shape.attention_dropout)
 
     def key_values(self, x: Tensor, positions: Tensor, *, past: KeyValues | None = None) -> KeyValues:
         """x [B, S, D] at positions [S], appended to `past`."""
-        keys, values = self._placed(self._split(self.key(x)), positions), self._split(self.value(x))
+        keys, values = self._placed(self.key_norm(self.key(x)), positions), self._split(self.value(x))
         if past is None:
             return KeyValues(keys, values)
         return KeyValues(torch.cat((past.keys, keys), dim=2), torch.cat((past.values, values), dim=2))
@@ -55,7 +69,7 @@ class Attention(nn.Module):
 
         On the finer of the two sides neighbours lie `stride` tokens apart.
         """
-        queries = self._placed(self._split(self.query(x)), positions)
+        queries = self._placed(self.query_norm(self.query(x)), positions)
         heads = self.attend(queries, seen=seen, rule=rule, stride=stride)
         return self.output(joined(heads))
 
@@ -70,5 +84,6 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-    def _placed(self, heads: Tensor, positions: Tensor) -> Tensor:
-        return rotate(heads, positions) if self.is_rotary else heads
+    def _placed(self, x: Tensor, positions: Tensor) -> Tensor:
+        heads = self._split(x)
+        return heads if self.rotary is None else rotate(heads, positions, rotary=self.rotary)

@@ -30,7 +30,7 @@ class OffsetAttention(Attention):
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__(shape)
-        self.position = Linear(shape.hidden_dim, shape.hidden_dim)
+        self.position = Linear(shape.hidden_dim, shape.hidden_dim, bias=shape.has_biases)
         self.content_bias = Linear(1, shape.hidden_dim, bias=False)
         self.position_bias = Linear(1, shape.hidden_dim, bias=False)
 

@@ -19,7 +19,8 @@ from hierlm.nn.attention.positions import token_positions
 from hierlm.nn.basic.dropout import Dropout, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
 from hierlm.nn.basic.initialisation import initialise
-from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.basic.normalisation import make_norm
+from hierlm.nn.basic.residual import entering, leaving
 from hierlm.nn.kernels.attend import attend_under
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.parameter_kinds import Kind
@@ -68,39 +69,44 @@ class SeenByScale(NamedTuple):
 
 
 class RetinaBlock(Layer):
-    """x += Attention(LN x) over tokens and over units pooled from LN x; x += FF(LN x)."""
+    """x += Attention(N x) over tokens and over units pooled from N x; x += FF(N x); in other orders from x itself."""
+
+    num_writes = 2
+    """To the residual stream."""
 
     PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"scale_embeddings": "embedding"}
 
     def __init__(self, *, shape: BlockShape, view: RetinaView, downsampling: Downsampling, kernel_groups: int) -> None:
         super().__init__()
-        self.view = view
-        self.attention_norm = layer_norm(shape.hidden_dim)
+        self.view, self.order = view, shape.order
+        self.attention_norm = make_norm(shape.hidden_dim, shape.norm)
         self.attention = Attention(shape)
         self.pools = nn.ModuleList(
             Downsample(downsampling, hidden_dim=shape.hidden_dim, factor=scale, kernel_groups=kernel_groups)
             for scale in view.scales[1:]
         )
         self.scale_embeddings = nn.ParameterList(torch.zeros(shape.hidden_dim) for _ in view.scales[1:])
-        self.feed_forward_norm = layer_norm(shape.hidden_dim)
+        self.feed_forward_norm = make_norm(shape.hidden_dim, shape.norm)
         self.feed_forward = FeedForward(shape)
         self.dropout = Dropout(shape.dropout)
-        initialise(self, residual_scale=shape.residual_scale)
+        initialise(self, residual_scale=shape.residual_scale, scheme=shape.scheme)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         return self.decode(stream, None)[0], memory
 
     def decode(self, stream: Stream, cache: Cache | None) -> tuple[Stream, Cache | None]:
         x = stream.hidden
-        normed = self.attention_norm(x)
+        normed = entering(x, self.attention_norm, self.order)
         past = SeenByScale(*cache) if cache else self._nothing(normed)
         seen = self._extended(normed, past)
         first = 0 if past.parts[0] is None else past.parts[0].num_keys
         rule = RetinaRule(self.view, seen.parts, first)
         positions = token_positions(x.shape[1], first=first, device=x.device)
         assert seen.parts[0] is not None
-        x = x + self.dropout(self.attention(normed, positions, seen=seen.parts[0], rule=rule))
-        x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        mixed = self.attention(normed, positions, seen=seen.parts[0], rule=rule)
+        x = leaving(x, self.dropout(mixed), self.attention_norm, self.order)
+        added = self.feed_forward(entering(x, self.feed_forward_norm, self.order))
+        x = leaving(x, self.dropout(added), self.feed_forward_norm, self.order)
         return stream.with_hidden(x), seen
 
     def _nothing(self, normed: Tensor) -> SeenByScale:
@@ -149,7 +155,7 @@ class RetinaRule:
         return out.transpose(0, 1).reshape(batch, heads, num_blocks * length, head_dim)[:, :, :num_queries]
 
     def _gathered(self, name: str, units: Tensor) -> Tensor:
-        """The keys or values [n, B*H, L, K] of `units` int64 [n, L], counted through all scales."""
+        """The keys or values [n, B*H, L, K], or fewer heads, of `units` int64 [n, L], counted through all scales."""
         all_units = torch.cat([getattr(part, name) for part in self.parts], dim=2).flatten(0, 1)
         return all_units[:, units].transpose(0, 1)
 

@@ -6,6 +6,7 @@ Shapes: B batch, H heads, Q queries, S keys, K head_dim.
 from torch import Tensor
 
 from hierlm.nn.basic.dropout import Dropout
+from hierlm.nn.kernels.fused_attention import with_keys_of_their_own
 from hierlm.nn.shape import Rate
 
 
@@ -20,6 +21,7 @@ class WeightsDropout(Dropout):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor) -> Tensor:
         """dropout(softmax(queries keys' / sqrt K + bias)) values: [B, H, Q, K]; `bias` broadcasts to [B, H, Q, S]."""
+        keys, values = with_keys_of_their_own(queries, keys, values)
         scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
         return self((scores + bias).softmax(dim=-1)) @ values
 

@@ -1,4 +1,4 @@
-"""The transformer block: x += Attention(LN x); x += FeedForward(LN x), or with the norm after each sum.
+"""The transformer block: x += Attention(N x); x += FeedForward(N x), or with the norm elsewhere (`residual`).
 
 Shapes: B batch, T positions of this level, D hidden_dim.
 """
@@ -15,7 +15,8 @@ from hierlm.nn.attention.visibility import Causal, Rule
 from hierlm.nn.basic.dropout import Dropout, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
 from hierlm.nn.basic.initialisation import initialise
-from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.basic.normalisation import make_norm
+from hierlm.nn.basic.residual import entering, leaving
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.resampling.shorten_factor import ShortenFactor
 from hierlm.nn.shape import BlockShape
@@ -31,6 +32,9 @@ class Block(Layer):
     Neighbours lie `stride` tokens apart; with `follows_drawn_factor`, as many as the shorten factor of the step.
     """
 
+    num_writes = 2
+    """To the residual stream."""
+
     def __init__(
         self,
         *,
@@ -43,17 +47,17 @@ class Block(Layer):
     ) -> None:
         super().__init__()
         self.rule = rule
-        self.stride, self.norm_first = ShortenFactor(stride), shape.norm_first
+        self.stride, self.order = ShortenFactor(stride), shape.order
         self.follows_drawn_factor = follows_drawn_factor
         self.attends, self.feeds_forward = "s" in parts, "f" in parts
         if self.attends:
-            self.attention_norm = layer_norm(shape.hidden_dim)
+            self.attention_norm = make_norm(shape.hidden_dim, shape.norm)
             self.attention = WindowedAttention(shape, head_windows) if head_windows else make_attention(shape)
         if self.feeds_forward:
-            self.feed_forward_norm = layer_norm(shape.hidden_dim)
+            self.feed_forward_norm = make_norm(shape.hidden_dim, shape.norm)
             self.feed_forward = FeedForward(shape)
         self.dropout = Dropout(shape.dropout)
-        initialise(self, residual_scale=shape.residual_scale)
+        initialise(self, residual_scale=shape.residual_scale, scheme=shape.scheme)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:
         if stream.hidden.shape[1] == 0:
@@ -72,14 +76,11 @@ class Block(Layer):
     ) -> tuple[Tensor, KeyValues | SeenByWindow | None]:
         seen = past
         if self.attends:
-            normed = self.attention_norm(x) if self.norm_first else x
-            mixed, seen = self._attended(normed, past)
-            x = x + self.dropout(mixed)
-            x = x if self.norm_first else self.attention_norm(x)
+            mixed, seen = self._attended(entering(x, self.attention_norm, self.order), past)
+            x = leaving(x, self.dropout(mixed), self.attention_norm, self.order)
         if self.feeds_forward:
-            normed = self.feed_forward_norm(x) if self.norm_first else x
-            x = x + self.dropout(self.feed_forward(normed))
-            x = x if self.norm_first else self.feed_forward_norm(x)
+            added = self.feed_forward(entering(x, self.feed_forward_norm, self.order))
+            x = leaving(x, self.dropout(added), self.feed_forward_norm, self.order)
         return x, seen
 
     def _attended(self, x: Tensor, past: KeyValues | SeenByWindow | None) -> tuple[Tensor, KeyValues | SeenByWindow]:

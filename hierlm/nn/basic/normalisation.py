@@ -1,13 +1,26 @@
-"""Layer normalisation (1607.06450), as a piece of a block and as a layer of its own at the end of a stack."""
+"""Layer normalisation (1607.06450) and its root mean square (1910.07467): in a block, and a layer at a stack's end."""
 
 from torch import Tensor, nn
 
 from hierlm.nn.basic.dropout import site_or_none, take_dropout
+from hierlm.nn.kernels.rms_norm import rms_norm
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
-from hierlm.nn.shape import Rate
+from hierlm.nn.shape import EPSILON, NormStyle, Rate
 from hierlm.nn.stream import Stream
 
-EPSILON = 1e-5
+__all__ = ["EPSILON", "Norm", "RmsNorm", "VectorNorm", "layer_norm", "make_norm"]
+
+
+class RmsNorm(nn.RMSNorm):
+    """Over the last dimension, with gain."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.eps is not None
+        return rms_norm(x, self.weight, epsilon=self.eps)
+
+
+VectorNorm = nn.LayerNorm | RmsNorm
+"""A norm of the vectors of the residual stream."""
 
 
 def layer_norm(hidden_dim: int) -> nn.LayerNorm:
@@ -15,12 +28,19 @@ def layer_norm(hidden_dim: int) -> nn.LayerNorm:
     return nn.LayerNorm(hidden_dim, eps=EPSILON)
 
 
+def make_norm(hidden_dim: int, style: NormStyle) -> VectorNorm:
+    """Over the last dimension, as a model normalises."""
+    if style.kind == "rms":
+        return RmsNorm(hidden_dim, eps=style.epsilon)
+    return nn.LayerNorm(hidden_dim, eps=style.epsilon, bias=style.has_bias)
+
+
 class Norm(Layer):
     """Normalises the top of the stream, [B, T, D], and drops of it what is asked for."""
 
-    def __init__(self, hidden_dim: int, *, dropout: Rate | None = None) -> None:
+    def __init__(self, hidden_dim: int, *, style: NormStyle | None = None, dropout: Rate | None = None) -> None:
         super().__init__()
-        self.norm = layer_norm(hidden_dim)
+        self.norm = make_norm(hidden_dim, style or NormStyle())
         self.dropout = site_or_none(dropout)
 
     def forward(self, stream: Stream, memory: Memory | None = None) -> tuple[Stream, Memory | None]:

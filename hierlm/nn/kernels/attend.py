@@ -5,7 +5,8 @@
     attend_under        a mask says it, or numbers that are added to the scores
     attend_by_distance  the scores have a term for each distance, which learns
 
-Shapes: B batch, H heads, Q queries, S keys, K head_dim; queries [B, H, Q, K], keys and values [B, H, S, K].
+Shapes: B batch, H heads, Q queries, S keys, K head_dim; queries [B, H, Q, K], keys and values [B, H, S, K], or those of
+fewer heads, each for as many neighbouring heads of the queries.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hierlm.nn.kernels import prefix_attention, relative_blocks
-from hierlm.nn.kernels.fused_attention import attend_fused
+from hierlm.nn.kernels.fused_attention import attend_fused, with_keys_of_their_own
 from hierlm.nn.kernels.prefixes import Prefixes, visible_keys
 from hierlm.nn.kernels.relative_blocks import Operands
 
@@ -30,7 +31,10 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, sees: Prefixes, win
 
     Memory O(Q * window) where there is a window, which goes with prefixes that grow by one, never O(Q * Q).
     """
-    if window is not None and keys.shape[-2] > window:
+    is_windowed = window is not None and keys.shape[-2] > window
+    if is_windowed or prefix_attention.is_fastest(queries, keys):
+        keys, values = with_keys_of_their_own(queries, keys, values)  # neither takes shared ones
+    if window is not None and is_windowed:
         return _in_window(queries, keys, values, window=window)
     if prefix_attention.is_fastest(queries, keys):
         output: Tensor = prefix_attention.attend_to_prefix(queries, keys, values, *sees)

@@ -24,8 +24,9 @@ def attend_fused(
     `mask` broadcasts to [B, H n, Q, S]: bool, True = visible, or numbers that are added to the scores.
     """
     shares_keys = queries.shape[-3] != keys.shape[-3]
-    if shares_keys and keys.dtype == torch.float32 and device_type(keys) == "cuda":
-        keys, values = _with_keys_of_their_own(queries, keys, values)  # no fused kernel there shares keys in fp32
+    if shares_keys and device_type(keys) == "cuda" and (keys.dtype == torch.float32 or mask is not None):
+        # no fused kernel there shares keys in fp32, or under a mask
+        keys, values = with_keys_of_their_own(queries, keys, values)
         shares_keys = False
     if queries.is_meta:
         return _without_data(queries, keys, values, mask=mask, is_causal=is_causal, shares_keys=shares_keys)
@@ -65,7 +66,9 @@ def _additive(mask: Tensor, *, like: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask, float("-inf"))
 
 
-def _with_keys_of_their_own(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def with_keys_of_their_own(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values repeated for the heads of the queries, n neighbours each."""
     repeats = queries.shape[-3] // keys.shape[-3]
+    if repeats == 1:
+        return keys, values
     return keys.repeat_interleave(repeats, dim=-3), values.repeat_interleave(repeats, dim=-3)

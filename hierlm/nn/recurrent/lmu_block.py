@@ -1,7 +1,7 @@
 """The LMU language model's block: feed-forward or attention, Legendre memory with implicit attention, feed-forward.
 
 2110.02402, section 4 and figure 2. Shapes: B batch, T tokens, D hidden_dim, q order, p reduced_order.
-Every sublayer is pre-norm with a residual, x += f(LN x); the paper does not show where it normalises.
+Every sublayer is pre-norm with a residual, x += f(N x), by default; the paper does not show where it normalises.
 """
 
 from typing import ClassVar
@@ -16,7 +16,8 @@ from hierlm.nn.attention.visibility import Causal
 from hierlm.nn.basic.dropout import Dropout, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
 from hierlm.nn.basic.initialisation import INIT_STD, initialise
-from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.basic.normalisation import make_norm
+from hierlm.nn.basic.residual import entering, leaving
 from hierlm.nn.kernels.short_softmax import softmax_over_few
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.parameter_kinds import Kind
@@ -81,6 +82,9 @@ def _at_least_float32(x: Tensor) -> Tensor:
 class LmuBlock(Layer):
     """One block; memory: (Legendre state [B, q, D]) if `carries_memory`, else every row starts from zeros."""
 
+    num_writes = 3
+    """To the residual stream."""
+
     def __init__(
         self,
         *,
@@ -92,21 +96,21 @@ class LmuBlock(Layer):
         carries_memory: bool,
     ) -> None:
         super().__init__()
-        self.carries_memory = carries_memory
+        self.carries_memory, self.order = carries_memory, shape.order
         self.state_size = (memory.order, shape.hidden_dim)
-        self.first_norm = layer_norm(shape.hidden_dim)
+        self.first_norm = make_norm(shape.hidden_dim, shape.norm)
         self.first = Attention(shape) if global_attention else FeedForward(shape)
-        self.memory_norm = layer_norm(shape.hidden_dim)
+        self.memory_norm = make_norm(shape.hidden_dim, shape.norm)
         self.memory = ImplicitAttention(
             memory=memory,
             reduced_order=reduced_order,
             scale_scores=scale_scores,
             residual_scale=shape.residual_scale,
         )
-        self.feed_forward_norm = layer_norm(shape.hidden_dim)
+        self.feed_forward_norm = make_norm(shape.hidden_dim, shape.norm)
         self.feed_forward = FeedForward(shape)
         self.dropout = Dropout(shape.dropout)
-        initialise(self, residual_scale=shape.residual_scale)
+        initialise(self, residual_scale=shape.residual_scale, scheme=shape.scheme)
 
     def initial_memory(self, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> Memory | None:
         return (self._zeros(batch_size, device=device, dtype=dtype),) if self.carries_memory else None
@@ -130,18 +134,20 @@ class LmuBlock(Layer):
         return stream.with_hidden(x), (seen, state)
 
     def _first(self, x: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues | None]:
-        normed = self.first_norm(x)
+        normed = entering(x, self.first_norm, self.order)
         if isinstance(self.first, FeedForward):
-            return x + self.dropout(self.first(normed)), None
+            return leaving(x, self.dropout(self.first(normed)), self.first_norm, self.order), None
         first = 0 if past is None else past.num_keys
         positions = token_positions(x.shape[1], first=first, device=x.device)
         seen = self.first.key_values(normed, positions, past=past)
-        return x + self.dropout(self.first(normed, positions, seen=seen, rule=Causal())), seen
+        mixed = self.first(normed, positions, seen=seen, rule=Causal())
+        return leaving(x, self.dropout(mixed), self.first_norm, self.order), seen
 
     def _rest(self, x: Tensor, state: Tensor | None, *, needs_state: bool) -> tuple[Tensor, Tensor | None]:
-        remembered, state = self.memory(self.memory_norm(x), state, needs_state=needs_state)
-        x = x + self.dropout(remembered)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state
+        remembered, state = self.memory(entering(x, self.memory_norm, self.order), state, needs_state=needs_state)
+        x = leaving(x, self.dropout(remembered), self.memory_norm, self.order)
+        added = self.feed_forward(entering(x, self.feed_forward_norm, self.order))
+        return leaving(x, self.dropout(added), self.feed_forward_norm, self.order), state
 
     def begin_step(self, context: StepContext) -> None:
         take_dropout(self, context)

@@ -14,7 +14,7 @@ from hierlm.nn.attention.positions import token_positions
 from hierlm.nn.basic.dropout import Dropout, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
 from hierlm.nn.basic.initialisation import initialise
-from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.basic.normalisation import make_norm
 from hierlm.nn.kernels.attend import attend_under
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.parameter_kinds import Kind
@@ -47,6 +47,9 @@ class Progress(NamedTuple):
 class Aggregate(Layer):
     """Pops every coarser level; a = h + Attn(LN h, LN M), a += FF(LN a), M = null and all units with their scale."""
 
+    num_writes = 2
+    """To the residual stream."""
+
     PARAMETER_KINDS: ClassVar[dict[str, Kind]] = {"null": "vector", "scale_embeddings": "embedding"}
 
     def __init__(self, *, shape: BlockShape, scales: tuple[int, ...]) -> None:
@@ -54,13 +57,13 @@ class Aggregate(Layer):
         self.scales = scales
         self.null = nn.Parameter(torch.empty(shape.hidden_dim))
         self.scale_embeddings = nn.Parameter(torch.empty(len(scales), shape.hidden_dim))
-        self.query_norm = layer_norm(shape.hidden_dim)
-        self.unit_norm = layer_norm(shape.hidden_dim)
+        self.query_norm = make_norm(shape.hidden_dim, shape.norm)
+        self.unit_norm = make_norm(shape.hidden_dim, shape.norm)
         self.attention = Attention(shape)
-        self.feed_forward_norm = layer_norm(shape.hidden_dim)
+        self.feed_forward_norm = make_norm(shape.hidden_dim, shape.norm)
         self.feed_forward = FeedForward(shape)
         self.dropout = Dropout(shape.dropout)
-        initialise(self, residual_scale=shape.residual_scale)
+        initialise(self, residual_scale=shape.residual_scale, scheme=shape.scheme)
         nn.init.normal_(self.null, std=0.02)
         nn.init.normal_(self.scale_embeddings, std=0.02)
 

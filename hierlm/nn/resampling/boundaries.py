@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, D hidden_dim, F ffn_dim. Boundaries are 0 or 1 in the type of the hidden vectors, [B, T, 1].
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,11 +21,14 @@ THRESHOLD = 0.5
 
 
 class BoundaryPredictor(nn.Module):
-    """An MLP D -> F -> 1 on the vectors before the pooling; its logit > 0 is a boundary (section 2.2)."""
+    """An MLP D -> F -> 1 on the vectors before the pooling; its logit > 0 is a boundary (section 2.2).
+
+    The paper's, whatever the blocks' feed-forward is.
+    """
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
-        self.hidden = FeedForward(shape)
+        self.hidden = FeedForward(replace(shape, feed_forward=None, has_biases=True))
         self.hidden.contract = Linear(shape.ffn_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hierlm.nn.basic.initialisation import initialise
-from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.basic.normalisation import make_norm
 from hierlm.nn.inputs import TOKENS
 from hierlm.nn.layer import Cache, Layer, Memory
 from hierlm.nn.parameter_kinds import Kind
@@ -62,7 +62,7 @@ class PoolGroups(Layer):
         self.rule = rule
         self.predictor = BoundaryPredictor(shape) if rule.kind in PREDICTED else None
         self.null = nn.Parameter(torch.empty(shape.hidden_dim))
-        self.norm = layer_norm(shape.hidden_dim)
+        self.norm = make_norm(shape.hidden_dim, shape.norm)
         initialise(self)
         nn.init.normal_(self.null, std=0.02)
 

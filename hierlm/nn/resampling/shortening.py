@@ -17,7 +17,7 @@ from hierlm.nn.attention.visibility import OnePerGroup
 from hierlm.nn.basic.dropout import Dropout, site_or_none, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
 from hierlm.nn.basic.initialisation import initialise
-from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.basic.normalisation import make_norm
 from hierlm.nn.kernels.linear import Linear
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.resampling.shorten_factor import ShortenFactor
@@ -61,6 +61,9 @@ class Progress(NamedTuple):
 class Shorten(Layer):
     """Pushes the pooled groups on the stream; the fine level stays below for `Upsample`."""
 
+    num_writes = 2
+    """To the residual stream."""
+
     def __init__(self, *, factor: int, shape: BlockShape, kind: Shortening, query: Pooling, stride: int) -> None:
         super().__init__()
         self.shorten_factor = ShortenFactor(factor)
@@ -69,7 +72,7 @@ class Shorten(Layer):
         self.pool = make_pool(pooling, hidden_dim=shape.hidden_dim, factor=factor)
         self.resample = ShorteningAttention(shape=shape, stride=stride) if is_attention else None
         self.dropout = site_or_none(shape.dropout if kind == "linear" else None)
-        initialise(self, residual_scale=shape.residual_scale)
+        initialise(self, residual_scale=shape.residual_scale, scheme=shape.scheme)
 
     @property
     def factor(self) -> int:
@@ -122,10 +125,10 @@ class ShorteningAttention(nn.Module):
     def __init__(self, *, shape: BlockShape, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.input_norm = layer_norm(shape.hidden_dim)
-        self.query_norm = layer_norm(shape.hidden_dim)
+        self.input_norm = make_norm(shape.hidden_dim, shape.norm)
+        self.query_norm = make_norm(shape.hidden_dim, shape.norm)
         self.attention = make_attention(shape)
-        self.feed_forward_norm = layer_norm(shape.hidden_dim)
+        self.feed_forward_norm = make_norm(shape.hidden_dim, shape.norm)
         self.feed_forward = FeedForward(shape)
         self.dropout = Dropout(shape.dropout)
 

@@ -16,7 +16,7 @@ from hierlm.nn.attention.visibility import GroupsSoFar
 from hierlm.nn.basic.dropout import Dropout, site_or_none, take_dropout
 from hierlm.nn.basic.feed_forward import FeedForward
 from hierlm.nn.basic.initialisation import initialise
-from hierlm.nn.basic.normalisation import layer_norm
+from hierlm.nn.basic.normalisation import make_norm
 from hierlm.nn.kernels.linear import Linear
 from hierlm.nn.layer import Cache, Layer, Memory, StepContext
 from hierlm.nn.resampling.shorten_factor import ShortenFactor
@@ -65,6 +65,9 @@ _NOTHING = Progress(num_fine=0, unread=None, seen=None)
 class Upsample(Layer):
     """Pops the coarse level and adds LN(upsampled) to the fine one saved below it."""
 
+    num_writes = 2
+    """To the residual stream."""
+
     def __init__(
         self, *, factor: int, shape: BlockShape, kind: Upsampling, query: UpsamplingQuery, stride: int
     ) -> None:
@@ -75,9 +78,9 @@ class Upsample(Layer):
             None if expansion == "saved" else make_expansion(expansion, hidden_dim=shape.hidden_dim, factor=factor)
         )
         self.resample = UpsamplingAttention(shape=shape, stride=stride) if kind == "attention" else None
-        self.norm = layer_norm(shape.hidden_dim)
+        self.norm = make_norm(shape.hidden_dim, shape.norm)
         self.dropout = site_or_none(shape.dropout if kind == "linear" else None)
-        initialise(self, residual_scale=shape.residual_scale)
+        initialise(self, residual_scale=shape.residual_scale, scheme=shape.scheme)
 
     @property
     def factor(self) -> int:
@@ -130,10 +133,10 @@ class UpsamplingAttention(nn.Module):
     def __init__(self, *, shape: BlockShape, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.input_norm = layer_norm(shape.hidden_dim)
-        self.query_norm = layer_norm(shape.hidden_dim)
+        self.input_norm = make_norm(shape.hidden_dim, shape.norm)
+        self.query_norm = make_norm(shape.hidden_dim, shape.norm)
         self.attention = make_attention(shape)
-        self.feed_forward_norm = layer_norm(shape.hidden_dim)
+        self.feed_forward_norm = make_norm(shape.hidden_dim, shape.norm)
         self.feed_forward = FeedForward(shape)
         self.dropout = Dropout(shape.dropout)
 

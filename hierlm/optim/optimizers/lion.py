@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 STATES = ("exp_avg",)
 COUNTS = ()
+TEMPORARIES = 1
+"""What an update makes beside each weight: its direction."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 STATES = ("momentum_buffer",)
 COUNTS = ()
+TEMPORARIES = 1
+"""What an update makes beside each weight, where torch updates all at once: the gradient with the decay."""
 
 
 class Config(OptimConfig):

@@ -8,6 +8,7 @@ is not there ends the start in one line with the installed and the tried version
     engine.py         DeepSpeed's engines, as handles: an attribute that is not listed cannot be read or set
     optimizers.py     what ZeRO puts around the optimizer: bf16's, stages 1 and 2, stage 3
     parameters.py     what both packages hang on parameters and gradients
+    questions.py      what its optimizers ask of numbers on a device
     stages.py         DeepSpeed's pipeline module, as a base class with hooks of ours
     slices.py         megatron-core's sliced linear layers
     spoken.py         names that their functions look for on objects of ours

@@ -62,6 +62,17 @@ class Engine(Handle):
         "it copies scripts beside every checkpoint", takes=("save_path",), name="_copy_recovery_script"
     )
     file_of_weights = Method[Call]("the names in a checkpoint are looked at before it is loaded", name="_get_ckpt_name")
+    names_of_weights = Replaced[Call](
+        "it lists the folder on every rank", takes=("checkpoints_path", "tag"), name="_get_all_ckpt_names"
+    )
+    names_of_optimizers = Replaced[Call](
+        "it asks on every rank for the files of all",
+        takes=("load_dir", "tag", "bf16_mode"),
+        name="_get_all_zero_checkpoint_names",
+    )
+    rules_for_optimizers = Method[Call](
+        "the names of a slice's optimizer files, without asking", name="_get_mp_rank_zero_checkpoint_names"
+    )
     global_steps = Written[int]("a universal checkpoint goes on counting")
     global_samples = Written[int]("a universal checkpoint goes on counting")
     skipped_steps = Written[int]("a universal checkpoint goes on counting")

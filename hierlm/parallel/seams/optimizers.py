@@ -80,6 +80,7 @@ class Stage12Optimizer(PartitionedOptimizer):
         "it sums whole gradients over all ranks", takes=(), name="overlapping_partition_gradients_reduce_epilogue"
     )
     check_grad_overflow = Written[bool]("true: gradients are looked at that the norm counts on another rank")
+    has_overflow = Replaced[Call]("it waits for the device", takes=("partition_gradients",))
     scaled_global_norm = Replaced[Call](
         "it reduces once a parameter group, and hangs where stages have unequally many", takes=("norm_type",)
     )
@@ -93,6 +94,7 @@ class Stage3Optimizer(PartitionedOptimizer):
 
     groups = Field[Any]("each owner of full-precision values holds stretches of a group", name="fp16_groups")  # type: ignore[assignment]
     averaged_gradients = Field[Any]("layers' gradients are measured before an update")
+    device = Field[Any]("whether gradients are finite is said there")
     owners = Field[Any]("they are what a universal checkpoint is read into", name="fp32_partitioned_groups_flat")
     flat_weights = Field[Any]("weights follow a universal checkpoint", name="fp16_partitioned_groups_flat")
     weights = Field[Any]("weights follow a universal checkpoint", name="fp16_partitioned_groups")
@@ -137,8 +139,8 @@ def handle_of(optimizer: Any) -> Any:
 
 
 def show_norm(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
-    """Leave the norm, and whether it is not finite, where DeepSpeed's engine looks for both after a step.
+    """Leave the norm where DeepSpeed's engine looks for it after a step, and that it need not mind what it is.
 
-    Its own optimizers have both; `hierlm.parallel.seams.spoken` lists where it looks.
+    Its own optimizers have both, ours leaves a step out by itself; where it looks: `hierlm.parallel.seams.spoken`.
     """
-    optimizer._global_grad_norm, optimizer.overflow = norm, ~torch.isfinite(norm)
+    optimizer._global_grad_norm, optimizer.overflow = norm, False

@@ -80,6 +80,11 @@ def stored(parameter: nn.Parameter) -> Tensor:
     return found
 
 
+def is_partitioned(parameter: nn.Parameter) -> bool:
+    """Whether it is empty but around its own layer, as at stage 3."""
+    return hasattr(parameter, PartitionedParameter.ds_tensor.seam.name)
+
+
 def whole_shape(parameter: nn.Parameter) -> torch.Size:
     """The shape it has inside passes."""
     found: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
@@ -123,6 +128,16 @@ def mark_padding(gradient: Tensor) -> Tensor:
     """Itself, said to fill a partition."""
     setattr(gradient, PADDING, True)
     return gradient
+
+
+def mark_summed(parameter: nn.Parameter) -> None:
+    """Say that tensor-parallel ranks see parts of the gradient of a weight that all hold whole, and add them up."""
+    parameter.gradient_is_summed = True  # type: ignore[attr-defined]
+
+
+def is_summed(parameter: nn.Parameter) -> bool:
+    """Whether it was so marked."""
+    return bool(getattr(parameter, "gradient_is_summed", False))
 
 
 def is_padding(gradient: Tensor) -> bool:

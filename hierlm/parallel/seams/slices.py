@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from hierlm.parallel.seams.handle import Handle, Replaced, Written, overrides
+from hierlm.parallel.seams.handle import Handle, Replaced, overrides
 
 Class = TypeVar("Class", bound=type)
 
@@ -29,8 +29,6 @@ class ColumnSlice(Handle):
 
     get_extra_state = Replaced[Callable[..., Any]](NAMES_ALONE, takes=())
     set_extra_state = Replaced[Callable[..., Any]](NAMES_ALONE, takes=("state",))
-    disable_grad_reduce = Written[bool]("under sequence parallelism another sums the input's gradient over ranks")
-    allreduce_dgrad = Written[bool]("under sequence parallelism another sums the input's gradient over ranks")
 
 
 def without_extra_state(ours: Class) -> Class:

@@ -9,6 +9,7 @@ from hierlm.parallel.seams import (
     megatron_names,
     optimizers,
     parameters,
+    questions,
     slices,
     stages,
     torch_private,
@@ -35,6 +36,7 @@ def refuse_missing() -> None:
             *(problem for handle in handles() for problem in handle.problems_of_class()),
             *([] if not invalid.applies or has(thing_at(invalid.owner), invalid.name) else [invalid.problem()]),
             *problems_of_spoken(),
+            *questions.problems_of_questions(),
         ]
     )
 
@@ -53,4 +55,4 @@ def every_seam() -> Iterator[Seam]:
     yield from (*torch_private.COMPILER.seams, *deepspeed_names.OPS.seams)
     yield from dict.fromkeys(field.seam for handle in handles() for field in handle.attributes())
     yield from (handle.class_seam() for handle in handles() if isclass(thing_at(handle.of)))
-    yield from (optimizers.INVALID_NORM, *SPOKEN)
+    yield from (optimizers.INVALID_NORM, *SPOKEN, *questions.IS_INVALID, questions.CLIP)

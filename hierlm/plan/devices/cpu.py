@@ -5,7 +5,8 @@ import os
 import psutil
 import torch
 
-from hierlm.plan.device import Device, measured_matmul_flops
+from hierlm.plan.device import Device
+from hierlm.plan.matmul_rate import measured_matmul_flops
 
 
 def device(*, processes: int) -> Device:

@@ -1,22 +1,9 @@
-"""NVIDIA H100 SXM5 80GB."""
+"""NVIDIA H100 SXM5 80GB: configs/devices/h100.yaml."""
 
-from hierlm.plan.device import GPU_KERNEL_SECONDS, Device
+from hierlm.plan.device import Device
+from hierlm.plan.device_file import shipped
 
-# dense rates: the data sheet prints twice as much, with sparsity (1,979 TFLOP/s of bf16);
-# memory is in GB of 10**9 bytes
-H100 = Device(
-    name="h100",
-    bf16_flops=989.4e12,
-    fp32_flops=67e12,
-    memory_bytes=80 * 10**9,
-    memory_bandwidth=3.35e12,
-    kernel_seconds=GPU_KERNEL_SECONDS,
-    node_link=450e9,
-    fabric_link=50e9,
-    per_node=8,
-    is_gpu=True,
-    source="NVIDIA H100 SXM5 data sheet (NVLink 900 GB/s both ways); one 400 Gb/s port a GPU as in DGX H100",
-)
+H100 = shipped("h100")
 
 
 def device(*, processes: int) -> Device:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from hierlm.metric_names import grad_norm_of_layer
 from hierlm.models.assembly import canonical_names
 from hierlm.models.config import ModelConfig
@@ -18,16 +20,15 @@ class GradientNormsHook:
         """`is_logged` of a number of completed steps."""
         self._layers = sorted({int(name.split(".")[1]) for name in canonical_names(model)})
         self._is_logged = is_logged
-        self._found: dict[str, float] = {}
+        self._found: dict[int, Tensor] = {}
 
     def before_step(self) -> None:
-        self._found = {}
+        """What was seen before may not have been asked for yet."""
 
     def before_update(self, gradients: Gradients, moment: Moment) -> None:
-        """Waits for the device, and for the other ranks."""
+        """Waits for nothing: the record reads it."""
         if self._is_logged(moment.step + 1):
-            norms = gradients.layer_norms(self._layers[-1] + 1).tolist()
-            self._found = {grad_norm_of_layer(layer): norms[layer] for layer in self._layers}
+            self._found[moment.step + 1] = gradients.layer_norms(self._layers[-1] + 1)
 
     def after_step(self, completed: Completed) -> None:
         """The record has taken it."""
@@ -35,6 +36,9 @@ class GradientNormsHook:
     def on_stop(self, *, step: int) -> None:
         """Nothing is pending."""
 
-    def take(self) -> dict[str, Any]:
-        """Name of the metric -> norm, of the step just made; empty where it was not looked at."""
-        return self._found
+    def take(self, step: int) -> dict[str, Any]:
+        """Name of the metric -> norm, of the step that made `step` completed ones; empty where it was not looked at."""
+        if step not in self._found:
+            return {}
+        norms = self._found.pop(step).tolist()
+        return {grad_norm_of_layer(layer): norms[layer] for layer in self._layers}

@@ -62,6 +62,10 @@ class ProfileHook:
         if completed.step == self._wanted.last:
             self._write(last=completed.step)
 
+    def waits_for(self, step: int) -> bool:
+        """The trace ends when the device is through."""
+        return step == self._wanted.last
+
     def on_stop(self, *, step: int) -> None:
         self._write(last=step)
 

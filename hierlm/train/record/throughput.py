@@ -5,8 +5,8 @@ from time import perf_counter
 
 import torch
 
-from hierlm.plan.device import measured_matmul_flops
 from hierlm.plan.devices import BF16_PEAK_FLOPS
+from hierlm.plan.matmul_rate import measured_matmul_flops
 
 
 @dataclass(frozen=True)

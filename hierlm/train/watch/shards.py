@@ -1,6 +1,6 @@
 """The shards of a run, checked by one process of each node; what one of them finds, all ranks are told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -15,6 +15,7 @@ from hierlm.train.watch.signals import StopRequest
 
 SECONDS_BETWEEN_ANSWERS = 20.0
 SECONDS_AT_THE_END = 30.0
+MOST_PROBLEMS = 1000
 
 
 class Shards:
@@ -31,11 +32,11 @@ class Shards:
 
         With `verify: before` all checksums are compared here, unless a stop is requested.
         """
-        told = self._team.exchange(self._looked())
-        _raise_any(told)
+        told = self._team.gather(self._looked())
+        _raise_any(self._team.tell(_each_once(told)))
         readers = [rank for rank, problems in enumerate(told) if problems is not None]
-        if self._check is not None:
-            self._place = (readers.index(self._team.rank), len(readers))
+        places = {rank: (place, len(readers)) for place, rank in enumerate(readers)}
+        self._place = self._team.scatter([places.get(rank, (0, 1)) for rank in range(len(told))])
         if self._data.verify == "before":
             say("comparing all shards with their checksums before the first step (data.verify)")
             self._read_all(stop)
@@ -84,15 +85,22 @@ class Shards:
             self._check.start(share=share, num_shares=num_shares)
         while True:
             is_done = self._check is None or self._check.finish(seconds=SECONDS_BETWEEN_ANSWERS)
-            told = self._team.exchange((is_done, stop.seen_here, () if self._check is None else self._check.problems))
-            _raise_any([problems for *_, problems in told])
-            if all(is_done for is_done, *_ in told) or any(is_asked for _, is_asked, _ in told):
+            told = self._team.gather((is_done, stop.seen_here, () if self._check is None else self._check.problems))
+            is_over = all(is_done for is_done, *_ in told) or any(is_asked for _, is_asked, _ in told)
+            problems, is_over = self._team.tell((_each_once(problems for *_, problems in told), is_over))
+            _raise_any(problems)
+            if is_over:
                 return
 
 
-def _raise_any(told: list[tuple[str, ...] | None]) -> None:
-    """Each problem once: of a shared file system every node says the same."""
+def _each_once(told: Iterable[tuple[str, ...] | None]) -> tuple[str, ...]:
+    """Of a shared file system every node says the same; of very many problems the first are told, and their number."""
     problems = list(dict.fromkeys(problem for some in told for problem in some or ()))
+    more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
+    return (*problems[:MOST_PROBLEMS], *more)
+
+
+def _raise_any(problems: tuple[str, ...]) -> None:
     if problems:
         raise DataError(problems)
 

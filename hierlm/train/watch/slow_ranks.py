@@ -8,7 +8,7 @@ from time import perf_counter
 
 import torch
 
-from hierlm.train.watch.heartbeat import Heartbeat
+from hierlm.train.watch.node_beats import Heartbeat
 
 PROBE_EVERY_SECONDS = 60.0
 SLOW = 1.5

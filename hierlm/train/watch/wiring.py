@@ -11,7 +11,8 @@ from hierlm.train.loop import Completed
 from hierlm.train.record.attempts import record_end
 from hierlm.train.record.console import Console
 from hierlm.train.record.recorder import Recorder
-from hierlm.train.watch.heartbeat import HeartbeatWriter, read_heartbeats
+from hierlm.train.watch.heartbeat import HeartbeatWriter
+from hierlm.train.watch.node_beats import node_folder
 from hierlm.train.watch.slow_ranks import PROBE_EVERY_SECONDS, SlowRanks, probe
 
 PATIENCE_FOR_A_SAVE = 4.0
@@ -45,6 +46,7 @@ def start_heartbeat(
 
     return HeartbeatWriter(
         folder,
+        node_folder=node_folder(run=str(run_dir.path.absolute()), attempt=lease.claim, node=process.node),
         rank=process.rank,
         hang_after_seconds=hang_after_seconds,
         on_hang=on_hang,
@@ -68,7 +70,7 @@ class HeartbeatHook:
             return
         self._heartbeat.probe_seconds, self._probed = probe(self._process.device), perf_counter()
         if self._process.rank == 0:
-            for line in self._slow.observe(read_heartbeats(self._heartbeat.folder)):
+            for line in self._slow.observe(self._heartbeat.heard()):
                 self._console.say(line)
 
     def on_stop(self, *, step: int) -> None:

@@ -193,7 +193,9 @@ def kill_and_resume(tmp_path, *, tokenizer, workers, kills, seed):
     assert verify(broken, progress=Silent()) == []
 
 
-@pytest.mark.parametrize(("tokenizer", "workers"), [("bytes", 1), ("sentencepiece", 2)])
+@pytest.mark.parametrize(
+    ("tokenizer", "workers"), [("bytes", 1), pytest.param("sentencepiece", 2, marks=pytest.mark.slow)]
+)
 def test_kill_and_resume_gives_the_same_bytes(tmp_path, tokenizer, workers):
     kill_and_resume(tmp_path, tokenizer=tokenizer, workers=workers, kills=2, seed=1)
 

@@ -64,7 +64,7 @@ def profiled(folder: Path, steps: str, *, first_step: int = 0, stop_after: int =
     for index in range(first_step, stop_after):
         hook.before_step()
         step({0: Product(128), 1: Product(128)})
-        result = StepResult(loss=torch.zeros(()), grad_norm=0.0)
+        result = StepResult(torch.zeros(()), torch.zeros(()), torch.tensor(False))
         hook.after_step(Completed(index + 1, timeline.at(index), result, is_last=index + 1 == NUM_STEPS))
     if stop_after < NUM_STEPS:
         hook.on_stop(step=stop_after)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from hierlm.train.watch.heartbeat import Heartbeat, HeartbeatWriter, diagnosis, read_heartbeats
+from hierlm.train.watch.heartbeat import HeartbeatWriter, diagnosis
+from hierlm.train.watch.node_beats import Heartbeat, node_folder
 
 
 def beat(rank: int, step: int, activity: str, *, heard: float = 100.0) -> Heartbeat:
@@ -11,7 +12,7 @@ def beat(rank: int, step: int, activity: str, *, heard: float = 100.0) -> Heartb
 
 
 def of(*beats: Heartbeat) -> str:
-    return diagnosis(beats, now=101.0, beat_seconds=1.0)
+    return diagnosis(beats, now=101.0, silent_seconds=6.0)
 
 
 def test_the_rank_that_waits_for_data_holds_up_those_that_train() -> None:
@@ -29,8 +30,10 @@ def test_when_all_are_at_the_same_place_nobody_is_blamed() -> None:
 
 
 def test_the_last_word_of_a_rank_can_be_read_while_it_lives_and_is_gone_when_it_ends(tmp_path: Path) -> None:
+    node = node_folder(run=str(tmp_path), attempt="of this test", node=0)
     writer = HeartbeatWriter(
         tmp_path,
+        node_folder=node,
         rank=3,
         hang_after_seconds=None,
         on_hang=lambda said: None,
@@ -38,8 +41,8 @@ def test_the_last_word_of_a_rank_can_be_read_while_it_lives_and_is_gone_when_it_
         beat_seconds=0.01,
     )
     writer.mark("training", step=4)
-    while not (beats := read_heartbeats(tmp_path)) or beats[0].step != 4:
+    while not (beats := writer.heard()) or beats[0].step != 4:
         pass
     assert (beats[0].rank, beats[0].activity) == (3, "training")
     writer.stop()
-    assert read_heartbeats(tmp_path) == []
+    assert writer.heard() == [] and not node.exists()

@@ -1,6 +1,6 @@
 """A rank is called slow once, after several probes in a row, and never for a passing load."""
 
-from hierlm.train.watch.heartbeat import Heartbeat
+from hierlm.train.watch.node_beats import Heartbeat
 from hierlm.train.watch.slow_ranks import PATIENCE, SLOW, SlowRanks
 
 

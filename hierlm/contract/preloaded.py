@@ -1,0 +1,8 @@
+"""Imported by the fork server of `hierlm.contract.ranks`: what every rank would find out for itself.
+
+DeepSpeed calls a compiler to learn which of its operations this machine can build.
+"""
+
+from hierlm.parallel.seams.deepspeed_names import leave_out_ops
+
+leave_out_ops("shm")
