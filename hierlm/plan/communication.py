@@ -51,7 +51,7 @@ def traffic(kind: Kind, *, profile: Profile, layers: range, values: int, tp_degr
 def _gradients(kind: Kind, values: int) -> int:
     """Summed whole where nothing is partitioned, else scattered."""
     times = kind.micro_batches if kind.stage == 3 else 1
-    return int(times * _ring(kind.dp_degree) * values * kind.reduced * (2 if kind.stage == 0 else 1))
+    return int(times * _ring(kind.dp_degree) * values * kind.gradient_bytes * (2 if kind.stage == 0 else 1))
 
 
 def _weights(kind: Kind, values: int) -> tuple[int, int]:

@@ -71,10 +71,10 @@ def kind_of(config: RunConfig[Any], phase: PhaseConfig, *, on_gpu: bool) -> Kind
         pipeline=layout.pipeline_parallel_degree > 1,
         micro_batches=layout.grad_accumulation_steps(global_batch_size=phase.global_batch_size),
         offload=layout.offload,
-        reduces_in_bf16=layout.reduce_precision == "bf16",
         num_states=len(StateNames.of(config.optim.name).states),
         num_temporaries=getattr(optimizer(config.optim.name), "TEMPORARIES", {}).get("cuda" if on_gpu else "cpu", 0),
         secondary_degree=secondary_degree(layout),
+        full_reduction=layout.reduce_precision == "fp32",
     )
 
 

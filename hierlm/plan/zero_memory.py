@@ -43,10 +43,10 @@ class Kind:
     pipeline: bool
     micro_batches: int
     offload: Literal["none", "optimizer", "parameters"] = "none"
-    reduces_in_bf16: bool = False  # as bf16 gradients travel
     num_states: int = ADAMW_STATES  # tensors that the optimizer keeps of each parameter
     secondary_degree: int = 1  # ranks of a node that share a second copy of the weights (ZeRO++ hpZ); 1: none
     num_temporaries: int = 0  # fp32 values that the optimizer's update makes beside each weight
+    full_reduction: bool = False  # gradients travel in fp32 whatever the weights are
 
     @property
     def working(self) -> int:
@@ -54,14 +54,14 @@ class Kind:
         return 2 if self.bf16 else FULL
 
     @property
-    def reduced(self) -> int:
-        """Bytes of a gradient's value on its way."""
-        return 2 if self.reduces_in_bf16 else FULL
-
-    @property
     def is_scattered(self) -> bool:
         """Whether `hierlm.parallel.scattered_gradients` adds gradients up and exchanges them."""
         return self.stage in (1, 2) and self.dp_degree > 1
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of a value on its way to the other ranks."""
+        return FULL if self.full_reduction else self.working
 
     @property
     def keeps_fp32_gradients(self) -> bool:
@@ -191,7 +191,7 @@ def _scattered_gradients(kind: Kind, *, values: int, share: int, largest: int) -
 def _partitioned_weights(kind: Kind, *, values: int, share: int, bucket: int, largest: int) -> Holdings:
     """Stage 3: bucket and gradient share are there for good; weights are gathered on the way."""
     gathered = kind.working * min(values, MOST_GATHERED + largest)
-    message = kind.reduced * bucket
+    message = kind.gradient_bytes * bucket
     second = kind.working * -(-values // kind.secondary_degree) if kind.secondary_degree > 1 else 0
     return Holdings(
         weights=kind.working * share + second,

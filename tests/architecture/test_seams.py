@@ -29,6 +29,7 @@ OWN = {
     "weight",
     "bias",
     "data",
+    "grad",
     "sum_over_ranks",
     "share",
     "shares",

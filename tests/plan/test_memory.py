@@ -29,7 +29,7 @@ def held(**changes):
 @pytest.mark.parametrize(("stage", "weights", "gradients", "optimizer"), [
     (1, 2 * VALUES, 4 * VALUES, 3 * VALUES),  # 12 bytes over 4 ranks
     (2, 2 * VALUES, 0, 3 * VALUES),
-    (3, 2 * VALUES // 4, VALUES + 4 * VALUES, 3 * VALUES),  # a share and a bucket, in fp32
+    (3, 2 * VALUES // 4, VALUES + 2 * VALUES, 3 * VALUES),  # a share in fp32, a bucket in bf16
 ])  # fmt: skip
 def test_bf16_partitions_what_its_stage_says(stage, weights, gradients, optimizer):
     found = held(stage=stage)
