@@ -93,7 +93,12 @@ class ColumnInputs:
         layer.register_forward_hook(self._forget, always_call=True)
 
     def enter(self, x: Tensor, door: Door, weights: Sequence[nn.Parameter]) -> Tensor:
-        """Let `x` in by a door of its own, for slices with these weights; what they are to be given."""
+        """Let `x` in by a door of its own, for slices with these weights; what they are to be given.
+
+        Whatever else they read until the next call of the layer is made of it, and needs no door: stage 3 of ZeRO hands
+        a module another tensor than it was called with.
+        """
+        self._is_inside = True
         reading = Reading(x, door, weights)
         self._read.append((reading.x, reading))
         return reading.x

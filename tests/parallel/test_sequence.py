@@ -39,6 +39,14 @@ def test_losses_and_norms_stay_with_dropout_too(model: str, layout: tuple[int, i
     torch.testing.assert_close(shared, alone, rtol=RELATIVE, atol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_partitioned_weights_read_shared_tokens_too() -> None:
+    """Stage 3 hands each slice a tensor of its own, which no door has let in."""
+    shared = steps("transformer", (1, 2, 1), "parallel.sequence_parallel=true", "parallel.zero_stage=3")
+    torch.testing.assert_close(shared, steps("transformer", (1, 1, 1)), rtol=RELATIVE, atol=0)
+
+
 def kept_bytes(overrides: list[str], recompute: Recompute = "none") -> int:
     """What one rank holds between the forward and the backward pass."""
     from hierlm.nn.stream import Stream
