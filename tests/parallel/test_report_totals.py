@@ -35,7 +35,7 @@ def totals_on_rank(phases: list[str]) -> dict[str, Any]:
     start_processes()
     groups = start_groups(Degrees(pipeline=2, data=2))
     totals, found, counts = ReportTotals(groups, device=torch.device("cpu")), [], []
-    sent = {name: count(name) for name in ("all_reduce", "all_gather_object")}
+    sent = {name: count(name) for name in ("all_reduce", "gather", "broadcast")}
     for phase in phases:
         totals.clear()
         for rows in torch.arange(1.0, 7.0)[groups.dp_rank * 3 :][:3].split(2):
@@ -76,8 +76,9 @@ def test_every_rank_learns_the_same_and_names_travel_only_when_they_change() -> 
     for rank in ranks:
         assert [objective for objective, _ in rank["found"]] == [0.5] * 4
         assert [named for _, named in rank["found"]] == [everything, everything, losses, everything]
-        once, twice = {"all_reduce": 1, "all_gather_object": 0}, {"all_reduce": 2, "all_gather_object": 1}
-        assert rank["counts"] == [twice, once, once, once]  # what falls silent keeps its place
+        once = {"all_reduce": 1, "gather": 0, "broadcast": 0}
+        first = {"all_reduce": 4, "gather": 1, "broadcast": 1}  # numbers twice, and the lengths of the two messages
+        assert rank["counts"] == [first, once, once, once]  # what falls silent keeps its place
 
 
 def malformed_on_rank() -> list[str]:
