@@ -17,7 +17,7 @@ from hierlm.plan.device import MOVES, PRODUCT_SHARE, USABLE_MEMORY, Device
 from hierlm.plan.footprint import Profile
 from hierlm.plan.layer_memory import Setting, profile
 from hierlm.plan.memory import StageMemory, kind_of, stage_memories
-from hierlm.plan.schedule import FORWARD_SHARE
+from hierlm.plan.schedule import FORWARD_SHARE, as_built
 from hierlm.plan.step_time import StageWork, StepTime, step_time
 from hierlm.plan.zero_memory import Kind, holdings
 
@@ -172,6 +172,7 @@ class Estimator:
             num_states=kind.num_states,
             zero_stage=kind.stage,
             secondary_degree=kind.secondary_degree,
+            schedule=as_built(zero_stage=kind.stage, in_pipeline=kind.pipeline),
         )
         flops = self._flops_per_token(phase, layout, seen, rows=rows)
         achieved = flops.model * phase.tokens_per_step / time.total

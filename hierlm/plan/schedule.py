@@ -4,7 +4,7 @@ This file is the one place that says what `hierlm.parallel` does when (`AS_BUILT
 `hierlm.plan.communication`. Another system's habits are another `Schedule`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FORWARD_SHARE = 1 / 3
 """Of a micro-batch's work, where nothing is computed again: the backward pass makes two products for each one."""
@@ -23,6 +23,14 @@ class Schedule:
 AS_BUILT = Schedule(buckets_leave_early=True, gathers_ahead_forward=True, gathers_ahead_backward=True)
 """Gradients leave in buckets, full ones first, from the last backward pass of a step; ZeRO 3's in every one, and its
 weights are prefetched there and back. ZeRO 1 and 2 gather their weights behind the update, and wait."""
+
+
+def as_built(*, zero_stage: int, in_pipeline: bool) -> Schedule:
+    """`AS_BUILT`, less what a layout cannot have.
+
+    Stage 0 sums gradients behind the last backward pass. So do pipelines: weights tied over stages are summed first.
+    """
+    return replace(AS_BUILT, buckets_leave_early=zero_stage > 0 and not in_pipeline)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hierlm.plan.schedule import AS_BUILT, DataMessages, Schedule, exposed_seconds
+from hierlm.plan.schedule import AS_BUILT, DataMessages, Schedule, as_built, exposed_seconds
 
 BEHIND = Schedule(buckets_leave_early=False, gathers_ahead_forward=False, gathers_ahead_backward=False)
 GRADIENTS = DataMessages(gradients=2.0, forward_gathers=0.0, backward_gathers=0.0, gathers_after_update=1.0, pieces=10)
@@ -38,3 +38,13 @@ def test_zero_3_passes_beside_every_micro_batch() -> None:
 @pytest.mark.parametrize("work", [0.0, 0.1, 1.0, 10.0])
 def test_more_overlap_is_never_slower(work: float) -> None:
     assert waited(ZERO_3, work=work) <= waited(ZERO_3, BEHIND, work=work) + 1e-12
+
+
+def test_gradients_leave_early_where_nothing_is_added_to_them_after_the_backward_pass() -> None:
+    assert [as_built(zero_stage=stage, in_pipeline=False).buckets_leave_early for stage in range(4)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert not as_built(zero_stage=1, in_pipeline=True).buckets_leave_early
