@@ -70,7 +70,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(
     monkeypatch.setattr("sys.argv", ["tests.benchmarks", "nonsense"])
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert "given nonsense, allowed: training, lmu" in capsys.readouterr().err
+    assert "given nonsense, allowed: training, modern, lmu" in capsys.readouterr().err
 
 
 def test_a_start_is_judged_by_its_median_and_keeps_its_split():

@@ -68,7 +68,7 @@ def load_and_go_on(arch: str, settings: list[str], universal: str, save_again: s
         writer = FileWriter(Path(save_again))
         save_engine(engine._engine, Path(save_again), tag="engine", client_state=state, open_file=writer.open)
     losses = steps_made(engine, range(SAVED_AFTER, SAVED_AFTER + GOES_ON_FOR))
-    decays = [group["weight_decay"] for group in engine._engine.optimizer.param_groups]
+    decays = list(dict.fromkeys(group["weight_decay"] for group in engine._engine.optimizer.param_groups))
     assert decays == [engine.config.optim.weight_decay, 0.0][: len(decays)], decays
     return losses
 

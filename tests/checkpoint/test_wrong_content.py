@@ -70,7 +70,7 @@ def refused_by_readers(stage: int, folder: str, seed: int, count: int) -> int:
     good = Path(folder) / "good"
     saved(stage, str(good))
     memories = {0: (torch.ones(2, 3),), 2: (torch.ones(2, 4), torch.ones(2, 1))}
-    write_recurrent_state(good, (0, memories), rank=0)
+    write_recurrent_state(good, (0, memories), rank=0, open_file=FileWriter(good).open)
     refused, watch = 0, Watch(Path(folder))
     digest(good / "engine")  # what that imports may be opened
     for work, file in torn_checkpoints(Path(folder), seed=seed, count=count):
