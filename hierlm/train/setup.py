@@ -1,43 +1,30 @@
 """The only wiring: from a run directory to everything one attempt needs."""
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import torch.distributed as dist
 
-from data_pipeline.check.run import evaluation_problems
-from data_pipeline.errors import DataError
-from data_pipeline.read.loader import MixtureChange, Request, open_split
 from data_pipeline.read.prefetch import Prefetcher
-from data_pipeline.read.split import can_be_evaluated
 from hierlm import plugins
 from hierlm.config.load import load_run_config
-from hierlm.config.run_config import RunConfig
 from hierlm.costs.flops import flops_per_token
 from hierlm.lease import Lease, take
-from hierlm.models.assembly import is_recurrent
-from hierlm.objectives import objective
-from hierlm.objectives.batch import Batch, Drawn
+from hierlm.objectives.batch import Batch
 from hierlm.parallel.messages import team_of
 from hierlm.parallel.process import ProcessInfo
-from hierlm.phases.timeline import Moment
 from hierlm.run_dir import RunDir
-from hierlm.tracking.jsonl import MetricsFile, read_records
+from hierlm.tracking.jsonl import MetricsFile
 from hierlm.tracking.open import open_tracker
 from hierlm.tracking.system import SystemSampler
 from hierlm.tracking.tracker import FinalState
 from hierlm.train.checkpointing import Checkpointer
-from hierlm.train.evaluation import Evaluation, Share
 from hierlm.train.first_weights import RECORD, begin_with_first_weights, recorded
 from hierlm.train.foundation import Foundation, lay_foundation
 from hierlm.train.hooks import CheckpointHook, EvaluationHook, LogHook, is_logged
-from hierlm.train.loaded_inputs import wants_documents
 from hierlm.train.loop import Hook
-from hierlm.train.mixture_evaluation import MixtureEvaluation
 from hierlm.train.record.attempts import record_start
 from hierlm.train.record.console import Console
 from hierlm.train.record.gradient_norms import GradientNormsHook
@@ -45,6 +32,8 @@ from hierlm.train.record.profile import ProfileHook
 from hierlm.train.record.start_up import StartUp, StartUpHook
 from hierlm.train.record.throughput import device_peak
 from hierlm.train.skipped_steps import SkippedStepsHook
+from hierlm.train.step_rows import read_ahead, units_of_step
+from hierlm.train.valid_splits import catch_up, valid_evaluation
 from hierlm.train.watch.heartbeat import HeartbeatWriter
 from hierlm.train.watch.shards import ShardsHook
 from hierlm.train.watch.signals import StopRequest
@@ -52,9 +41,6 @@ from hierlm.train.watch.wiring import HeartbeatHook, start_heartbeat
 
 ENDS_AT = "HIERLM_JOB_ENDS_AT"
 """When the job's time limit falls, seconds since 1970: set by slurm/train.sh."""
-
-PARTS_A_STAGE = 4
-"""Micro-batches of an evaluation's pass for each stage of a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +100,9 @@ def set_up(
     if process.rank == 0:
         _open_records(base, first_step=first_step, lease=lease, unproven=checkpointer.unproven)
     start_up.done("tracker")
-    batches = _batches(base, first_step=first_step)
+    batches = read_ahead(base, first_step=first_step)
     heartbeat = _start_heartbeat(base, lease=lease, checkpointer=checkpointer)
-    evaluation = EvaluationHook(base.course, evaluation=_evaluation(base, heartbeat))
+    evaluation = EvaluationHook(base.course, evaluation=valid_evaluation(base, heartbeat))
     gradient_norms = _gradient_norms(base)
     hooks: Sequence[Hook] = (
         HeartbeatHook(heartbeat, process=process, console=console),
@@ -139,7 +125,7 @@ def set_up(
         hooks=hooks,
         checkpointer=checkpointer,
         lease=lease,
-        catch_up=lambda: _catch_up(base, evaluation, step=first_step),
+        catch_up=lambda: catch_up(base, evaluation, step=first_step),
         heartbeat=heartbeat,
         sampler=SystemSampler(run_dir, node=process.node, lease=lease) if process.local_rank == 0 else None,
     )
@@ -172,18 +158,10 @@ def _log_hook(base: Foundation, batches: Prefetcher[Batch], *, gradient_norms: S
         memory=base.memory,
         peak=device_peak(base.process.device, precision=base.config.train.precision),
         flops_per_token=cache(partial(flops_per_token, base.config.model)),
-        units_of=partial(_units_of_step, base),
+        units_of=partial(units_of_step, base),
         wait_seconds=lambda: batches.wait_seconds,
         seen_before_update=lambda step: {n: norm for hook in gradient_norms for n, norm in hook.take(step).items()},
     )
-
-
-def _units_of_step(base: Foundation, loss: float, moment: Moment) -> dict[str, float]:
-    """By the bytes of the sources that this step's rows, those of all ranks, were drawn from."""
-    request = _request(base, moment, rows=range(moment.phase.global_batch_size))
-    drawn = Drawn(base.rows.tokens_per_byte(request), base.rows.splits[0].kind)
-    units: dict[str, float] = objective(base.config.objective.name).units(loss, drawn)
-    return units
 
 
 def _profile(base: Foundation, *, first_step: int) -> list[ProfileHook]:
@@ -251,102 +229,3 @@ def _as_parameters(base: Foundation) -> dict[str, object]:
         return plain
     known = recorded(base.run_dir) or {}
     return {**plain, RECORD: {**plain[RECORD], **{key: known.get(key) for key in ("step", "sha256")}}}
-
-
-def _evaluation(base: Foundation, heartbeat: HeartbeatWriter) -> MixtureEvaluation:
-    """The valid split of every source, shared out over data-parallel ranks."""
-    config, engine = base.config, base.engine
-    paths = [source.path for source in config.data.weighted_sources]
-    problems = evaluation_problems(paths, {phase.name: config.source_weights(phase) for phase in config.phases})
-    if problems:
-        raise DataError(problems)
-
-    def stopped() -> bool:
-        heartbeat.mark("evaluating")
-        return base.stop.agreed(engine.process.device)
-
-    share = Share(
-        dp_rank=engine.dp_rank,
-        dp_degree=engine.dp_degree,
-        add_up=engine.global_sum,
-        stopped=stopped,
-        forget_reports=engine.forget_reports,
-        reports=engine.evaluation_reports,
-    )
-    lanes = config.phases[0].global_batch_size  # the result may not depend on the layout: memory starts anew per lane
-    recurrent = is_recurrent(config.model)
-    rows_per_pass = lanes if recurrent else engine.dp_degree * rows_of_a_pass(config)
-
-    def evaluation_of(path: str) -> Evaluation | None:
-        if not can_be_evaluated(path, "valid"):
-            base.console.say(f"{path}: no valid split, so it is left out of the evaluation, which is of the others")
-            return None
-        return Evaluation(
-            open_split(path, "valid"),
-            score=engine.evaluate,
-            rows_per_pass=rows_per_pass,
-            is_recurrent=recurrent,
-            document_starts=wants_documents(config.model),
-            objective=config.objective,
-            seed=config.seed,
-            share=share,
-        )
-
-    return MixtureEvaluation(dict(zip(config.data.source_names, map(evaluation_of, paths), strict=True)))
-
-
-def rows_of_a_pass(config: RunConfig[Any]) -> int:
-    """What a data-parallel rank evaluates at once without memory: a micro-batch; of several stages as many as let
-    them lie idle for a fifth of the time, but no more than are asked for."""
-    layout = config.parallel
-    rows = layout.micro_batch(global_batch_size=config.phases[0].global_batch_size)
-    if layout.pipeline_parallel_degree == 1:
-        return rows
-    wanted = config.train.eval_rows or sys.maxsize
-    needed = -(-wanted // (rows * layout.data_parallel_degree))
-    return rows * min(PARTS_A_STAGE * layout.pipeline_parallel_degree, needed)
-
-
-def _batches(base: Foundation, *, first_step: int) -> Prefetcher[Batch]:
-    """This rank's rows of every step from `first_step` on, read ahead."""
-    engine, timeline = base.engine, base.timeline
-
-    def requests() -> Iterator[Request]:
-        for step in range(first_step, timeline.num_steps):
-            moment = timeline.at(step)
-            yield _request(base, moment, rows=engine.local_rows(moment.phase.global_batch_size))
-
-    asked, chosen = objective(base.config.objective.name), base.config.objective
-
-    def read(request: Request) -> Batch:
-        batch: Batch = asked.batch(base.rows.rows(request), chosen, seed=base.config.seed)
-        return batch
-
-    return Prefetcher(read, requests(), base.config.data.prefetch_batches, device=engine.process.device)
-
-
-def _request(base: Foundation, moment: Moment, *, rows: range) -> Request:
-    """Some rows of one step."""
-    phase, own_weights = moment.phase, tuple(source.weight for source in base.config.data.weighted_sources)
-    lanes = phase.global_batch_size if base.timeline.contiguous_lanes else None
-    mixture = tuple(MixtureChange(first, weights or own_weights) for first, weights in moment.data_weights)
-    return Request(phase.sequence_length, moment.data_pass, moment.first_sample, rows, lanes, mixture)
-
-
-def _catch_up(base: Foundation, evaluation: EvaluationHook, *, step: int) -> None:
-    """Make the evaluation of the step gone on from, if the attempt before did not get to its end.
-
-    Weights of another training are evaluated before the first step, too: that is what training starts from.
-    """
-    due = evaluation.is_due(step) if step else base.config.init_from is not None
-    if not due:
-        return
-    missing = [not _has_evaluation(base.run_dir, step=step)]
-    dist.broadcast_object_list(missing, src=0)
-    if missing[0]:
-        evaluation.evaluate(step)
-
-
-def _has_evaluation(run_dir: RunDir, *, step: int) -> bool:
-    records = read_records(run_dir.metrics)
-    return any(r.get("kind") == "eval" and r["step"] == step and r.get("split") == "valid" for r in records)

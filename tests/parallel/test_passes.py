@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hierlm.parallel.passes import rows_of_part
-from hierlm.train.setup import PARTS_A_STAGE, rows_of_a_pass
+from hierlm.train.valid_splits import PARTS_A_STAGE, rows_of_a_pass
 from tests.config.making import config
 
 

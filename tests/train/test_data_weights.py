@@ -10,7 +10,7 @@ from data_pipeline.read.cursor import Dealing
 from data_pipeline.read.loader import TrainRows
 from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
-from hierlm.train.setup import _batches
+from hierlm.train.step_rows import read_ahead
 from tests.data_pipeline.making import prepared
 
 STEPS, ROWS = 4, 8
@@ -47,7 +47,7 @@ def letters(
     rows.deal_by(dealing)
     alone: Any = SimpleNamespace(local_rows=range, process=SimpleNamespace(device=torch.device("cpu")))
     base: Any = SimpleNamespace(config=config, timeline=timeline, rows=rows, engine=alone)
-    batches = _batches(base, first_step=first_step)
+    batches = read_ahead(base, first_step=first_step)
     return [[chr(int(row[0])) for row in next(batches).tokens] for _ in range(first_step, timeline.num_steps)]
 
 

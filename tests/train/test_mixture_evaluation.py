@@ -16,7 +16,7 @@ from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
 from hierlm.train.evaluation import Evaluation, Share
 from hierlm.train.mixture_evaluation import MixtureEvaluation, with_headline
-from hierlm.train.setup import _request, _units_of_step
+from hierlm.train.step_rows import request_of, units_of_step
 from tests.data_pipeline.making import prepared
 from tests.train.test_evaluation import Recording
 
@@ -123,11 +123,11 @@ def test_bits_per_byte_of_a_step_are_by_the_bytes_of_the_sources_it_drew(folders
     seen = set()
     for step in range(9):
         moment = base.timeline.at(step)
-        where = rows._order.rows(_request(base, moment, rows=range(6)))
+        where = rows._order.rows(request_of(base, moment, rows=range(6)))
         drawn = [int((where.sources == source).sum()) for source in (0, 1)]
         seen.add(tuple(drawn))
         bytes_per_token = (drawn[0] * words + drawn[1] * digits) / 6
-        told = _units_of_step(base, 2.5, moment)["bits_per_byte"]
+        told = units_of_step(base, 2.5, moment)["bits_per_byte"]
         assert told == pytest.approx(2.5 / math.log(2) / bytes_per_token, rel=1e-12)
     assert {(0, 6), (6, 0)} < seen
 
@@ -137,7 +137,7 @@ def test_of_one_source_the_bits_are_what_its_split_says(folders: dict[str, Path]
     rows = TrainRows(config.data.weighted_sources, seed=1)
     base: Any = SimpleNamespace(config=config, timeline=Timeline(config.phases), rows=rows)
     expected = bits(2.5, tokens_per_byte=rows.splits[0].tokens_per_byte)
-    assert _units_of_step(base, 2.5, base.timeline.at(3)) == expected
+    assert units_of_step(base, 2.5, base.timeline.at(3)) == expected
 
 
 def test_what_layers_report_of_every_source_has_a_weighted_mean_too(folders: dict[str, Path]) -> None:
