@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any, Literal
 
@@ -62,35 +63,53 @@ _OF_EVERY_RUN = (
 )
 
 
-def _headlines() -> tuple[Column, ...]:
+def all_columns() -> tuple[Column, ...]:
+    """All there are, those of the objectives that are known now (a plugin's too) at the end."""
+    return (*_OF_EVERY_RUN, *headlines())
+
+
+def column_of(key: str) -> Column:
+    """The one of this key, which is known."""
+    return _by_key(_asked())[key]
+
+
+def headlines() -> tuple[Column, ...]:
     """What runs of other objectives are compared by: of the valid and of the test split."""
+    return _headlines(_asked())
+
+
+QUALITIES = (metric_names.BITS_PER_DIMENSION, metric_names.BITS_PER_BYTE)
+"""What runs are judged by, before the loss: it does not depend on the tokenizer."""
+
+
+def _asked() -> tuple[tuple[str, bool], ...]:
+    """(headline, whether lower is better) of every objective."""
+    known = [objectives.objective(name) for name in objectives.names()]
+    return tuple((one.HEADLINE, bool(one.LOWER_IS_BETTER)) for one in known)
+
+
+@cache
+def _headlines(asked: tuple[tuple[str, bool], ...]) -> tuple[Column, ...]:
     taken = {column.key for column in _OF_EVERY_RUN}
-    asked = [objectives.objective(name) for name in objectives.names()]
-    found = {one.HEADLINE: bool(one.LOWER_IS_BETTER) for one in asked if one.HEADLINE not in taken}
     return tuple(
         Column(start + name, title + name, f"of the last evaluation of the {split} split", formats.quality, better)
-        for name, lower in found.items()
+        for name, lower in dict(asked).items()
+        if name not in taken
         for better in (("low",) if lower else ("high",))
         for start, title, split in (("", "", "valid"), ("test_", "test ", "test"))
     )
 
 
-HEADLINES = _headlines()
-COLUMNS = (*_OF_EVERY_RUN, *HEADLINES)
-"""Those of a plugin's objective too, if it was taken up before this file is imported."""
-
-QUALITIES = (metric_names.BITS_PER_DIMENSION, metric_names.BITS_PER_BYTE)
-"""What runs are judged by, before the loss: it does not depend on the tokenizer."""
-_OF_EVALUATIONS = (metric_names.LOSS, metric_names.PERPLEXITY, *QUALITIES, *(column.key for column in HEADLINES))
-
-BY_KEY: Mapping[str, Column] = {column.key: column for column in COLUMNS}
+@cache
+def _by_key(asked: tuple[tuple[str, bool], ...]) -> Mapping[str, Column]:
+    return {column.key: column for column in (*_OF_EVERY_RUN, *_headlines(asked))}
 
 
 def measures(run: RunRecord) -> dict[str, Value]:
     """Column key -> value of one run; None where it is not known."""
     values = {**_from_records(run), **_from_summary(run)}
     return {
-        **{column.key: None for column in COLUMNS},
+        **{column.key: None for column in all_columns()},
         "run": run.name,
         "model": run.config.get("model.arch", "?"),
         "headline": headline(run),
@@ -122,23 +141,28 @@ def _from_summary(run: RunRecord) -> dict[str, Value]:
     summary = run.summary
     if summary is None:
         return {}
+    known = _by_key(_asked())
     valid = {} if summary.valid is None else _known(summary.valid)
-    plain = {key: getattr(summary, key) for key in BY_KEY if key in type(summary).model_fields and key != "seed"}
+    plain = {key: getattr(summary, key) for key in known if key in type(summary).model_fields and key != "seed"}
     test = {} if summary.test is None else {f"test_{name}": value for name, value in _known(summary.test).items()}
-    return {**valid, **plain, "train_flops": summary.train_flops, **{k: v for k, v in test.items() if k in BY_KEY}}
+    return {**valid, **plain, "train_flops": summary.train_flops, **{k: v for k, v in test.items() if k in known}}
 
 
 def _known(result: SplitResult) -> dict[str, Value]:
     """What has a column."""
     found = {**result.model_dump(exclude={"step", "metrics"}), **result.metrics}
-    return {name: value for name, value in found.items() if name in BY_KEY}
+    return {name: value for name, value in found.items() if name in _by_key(_asked())}
+
+
+def _of_evaluations() -> tuple[str, ...]:
+    return (metric_names.LOSS, metric_names.PERPLEXITY, *QUALITIES, *(column.key for column in headlines()))
 
 
 def _from_records(run: RunRecord) -> dict[str, Value]:
     """What a run that is still going, or was killed, has shown so far."""
     train, valid = run.train, run.evaluations("valid")
     last: Mapping[str, Any] = valid[-1] if valid else {}
-    values: dict[str, Value] = {key: last.get(key) for key in _OF_EVALUATIONS}
+    values: dict[str, Value] = {key: last.get(key) for key in _of_evaluations()}
     if train:
         values |= {key: train[-1].get(source) for key, source in (("steps", "step"), ("tokens_seen", "tokens_seen"))}
         values["tokens_per_second"] = _typical(train, metric_names.TOKENS_PER_SECOND)

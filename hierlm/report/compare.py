@@ -7,7 +7,7 @@ from itertools import takewhile
 from statistics import fmean, stdev
 from typing import Any
 
-from hierlm.report.columns import BY_KEY, COLUMNS, Value, measures, quality_of
+from hierlm.report.columns import Value, all_columns, column_of, measures, quality_of
 from hierlm.report.run_record import RunRecord
 
 _SAME_EXPERIMENT = ("name", "seed", "run_root", "tracking.")  # where runs that differ are still repetitions
@@ -25,7 +25,7 @@ class Row:
 
     def shown(self, key: str) -> str:
         """The cell as text; `-` where nothing is known."""
-        value, column = self.values[key], BY_KEY[key]
+        value, column = self.values[key], column_of(key)
         if value is None:
             return "-"
         if column.shown is None or isinstance(value, str):
@@ -50,7 +50,7 @@ class Comparison:
     def best(self, key: str) -> float | None:
         """The best value of a column, if it has a good end and rows to choose from."""
         found = [v for row in self.rows if isinstance(v := row.values[key], int | float)]
-        better = BY_KEY[key].better
+        better = column_of(key).better
         if better is None or len(found) < 2:
             return None
         return min(found) if better == "low" else max(found)
@@ -100,7 +100,7 @@ def _row(runs: Sequence[RunRecord]) -> Row:
     if len(runs) == 1:
         return Row(runs[0].name, tuple(runs), found[0], {})
     values, deviations = dict(found[0]), {}
-    for column in COLUMNS:
+    for column in all_columns():
         numbers = [v for measured in found if isinstance(v := measured[column.key], int | float)]
         if column.shown is not None and numbers:
             values[column.key] = fmean(numbers)
@@ -124,7 +124,7 @@ def _common_name(names: Sequence[str]) -> str:
 
 def _order(key: str) -> Callable[[Row], tuple[bool, float, str]]:
     """Best first, unknown last; text by the alphabet."""
-    sign = -1.0 if BY_KEY[key].better == "high" else 1.0
+    sign = -1.0 if column_of(key).better == "high" else 1.0
 
     def order(row: Row) -> tuple[bool, float, str]:
         value = row.values[key]

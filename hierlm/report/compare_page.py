@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from html import escape
 
-from hierlm.report.columns import BY_KEY, COLUMNS, Column
+from hierlm.report.columns import Column, all_columns, column_of
 from hierlm.report.compare import Comparison, Row
 from hierlm.report.figures import COSTS, color, curves, trade_off
 from hierlm.report.page import Panel, Section, page, table
@@ -12,7 +12,7 @@ from hierlm.report.page import Panel, Section, page, table
 def compare_page(comparison: Comparison) -> str:
     """The whole HTML document."""
     num_runs = sum(len(row.runs) for row in comparison.rows)
-    quality = BY_KEY[comparison.quality]
+    quality = column_of(comparison.quality)
     lead = f"{num_runs} run{'s' * (num_runs != 1)} · {datetime.now(UTC).strftime('%d %B %Y, %H:%M UTC')}"
     sections = [
         Section("Results", body=_results(comparison)),
@@ -47,12 +47,12 @@ def _tiles(comparison: Comparison) -> dict[str, str]:
         best = comparison.best(key)
         row = next((row for row in comparison.rows if best is not None and row.values[key] == best), None)
         if row is not None:
-            tiles[f"best {BY_KEY[key].title}: {row.label}"] = row.shown(key).partition(" ±")[0]
+            tiles[f"best {column_of(key).title}: {row.label}"] = row.shown(key).partition(" ±")[0]
     return tiles
 
 
 def _results(comparison: Comparison) -> str:
-    columns = [c for c in COLUMNS if any(row.values[c.key] is not None for row in comparison.rows)]
+    columns = [c for c in all_columns() if any(row.values[c.key] is not None for row in comparison.rows)]
     head = "".join(_heading(column) for column in columns)
     body = "".join(
         "<tr>" + "".join(_cell(comparison, row, column, index=index) for column in columns) + "</tr>"
@@ -87,7 +87,7 @@ def _trade_offs(comparison: Comparison) -> list[Panel]:
 def _curves(comparison: Comparison) -> Panel:
     """One curve per row: of several seeds the first stands for the others."""
     runs = [(row.label, row.runs[0]) for row in comparison.rows]
-    title = BY_KEY[comparison.quality].title
+    title = column_of(comparison.quality).title
     return Panel(title, curves(runs, field=comparison.quality, title=title), size="tall")
 
 
@@ -106,4 +106,4 @@ def _differences(comparison: Comparison) -> str:
 
 
 def _legend() -> str:
-    return "<dl>" + "".join(f"<dt>{escape(c.title)}</dt><dd>{escape(c.help)}</dd>" for c in COLUMNS) + "</dl>"
+    return "<dl>" + "".join(f"<dt>{escape(c.title)}</dt><dd>{escape(c.help)}</dd>" for c in all_columns()) + "</dl>"

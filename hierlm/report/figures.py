@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hierlm.report.columns import BY_KEY
+from hierlm.report.columns import column_of
 from hierlm.report.compare import Comparison, Row, pareto_front
 from hierlm.report.labels import label_sides
 from hierlm.report.run_record import RunRecord
@@ -62,7 +62,7 @@ def trade_off(comparison: Comparison, *, cost: str) -> Figure | None:
     ends = [end / scale for row in known for end in _ends(row, cost) if end > 0 or not is_log]
     x_range = _with_margins([math.log10(end) if is_log else end for end in ends], share=0.2)
     y_range = _with_margins([end for row in known for end in _ends(row, quality)], share=0.15)
-    figure_layout = layout(x=COSTS[cost] + unit, y=BY_KEY[quality].title)
+    figure_layout = layout(x=COSTS[cost] + unit, y=column_of(quality).title)
     figure_layout["xaxis"] |= {"type": "log" if is_log else "linear", "tickformat": "" if unit else "~s"}
     figure_layout["xaxis"]["range"], figure_layout["yaxis"]["range"] = x_range, y_range
     front = pareto_front(comparison.rows, cost=cost, quality=quality)
@@ -211,7 +211,7 @@ def _front_trace(front: Sequence[Row], *, cost: str, quality: str, scale: float)
 
 def _hover(row: Row, quality: str) -> str:
     keys = dict.fromkeys((quality, "num_parameters", *COSTS, "tokens_per_second"))
-    lines = [f"{BY_KEY[key].title}: {row.shown(key)}" for key in keys if row.values[key] is not None]
+    lines = [f"{column_of(key).title}: {row.shown(key)}" for key in keys if row.values[key] is not None]
     return "<br>".join([f"<b>{row.label}</b> ({row.values['model']})", *lines]) + "<extra></extra>"
 
 

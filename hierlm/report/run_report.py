@@ -6,7 +6,7 @@ from typing import Any
 
 from hierlm import metric_names
 from hierlm.report import formats
-from hierlm.report.columns import BY_KEY, COLUMNS, QUALITIES, measures, numbers, quality_of
+from hierlm.report.columns import QUALITIES, all_columns, column_of, measures, numbers, quality_of
 from hierlm.report.figures import Figure, color, curves, layout
 from hierlm.report.layer_norms import layer_norm_fields, layer_norms
 from hierlm.report.page import Panel, Section, page, table
@@ -50,7 +50,7 @@ def document(run: RunRecord, *, balance: StageBalance | None) -> dict[str, Any]:
 def text(run: RunRecord, *, balance: StageBalance | None) -> str:
     """For a terminal or a log."""
     values = measures(run)
-    shown = [(c.title, _shown(c.key, values[c.key])) for c in COLUMNS if values[c.key] is not None]
+    shown = [(c.title, _shown(c.key, values[c.key])) for c in all_columns() if values[c.key] is not None]
     lines = aligned([["what", "value"], *map(list, shown)])
     if sources := last_sources(run):
         lines += ["", f"valid: {NOTE}", *(f"  {line}" for line in aligned(source_rows(sources)))]
@@ -71,7 +71,7 @@ def run_page(run: RunRecord, *, balance: StageBalance | None) -> str:
     """The whole HTML document."""
     values, split, sources = measures(run), time_split(run), last_sources(run)
     quality = quality_of([values])
-    title = BY_KEY[quality].title
+    title = column_of(quality).title
     sections = [
         Section(
             "Learning curve", panels=[Panel(title, curves([(run.name, run)], field=quality, title=title), size="tall")]
@@ -117,7 +117,7 @@ def _first_and_last(values: Sequence[float]) -> str:
 
 
 def _shown(key: str, value: float | str | None) -> str:
-    column = BY_KEY[key]
+    column = column_of(key)
     return column.shown(value) if column.shown is not None and isinstance(value, int | float) else str(value)
 
 
@@ -130,7 +130,7 @@ def _tiles(run: RunRecord, split: TimeSplit | None) -> dict[str, str]:
     values = measures(run)
     speed = ("steps", "tokens_seen", "tokens_per_second", "peak_device_memory_bytes")
     asked = dict.fromkeys((quality_of([values]), *QUALITIES, "loss", *speed))
-    tiles = {BY_KEY[key].title: _shown(key, values[key]) for key in asked if values[key] is not None}
+    tiles = {column_of(key).title: _shown(key, values[key]) for key in asked if values[key] is not None}
     if split is not None and split.goodput is not None:
         tiles["goodput"] = formats.share(split.goodput)
     return tiles

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from hierlm import metric_names
 from hierlm.report import formats
-from hierlm.report.columns import HEADLINES
+from hierlm.report.columns import headlines
 from hierlm.report.page import table
 from hierlm.report.run_record import Record, RunRecord
 
@@ -15,7 +15,6 @@ _QUALITIES = {
     metric_names.BITS_PER_DIMENSION: "bits/dim",
     metric_names.BITS_PER_BYTE: "bits/byte",
     metric_names.LOSS: "loss",
-    **{column.key: column.title for column in HEADLINES},
 }
 
 
@@ -31,8 +30,9 @@ def last_sources(run: RunRecord) -> dict[str, Record]:
 
 def source_rows(sources: dict[str, Record]) -> list[list[str]]:
     """A table with its header: name, weight, and what is known of each."""
-    known = [field for field in _QUALITIES if any(field in each for each in sources.values())]
-    header = ["source", "weight", *(_QUALITIES[field] for field in known), "tokens"]
+    titles = {**_QUALITIES, **{column.key: column.title for column in headlines()}}
+    known = [field for field in titles if any(field in each for each in sources.values())]
+    header = ["source", "weight", *(titles[field] for field in known), "tokens"]
     return [header, *(_row(name, measured, fields=known) for name, measured in sources.items())]
 
 

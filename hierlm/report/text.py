@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hierlm.report.columns import BY_KEY, COLUMNS
+from hierlm.report.columns import all_columns, column_of
 from hierlm.report.compare import Comparison
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def show(comparison: Comparison) -> None:
 def plain(comparison: Comparison) -> str:
     """Aligned text without colours or lines; columns nobody knows anything about are left out."""
     keys = _known_columns(comparison)
-    header = [BY_KEY[key].title for key in keys]
+    header = [column_of(key).title for key in keys]
     lines = aligned([header, *([row.shown(key) for key in keys] for row in comparison.rows)])
     if comparison.differences:
         labels = [row.label for row in comparison.rows]
@@ -53,7 +53,7 @@ def _is_numeric(cell: str) -> bool:
 
 
 def _known_columns(comparison: Comparison) -> list[str]:
-    return [c.key for c in COLUMNS if any(row.values[c.key] is not None for row in comparison.rows)]
+    return [c.key for c in all_columns() if any(row.values[c.key] is not None for row in comparison.rows)]
 
 
 def _difference_rows(comparison: Comparison) -> list[list[str]]:
@@ -69,7 +69,9 @@ def _show_rich(comparison: Comparison) -> None:
     keys = _fitting(comparison, width=console.width)
     table = Table(title=f"experiment {comparison.experiment}", box=box.SIMPLE_HEAD, title_justify="left")
     for key in keys:
-        table.add_column(BY_KEY[key].title, justify="left" if BY_KEY[key].shown is None else "right", no_wrap=True)
+        table.add_column(
+            column_of(key).title, justify="left" if column_of(key).shown is None else "right", no_wrap=True
+        )
     for row in comparison.rows:
         table.add_row(
             *(_cell(row.shown(key), best=row.values[key] == comparison.best(key) is not None) for key in keys)
@@ -105,7 +107,7 @@ def _fitting(comparison: Comparison, *, width: int) -> list[str]:
     """Columns in their order of importance, as long as the terminal has room."""
     kept, used = [], 1
     for key in _known_columns(comparison):
-        cells = [BY_KEY[key].title, *(row.shown(key) for row in comparison.rows)]
+        cells = [column_of(key).title, *(row.shown(key) for row in comparison.rows)]
         used += max(map(len, cells)) + _RICH_GAP
         if used <= width:
             kept.append(key)

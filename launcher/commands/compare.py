@@ -46,12 +46,12 @@ def command(
 def _column(given: str) -> str:
     """A column by its key or title."""
     from hierlm.errors import UserError
-    from hierlm.report.columns import COLUMNS
+    from hierlm.report.columns import all_columns
 
-    names = {name: column.key for column in COLUMNS for name in (column.title.lower(), column.key)}
+    names = {name: column.key for column in all_columns() for name in (column.title.lower(), column.key)}
     if given.lower() not in names:
         near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.0)[0]
-        titles = ", ".join(column.title for column in COLUMNS)
+        titles = ", ".join(column.title for column in all_columns())
         raise UserError(f"--sort: given {given!r}, allowed: {titles}, nearest: {near}")
     return names[given.lower()]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hierlm.report.columns import COLUMNS
+from hierlm.report.columns import all_columns
 from hierlm.report.compare import Row, compare, pareto_front
 from hierlm.report.figures import trade_off
 from hierlm.report.run_record import RunRecord, load_run
@@ -80,7 +80,7 @@ def test_plain_text_is_aligned_and_has_every_known_column(make_run: MakeRun) -> 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(points=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_the_front_is_what_no_other_row_beats_in_both(points: list[tuple[int, int]]) -> None:
-    nothing = dict.fromkeys((column.key for column in COLUMNS), None)
+    nothing = dict.fromkeys((column.key for column in all_columns()), None)
     rows = [Row(str(i), (), {**nothing, "wall_seconds": x, "loss": y}, {}) for i, (x, y) in enumerate(points)]
     front = pareto_front(rows, cost="wall_seconds", quality="loss")
     places = [(row.values["wall_seconds"], row.values["loss"]) for row in front]
@@ -92,7 +92,7 @@ def test_the_front_is_what_no_other_row_beats_in_both(points: list[tuple[int, in
 
 
 def test_unknown_values_are_never_on_the_front() -> None:
-    nothing = dict.fromkeys((column.key for column in COLUMNS), None)
+    nothing = dict.fromkeys((column.key for column in all_columns()), None)
     rows = [
         Row(f"{x}{y}", (), {**nothing, "wall_seconds": x, "loss": y}, {})
         for x, y in product((None, 1.0, math.nan), repeat=2)
