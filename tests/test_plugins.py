@@ -186,8 +186,8 @@ def test_a_device_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
     plugins.give_files([str(written(tmp_path / "toy.py", DEVICE))])
     assert devices.device("toy", processes=2).memory_bytes == 10**9
-    assert devices.names() == ["a100", "cpu", "h100", "h200", "toy"]
-    with pytest.raises(UserError, match="--device: given 'b100', allowed: a100, cpu, h100, h200, toy"):
+    assert devices.names() == ["a100", "a100-40gb", "cpu", "h100", "h200", "toy"]
+    with pytest.raises(UserError, match="--device: given b100, allowed: a100, a100-40gb, cpu, h100, h200, toy"):
         devices.device("b100", processes=1)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from hierlm.durable import rename
 from hierlm.parallel.messages import gathered
 from hierlm.parallel.rendezvous import init_method
 from hierlm.run_dir import RunDir
@@ -120,7 +121,7 @@ def main() -> None:
         }
         draft = folder / f".{RESULT}"
         draft.write_text(json.dumps(result), encoding="utf-8")
-        draft.replace(folder / RESULT)
+        rename(draft, folder / RESULT)
     dist.destroy_process_group()
 
 

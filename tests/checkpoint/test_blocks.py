@@ -1,6 +1,7 @@
 """Blocks, end to end, are the tensor: for every way to cut it, however small they are."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def state(rule: str, *, num_fragments: int, stages: int = 1, spoil: bool = False
             if spoil and (stage, rank) == (stages - 1, len(CUTS[rule]) - 1):
                 own.view(-1)[0] += 1
             slices.append(Slice(stage, rank, {NAME: piece(own, num_fragments=num_fragments)}, info, {}))
-    return CanonicalState(slices)
+    return CanonicalState(slices, where=Path("engine"))
 
 
 @pytest.mark.parametrize("most_bytes", [1, 64, 200, 10_000])
