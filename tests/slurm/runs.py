@@ -84,8 +84,9 @@ class SubmittedRun:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def last_step(self) -> int:
-        """Of metrics.jsonl."""
-        return max((record["step"] for record in self.records("metrics")), default=0)
+        """Of metrics.jsonl: the last whose numbers are known."""
+        trained = (record["step"] for record in self.records("metrics") if record["kind"] == "train")
+        return max(trained, default=0)
 
     def wait_for_step(self, step: int, *, seconds: float = START_SECONDS) -> None:
         """Until the step is logged."""
