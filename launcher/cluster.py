@@ -6,9 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from hierlm.config.raw import read_mapping, resolved
-from hierlm.config.schema import checked
-from hierlm.errors import UserError
+from hierlm.config.file import read_file
 from hierlm.strict import Strict
 from launcher.header_text import HeaderText, Word
 
@@ -110,12 +108,7 @@ class ClusterProfile(Strict):
 
 def load_cluster(path: str | Path) -> ClusterProfile:
     """The profile of a YAML file; UserError lists everything wrong with it."""
-    mapping, problems = resolved(read_mapping(path))
-    profile, found = checked(ClusterProfile, mapping)
-    problems += found
-    if profile is None or problems:
-        raise UserError([f"{path}: {problem.path}: {problem.text}" for problem in problems])
-    return profile
+    return read_file(ClusterProfile, path)
 
 
 def _minutes(text: str) -> int:

@@ -1,6 +1,7 @@
 """The state of a run without its layout: full fp32 tensors under the names they have in the single-device model."""
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,21 +96,8 @@ class CanonicalState:
         ValueError if stages that share a tied parameter do not hold the same: the run itself was broken; or if what a
         slice holds does not fit the others.
         """
-        with content_that_fits(self._where):
-            return self._tensor(name, state)
-
-    def _tensor(self, name: str, state: str) -> Tensor:
-        holders = self._by_name[name]
-        by_stage: dict[int, list[Tensor]] = {}
-        for part in holders:
-            piece = part.pieces[name]
-            tensor = piece.tensor(state)
-            by_stage.setdefault(part.pp_rank, []).append(torch.zeros(piece.shape) if tensor is None else tensor)
-        first, *others = by_stage.values()
-        if any(not torch.equal(ours, theirs) for other in others for ours, theirs in zip(first, other, strict=True)):
-            raise ValueError(f"copies of the tied parameter {name} differ between pipeline stages")
-        vocab_size = holders[0].info.get(VOCAB_SIZE)
-        return merge_slices(first, rule=self.rule(name), vocab_size=vocab_size).contiguous()
+        whole = [block.clone() for block in self.blocks(name, state, most_bytes=sys.maxsize)]
+        return torch.cat(whole).view(self.shape(name))
 
 
 def read_canonical(engine_dir: Path) -> CanonicalState:
@@ -144,16 +132,3 @@ def slice_rule(info: Mapping[str, Any], name: str) -> str:
     """How a parameter was cut among tensor-parallel ranks: column | row | vocabulary | replicate (the default)."""
     rules: dict[str, str] = info.get(PARAMETER_SLICES, {})
     return rules.get(name, "replicate")
-
-
-def merge_slices(slices: Sequence[Tensor], *, rule: str, vocab_size: int | None) -> Tensor:
-    """The full parameter; `vocabulary` is `column` with padding rows at the end, which are dropped.
-
-    ValueError if copies of a replicated one differ: the run itself was broken.
-    """
-    if rule == "replicate":
-        if any(not torch.equal(slices[0], other) for other in slices[1:]):
-            raise ValueError("copies of a replicated parameter differ between tensor-parallel ranks")
-        return slices[0]
-    full = slices[0] if len(slices) == 1 else torch.cat(list(slices), dim=-1 if rule == "row" else 0)
-    return full[:vocab_size] if rule == "vocabulary" else full

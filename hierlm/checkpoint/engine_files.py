@@ -51,15 +51,6 @@ class Piece:
             return zeros(stop - start)
         return found[0] if len(found) == 1 else cat(found)
 
-    def tensor(self, state: str) -> Tensor | None:
-        """The slice, fp32 of `shape`; None where the optimizer holds nothing yet."""
-        parts = self.fragments.get(state)
-        if not parts:
-            return None
-        flat = parts[0] if len(parts) == 1 else cat(parts)
-        assert flat.numel() == math.prod(self.shape), f"{state}: {flat.numel()} elements for shape {self.shape}"
-        return flat.view(self.shape).float()
-
 
 @dataclass(frozen=True)
 class Slice:

@@ -235,17 +235,11 @@ class Engine:
         """What the model reads beside the tokens, for rows that are made up."""
         return neutral(self._input_specs, tokens)
 
-    def measured(self, result: StepResult) -> Measured:
-        """The step's loss over all rows, and what layers reported in it; every rank calls it, and waits for the device.
-
-        Of the newest step only: the next one begins new sums.
-        """
-        return self.send(result).read()
-
     def send(self, result: StepResult, *, flags: Sequence[float] = ()) -> SentStep:
-        """The same sent off to be read later, and beside it what `flags` of all ranks are together.
+        """The step's loss over all rows and what layers reported in it, sent off to be read later.
 
-        Every rank calls it after the step, with equally many.
+        Beside it what `flags` of all ranks are together. Every rank calls it after the step, with equally many; the
+        next step begins new sums.
         """
         own = (result.grad_norm, result.is_skipped)
         sent = self._passes.training_reports.send(result.loss, flags=flags, own=own)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from hierlm.config.raw import read_mapping, resolved
-from hierlm.config.schema import checked
-from hierlm.errors import UserError
+from hierlm.config.file import read_file
 from hierlm.plan.device import GPU_KERNEL_SECONDS, Device
 from hierlm.strict import Strict
 
@@ -72,12 +70,7 @@ class DeviceFile(Strict):
 
 def read_device(path: str | Path) -> DeviceFile:
     """A device file; UserError lists everything wrong with it."""
-    mapping, problems = resolved(read_mapping(path))
-    found, more = checked(DeviceFile, mapping)
-    problems += more
-    if found is None or problems:
-        raise UserError([f"{path}: {problem.path}: {problem.text}" for problem in problems])
-    return found
+    return read_file(DeviceFile, path)
 
 
 def shipped(name: str) -> Device:

@@ -44,10 +44,17 @@ def test_blocks_end_to_end_are_the_tensor(rule: str, num_fragments: int, most_by
         held = state(rule, num_fragments=num_fragments, stages=stages)
         blocks = [block.clone() for block in held.blocks(NAME, "fp32", most_bytes=most_bytes)]
         assert torch.equal(torch.cat(blocks).view(held.shape(NAME)), FULL)
-        assert held.shape(NAME) == held.tensor(NAME, "fp32").shape
+        assert torch.equal(held.tensor(NAME, "fp32"), FULL)
         widest = FULL.shape[1] if rule == "row" else 1  # of a last dimension that is cut a whole row is joined
         assert all(len(block) <= max(widest, most_bytes // 4) for block in blocks)
         assert math.prod(held.shape(NAME)) == sum(map(len, blocks))
+
+
+def test_a_vector_over_the_vocabulary_loses_its_padding() -> None:
+    info: dict[str, Any] = {PARAMETER_SLICES: {NAME: "vocabulary"}, VOCAB_SIZE: 5}
+    parts = torch.arange(6.0).chunk(2)
+    slices = [Slice(0, rank, {NAME: piece(part, num_fragments=1)}, info, {}) for rank, part in enumerate(parts)]
+    assert torch.equal(CanonicalState(slices, where=Path("engine")).tensor(NAME, "fp32"), torch.arange(5.0))
 
 
 @pytest.mark.parametrize("rule", list(CUTS))

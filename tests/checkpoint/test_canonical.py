@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hierlm.checkpoint.canonical import CanonicalState, merge_slices, read_canonical, require_known_names
+from hierlm.checkpoint.canonical import CanonicalState, read_canonical, require_known_names
 from hierlm.checkpoint.digest import digest
 from hierlm.checkpoint.engine_files import Piece, Slice
 from hierlm.durable import damage
@@ -109,31 +109,6 @@ def test_a_missing_part_is_an_error(gone: str, saved: dict[str, tuple[Path, list
             read_canonical(folder / "engine")
     finally:
         file.write_bytes(kept)
-
-
-WHOLE = torch.arange(24.0).view(6, 4)
-
-
-@pytest.mark.parametrize(
-    ("rule", "slices", "whole"),
-    [
-        ("column", WHOLE.chunk(2), WHOLE),
-        ("row", WHOLE.chunk(2, dim=1), WHOLE),
-        ("row", WHOLE.chunk(4, dim=-1), WHOLE),
-        ("vocabulary", WHOLE.chunk(2), WHOLE[:5]),
-        ("vocabulary", torch.arange(6.0).chunk(2), torch.arange(5.0)),
-        ("replicate", (WHOLE, WHOLE.clone()), WHOLE),
-    ],
-)
-def test_slices_become_the_whole_by_their_rule(
-    rule: str, slices: tuple[torch.Tensor, ...], whole: torch.Tensor
-) -> None:
-    assert torch.equal(merge_slices(slices, rule=rule, vocab_size=5), whole)
-
-
-def test_replicas_that_differ_are_not_averaged_away() -> None:
-    with pytest.raises(ValueError, match="differ between tensor-parallel ranks"):
-        merge_slices((WHOLE, WHOLE + 1e-6), rule="replicate", vocab_size=None)
 
 
 def held(value: float, *, stage: int) -> Slice:

@@ -166,7 +166,7 @@ def _train(run: Run, process: Any, folder: Path) -> dict[str, Any]:
         starts = {"starts": anew} if recurrent else {}
         weights = None if run.counted is None else _weights(size, length, share=run.counted, seed=step)[mine]
         result = engine.train_step(tokens[mine], targets[mine], moment=moment, weights=weights, **starts)
-        measured = engine.measured(result)
+        measured = engine.send(result).read()
         steps.append((measured.loss, float(result.grad_norm)))
         reported.append(measured.reported)
         if step + 1 in (*timeline.boundaries, timeline.num_steps):

@@ -104,7 +104,7 @@ def life_of_a_checkpoint(stage: int, precision: str, root: str) -> dict[str, Any
         for number in numbers:
             tokens, targets = _text(16, 12, vocab_size=97, seed=number)
             result = engine.train_step(tokens[mine], targets[mine], moment=timeline.at(number))
-            found.append((engine.measured(result).loss, float(result.grad_norm)))
+            found.append((engine.send(result).read().loss, float(result.grad_norm)))
         return found
 
     def save(engine: Engine, name: str) -> dict[str, Any]:

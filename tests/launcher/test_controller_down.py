@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
@@ -103,12 +104,24 @@ def test_accounting_that_does_not_answer_is_no_failure_of_the_run(site: Site) ->
 @pytest.mark.slow
 def test_following_goes_on(site: Site) -> None:
     (site.run.logs / "job-7.log").write_text("before\n")
-    command = f"timeout 4 {hierlm_path()} logs job -f"
+    (site.bin / "squeue").write_text(f"#!/bin/sh\necho asked >> {site.folder}/asked\nexit 1\n")
     environment = {**quiet_environment(), "PATH": f"{site.bin}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        command.split(), cwd=site.folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 124, (done.stdout, done.stderr)  # it did not take the run for ended
+    command = [hierlm_path(), "logs", "job", "-f"]
+    follower = subprocess.Popen(command, cwd=site.folder, env=environment, stdout=subprocess.PIPE, text=True)
+    assert follower.stdout is not None and follower.stdout.readline() == "before\n"
+    deadline = monotonic() + 60
+    while not _times_asked(site) >= 2:
+        assert follower.poll() is None and monotonic() < deadline  # it has not taken the run for ended
+        sleep(0.05)
+    (site.run.logs / "job-7.log").write_text("before\nbehind\n")
+    assert follower.stdout.readline() == "behind\n"
+    follower.terminate()
+    follower.communicate()
+
+
+def _times_asked(site: Site) -> int:
+    asked = site.folder / "asked"
+    return len(asked.read_text().splitlines()) if asked.exists() else 0
 
 
 @pytest.mark.parametrize("sweep", [(), ("--array", "seed=1,2")])
