@@ -131,9 +131,8 @@ class Estimator:
         """Of the fullest rank, without a profile: weights, gradients and optimizer of an even share."""
         config = self.config.model_copy(update={"parallel": layout})
         parts = layout.tensor_parallel_degree * layout.pipeline_parallel_degree
-        held = holdings(
-            kind_of(config, config.phases[0], on_gpu=self.device.is_gpu), values=self._num_values // parts, largest=0
-        )
+        kind = kind_of(config, config.phases[0], on_gpu=self.device.is_gpu)
+        held = holdings(kind, values=self._num_values // parts, largest=0, largest_layer=0)
         return held.weights + held.optimizer + held.gradients_always
 
     def estimate(self, layout: ParallelConfig, *, exact: bool = True) -> Estimate:
@@ -171,7 +170,6 @@ class Estimator:
             bf16=self._bf16,
             num_states=kind.num_states,
             zero_stage=kind.stage,
-            secondary_degree=kind.secondary_degree,
             schedule=as_built(zero_stage=kind.stage, in_pipeline=kind.pipeline),
         )
         flops = self._flops_per_token(phase, layout, seen, rows=rows)

@@ -8,12 +8,11 @@ from typing import Any
 from hierlm.config import rules
 from hierlm.config.run_config import RunConfig
 from hierlm.parallel.config import ParallelConfig
-from hierlm.plan.memory import SECONDARY
 
 RECOMPUTE = ("none", "selective", "full")
 """From the fastest to the smallest: all else equal, each takes longer than the one before."""
 
-COMPARED = ("data_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree", "zero_stage", SECONDARY,
+COMPARED = ("data_parallel_degree", "tensor_parallel_degree", "pipeline_parallel_degree", "zero_stage",
             "micro_batch_size", "activation_recompute", "sequence_parallel", "stage_cut")  # fmt: skip
 
 MOST_DEVICES = 4096
@@ -37,10 +36,9 @@ def unchecked(config: RunConfig[Any], *, num_devices: int, num_layers: int, per_
         for rows, stage, shares_tokens in product(
             _row_counts(shares), _stages(data, pipeline), (False, True) if tensor > 1 else (False,)
         ):
-            for secondary in _secondary(asked, stage, data, tensor=tensor, per_node=per_node):
-                inside = {"zero_stage": stage, "micro_batch_size": rows, "sequence_parallel": shares_tokens}
-                kept = {"stage_cut": "cost", "activation_recompute": RECOMPUTE[0]}
-                yield asked.model_copy(update={**kept, **degrees, **inside, **secondary})
+            inside = {"zero_stage": stage, "micro_batch_size": rows, "sequence_parallel": shares_tokens}
+            kept = {"stage_cut": "cost", "activation_recompute": RECOMPUTE[0]}
+            yield asked.model_copy(update={**kept, **degrees, **inside})
 
 
 def obeys_rules(config: RunConfig[Any], layout: ParallelConfig) -> bool:
@@ -55,8 +53,7 @@ def most_data_parallel(config: RunConfig[Any]) -> int:
 
 def changes(old: ParallelConfig, new: ParallelConfig) -> dict[str, Any]:
     """The fields in which a layout differs, as they are written on the command line."""
-    fields = [name for name in COMPARED if name in type(new).model_fields]
-    return {f"parallel.{name}": getattr(new, name) for name in fields if getattr(new, name) != getattr(old, name)}
+    return {f"parallel.{name}": getattr(new, name) for name in COMPARED if getattr(new, name) != getattr(old, name)}
 
 
 def _degrees(
@@ -85,14 +82,3 @@ def _stages(data: int, pipeline: int) -> list[int]:
     if data == 1:
         return [0]
     return [1] if pipeline > 1 else [1, 2, 3]
-
-
-def _secondary(
-    asked: ParallelConfig, stage: int, data: int, *, tensor: int, per_node: int
-) -> list[dict[str, int | None]]:
-    """Without secondary shards, and with them over the data-parallel ranks of a node, where those are some of more."""
-    if SECONDARY not in type(asked).model_fields:
-        return [{}]
-    inside = per_node // tensor
-    without = {SECONDARY: type(asked).model_fields[SECONDARY].default}
-    return [without, {SECONDARY: inside}] if stage == 3 and 1 < inside < data and data % inside == 0 else [without]

@@ -19,11 +19,6 @@ class Links:
         self.tensor = self.ring(members=tensor, stride=1)
         self.data = self.ring(members=data, stride=tensor)
         self.pipeline = self._neighbours(stride=tensor * data, world_size=degrees.world_size)
-        self._tensor_degree = tensor
-
-    def within_data(self, members: int) -> float:
-        """Between so many neighbours on the data axis."""
-        return self.ring(members=members, stride=self._tensor_degree)
 
     def ring(self, *, members: int, stride: int) -> float:
         """Of a collective over `members` ranks, `stride` ranks from one to the next."""

@@ -12,14 +12,10 @@ from typing import Any
 from hierlm.config.run_config import RunConfig
 from hierlm.optim.optimizers import optimizer
 from hierlm.optim.state_names import StateNames
-from hierlm.parallel.config import ParallelConfig
 from hierlm.parallel.zero import effective_stage
 from hierlm.phases.config import PhaseConfig
 from hierlm.plan.footprint import Footprint, Profile
 from hierlm.plan.zero_memory import Holdings, Kind, holdings
-
-SECONDARY = "zero_partition_degree"
-"""The field of a layout for secondary shards inside a node."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +69,8 @@ def kind_of(config: RunConfig[Any], phase: PhaseConfig, *, on_gpu: bool) -> Kind
         offload=layout.offload,
         num_states=len(StateNames.of(config.optim.name).states),
         num_temporaries=getattr(optimizer(config.optim.name), "TEMPORARIES", {}).get("cuda" if on_gpu else "cpu", 0),
-        secondary_degree=secondary_degree(layout),
         full_reduction=layout.reduce_precision == "fp32",
     )
-
-
-def secondary_degree(layout: ParallelConfig) -> int:
-    """Ranks that share a second copy of the weights, 1 where the layout has none (or hierlm cannot yet)."""
-    return getattr(layout, SECONDARY, None) or 1
 
 
 def stage_memories(
@@ -102,7 +92,8 @@ class _Stage:
         largest = max(profile.weights[index].largest for index in self._layers)
         self._values = self._weights_by_layer()
         self._waits_elsewhere = self._gradients_that_wait_elsewhere()
-        self._holds: Holdings = holdings(kind, values=sum(self._values.values()), largest=largest)
+        total, largest_layer = sum(self._values.values()), max(self._values.values())
+        self._holds: Holdings = holdings(kind, values=total, largest=largest, largest_layer=largest_layer)
         self._memory = kind.micro_batches * sum(self._of(index).memory for index in self._layers)
         # what arrives is kept as received and as copied for the pass
         self._received = 0 if number == 0 else 2 * profile.layers[self._layers.start - 1].output

@@ -65,7 +65,6 @@ def step_time(
     bf16: bool,
     num_states: int = ADAMW_STATES,
     zero_stage: int = 1,
-    secondary_degree: int = 1,
     schedule: Schedule = AS_BUILT,
 ) -> StepTime:
     """Of a layout on a device, with an optimizer of so many states."""
@@ -77,7 +76,7 @@ def step_time(
     boundary = max(stage.traffic.boundary for stage in stages) / links.pipeline
     alone, waited = 0.0, 0.0
     for stage, effort in zip(stages, efforts, strict=True):
-        messages = _data_messages(stage, links, zero_stage=zero_stage, secondary_degree=secondary_degree)
+        messages = _data_messages(stage, links, zero_stage=zero_stage)
         beside = sum(effort) + stage.traffic.tensor / links.tensor / micro_batches
         passes = micro_batches if zero_stage == 3 else 1
         seconds = exposed_seconds(
@@ -108,15 +107,13 @@ def _effort(stage: StageWork, device: Device, *, bf16: bool) -> tuple[float, flo
     )
 
 
-def _data_messages(stage: StageWork, links: Links, *, zero_stage: int, secondary_degree: int) -> DataMessages:
+def _data_messages(stage: StageWork, links: Links, *, zero_stage: int) -> DataMessages:
     flow = stage.traffic
-    weights, secondary = flow.weights / links.data, flow.secondary / links.within_data(secondary_degree)
-    is_partitioned = zero_stage == 3
-    back = secondary if flow.secondary else weights / 2
+    weights, is_partitioned = flow.weights / links.data, zero_stage == 3
     return DataMessages(
         gradients=flow.gradients / links.data,
-        forward_gathers=(weights + secondary - back) * is_partitioned,
-        backward_gathers=back * is_partitioned,
+        forward_gathers=weights / 2 * is_partitioned,
+        backward_gathers=weights / 2 * is_partitioned,
         gathers_after_update=weights * (not is_partitioned),
         pieces=stage.pieces,
     )

@@ -44,7 +44,6 @@ class Kind:
     micro_batches: int
     offload: Literal["none", "optimizer", "parameters"] = "none"
     num_states: int = ADAMW_STATES  # tensors that the optimizer keeps of each parameter
-    secondary_degree: int = 1  # ranks of a node that share a second copy of the weights (ZeRO++ hpZ); 1: none
     num_temporaries: int = 0  # fp32 values that the optimizer's update makes beside each weight
     full_reduction: bool = False  # gradients travel in fp32 whatever the weights are
 
@@ -83,20 +82,24 @@ class Holdings:
     building: int  # before training: the most while the model is built and partitioned
 
 
-def holdings(kind: Kind, *, values: int, largest: int) -> Holdings:
-    """`values` weights on this rank, the largest of them with `largest` values. What is offloaded counts nowhere."""
-    found = _on_the_device(kind, values=values, largest=largest)
+def holdings(kind: Kind, *, values: int, largest: int, largest_layer: int) -> Holdings:
+    """`values` weights on this rank, the largest of them with `largest` values, the largest layer with `largest_layer`.
+
+    What is offloaded counts nowhere.
+    """
+    found = _on_the_device(kind, values=values, largest=largest, largest_layer=largest_layer)
     if kind.offload == "none":
         updated = -(-values // kind.dp_degree) if kind.stage >= 1 else values
         return replace(found, update=found.update + FULL * kind.num_temporaries * updated)
     return replace(found, optimizer=0, weights=0 if kind.offload == "parameters" else found.weights)
 
 
-def _on_the_device(kind: Kind, *, values: int, largest: int) -> Holdings:
+def _on_the_device(kind: Kind, *, values: int, largest: int, largest_layer: int) -> Holdings:
     share = -(-values // kind.dp_degree)
     bucket = min(LARGEST_BUCKET, values)
     if kind.stage == 3:
-        return _partitioned_weights(kind, values=values, share=share, bucket=bucket, largest=largest)
+        sizes = {"largest": largest, "largest_layer": largest_layer}
+        return _partitioned_weights(kind, values=values, share=share, bucket=bucket, **sizes)
     if kind.is_scattered:
         return _scattered_gradients(kind, values=values, share=share, largest=largest)
     if kind.stage == 2:
@@ -188,18 +191,22 @@ def _scattered_gradients(kind: Kind, *, values: int, share: int, largest: int) -
     )
 
 
-def _partitioned_weights(kind: Kind, *, values: int, share: int, bucket: int, largest: int) -> Holdings:
-    """Stage 3: bucket and gradient share are there for good; weights are gathered on the way."""
+def _partitioned_weights(
+    kind: Kind, *, values: int, share: int, bucket: int, largest: int, largest_layer: int
+) -> Holdings:
+    """Stage 3: bucket and gradient share are there for good; weights are gathered on the way.
+
+    Layers are partitioned one after another (`hierlm.parallel.stage_3_partition`): at most two are whole.
+    """
     gathered = kind.working * min(values, MOST_GATHERED + largest)
     message = kind.gradient_bytes * bucket
-    second = kind.working * -(-values // kind.secondary_degree) if kind.secondary_degree > 1 else 0
     return Holdings(
-        weights=kind.working * share + second,
+        weights=kind.working * share,
         optimizer=(1 + kind.num_states) * FULL * share,
         gradients_always=FULL * share + message,
         gradients_per_value=0,
         during_backward=gathered + (message if bucket < values else 0) + kind.working * largest,
         reduction=gathered + message + kind.working * largest,
         update=FULL * share,
-        building=FULL * values + (kind.working + FULL) * share + second,
+        building=(kind.working + FULL) * share + 2 * FULL * largest_layer,
     )

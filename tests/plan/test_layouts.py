@@ -8,7 +8,7 @@ from hierlm.config import rules
 from hierlm.errors import UserError
 from hierlm.parallel.config import ParallelConfig
 from hierlm.plan.device import USABLE_MEMORY
-from hierlm.plan.layouts import candidates, changes, unchecked
+from hierlm.plan.layouts import candidates, changes
 from hierlm.plan.search import fastest, nearest_that_fit, scaling
 from tests.plan.making import config, estimator
 
@@ -55,19 +55,6 @@ def test_a_search_tries_sequence_parallelism_and_recomputation():
     tried = list(candidates(config("transformer"), num_devices=4, num_layers=5, per_node=4))
     assert {layout.sequence_parallel for layout in tried if layout.tensor_parallel_degree > 1} == {False, True}
     assert {layout.activation_recompute for layout in tried} == {"none", "selective", "full"}
-
-
-def test_a_search_tries_secondary_shards_inside_a_node_where_layouts_have_them():
-    class WithSecondaryShards(ParallelConfig):
-        zero_partition_degree: int = 1
-
-    run = config("transformer")
-    run = run.model_copy(update={"parallel": WithSecondaryShards(**run.parallel.model_dump())})
-    tried = [each for each in unchecked(run, num_devices=8, num_layers=5, per_node=4) if each.zero_stage == 3]
-    assert {(each.tensor_parallel_degree, each.zero_partition_degree) for each in tried} >= {(1, 1), (1, 4), (2, 2)}
-    assert all(each.zero_partition_degree * each.tensor_parallel_degree in (each.tensor_parallel_degree, 4)
-               for each in tried)  # fmt: skip
-    assert any("zero_partition_degree" in name for each in tried for name in changes(run.parallel, each))
 
 
 def test_more_devices_than_the_batch_has_rows_for_are_told_not_to_help():

@@ -23,7 +23,7 @@ def test_what_is_not_set_in_a_run_is_as_deepspeed_has_it():
 
 def held(**changes):
     kind = {"stage": 1, "bf16": True, "dp_degree": 4, "pipeline": False, "micro_batches": 1, **changes}
-    return holdings(Kind(**kind), values=VALUES, largest=100)
+    return holdings(Kind(**kind), values=VALUES, largest=100, largest_layer=300)
 
 
 @pytest.mark.parametrize(("stage", "weights", "gradients", "optimizer"), [
@@ -119,6 +119,8 @@ def test_an_update_that_is_not_fused_makes_more_of_what_it_updates(stage):
     assert plain.update - fused.update == 4 * (VALUES // 4 if stage else VALUES)
 
 
-def test_a_second_copy_inside_a_node_is_held_beside_the_first():
-    alone, shared = held(stage=3, dp_degree=10), held(stage=3, dp_degree=10, secondary_degree=5)
-    assert shared.weights - alone.weights == 2 * VALUES // 5
+def test_a_rank_of_stage_3_is_built_in_the_room_of_its_part_and_two_layers():
+    for bf16, working in ((True, 2), (False, 4)):
+        built = held(stage=3, bf16=bf16).building
+        assert built == (working + 4) * VALUES // 4 + 2 * 4 * 300
+        assert built < held(stage=2, bf16=bf16).building
