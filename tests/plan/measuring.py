@@ -15,7 +15,10 @@ from tests.distributed.spawn import run_ranks
 STEPS = 2
 """The second step is the first with the optimizer's moments from its beginning."""
 
-MESSAGES = ("all_reduce", "all_gather_into_tensor", "all_gather", "reduce_scatter_tensor", "broadcast", "send", "recv")
+MESSAGES = (
+    "all_reduce", "all_gather_into_tensor", "all_gather", "all_to_all_single", "reduce_scatter_tensor", "broadcast",
+    "send", "recv",
+)  # fmt: skip
 SECONDS_TO_LET_GO = 0.01
 
 LAYOUTS = {
