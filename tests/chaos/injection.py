@@ -44,7 +44,7 @@ class Plan:
         """With which an attempt listens to the plan."""
         made = library(self.path.parent)
         preload = {"LD_PRELOAD": str(made)} if made is not None else {}
-        return {"HIERLM_CHAOS_PLAN": str(self.path), "PYTHONPATH": str(HERE / "poison"), **preload}
+        return {"HIERLM_CHAOS_PLAN": str(self.path), "PYTHONPATH": str(HERE.parent / "injected"), **preload}
 
     def errno(self, number: int, *, call: str, path: str, nth: int, is_done: bool = False) -> None:
         """The nth such call that one of the processes makes gets this error."""

@@ -6,17 +6,15 @@ HIERLM_FUZZ_TOLD names the file that hears of it; HIERLM_FUZZ_STARTS says that t
 import json
 import os
 import resource
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.data_pipeline.hostile import WRITING
+from tests.data_pipeline.hostile import WRITING, AuditWatch
 
 CALLS = {
     # of tests that are no hypothesis ones: (module, function that takes one input, how many it says it took)
@@ -33,35 +31,23 @@ MOST_MEMORY = 10 << 30
 """Of address space, of every process: torch and its threads reserve some without using it."""
 
 
-class Watch:
+class Watch(AuditWatch):
     """What Python is seen to start, and to change outside the folders of the tests, while an input is read."""
 
     def __init__(self, folders: tuple[str, ...], *, may_start: bool) -> None:
         self._folders, self._may_start = folders, may_start
-        self.seen: Counter[str] = Counter()
-        self._is_on = False
-        sys.addaudithook(self._hook)
+        super().__init__()
 
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        self._is_on = True
-        try:
-            yield
-        finally:
-            self._is_on = False
-
-    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._is_on:
-            return
+    def notice(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in STARTING and not self._may_start:
-            self.seen[f"{event} {arguments!r}"[:200]] += 1
+            self.seen.append(f"{event} {arguments!r}"[:200])
         flags = arguments[2] if event == "open" else 0
         writes = event in WRITING or (isinstance(flags, int) and flags & CHANGING)
         if writes and isinstance(arguments[0], str | bytes | os.PathLike):
             path = os.path.realpath(os.fsdecode(arguments[0]))
             is_nameless = event == "open" and os.path.isdir(path)  # how a temporary file without a name is made
             if not (path.startswith(self._folders) or is_nameless or "__pycache__" in path):
-                self.seen[f"{event} {path}"[:200]] += 1
+                self.seen.append(f"{event} {path}"[:200])
 
 
 class Watched:
@@ -112,5 +98,5 @@ _WATCHED = pytest.StashKey[Watched]()
 def pytest_sessionfinish(session: pytest.Session) -> None:
     watched = session.config.stash.get(_WATCHED, None)
     if watched is not None:
-        told = {"count": watched.count, "seen": dict(watched._watch.seen)}
+        told = {"count": watched.count, "seen": Counter(watched._watch.seen)}
         Path(os.environ["HIERLM_FUZZ_TOLD"]).write_text(json.dumps(told), encoding="utf-8")

@@ -35,11 +35,10 @@ TEXTS = [
 ]
 
 
-class Watch:
-    """What Python is seen to open, to change and to run while a file is being read."""
+class AuditWatch:
+    """What of Python's audit events is noticed while it is on."""
 
-    def __init__(self, folder: Path) -> None:
-        self._inside = os.path.realpath(folder)
+    def __init__(self) -> None:
         self.seen: list[str] = []
         self._is_on = False
         sys.addaudithook(self._hook)
@@ -52,9 +51,23 @@ class Watch:
         finally:
             self._is_on = False
 
+    def notice(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Put what should not happen into `seen`."""
+        raise NotImplementedError
+
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._is_on:
-            return
+        if self._is_on:
+            self.notice(event, arguments)
+
+
+class Watch(AuditWatch):
+    """What Python is seen to open, to change and to run while a file is being read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._inside = os.path.realpath(folder)
+        super().__init__()
+
+    def notice(self, event: str, arguments: tuple[Any, ...]) -> None:
         is_path = bool(arguments) and isinstance(arguments[0], str | bytes | os.PathLike)
         if event in RUNNING:
             self.seen.append(f"{event} {arguments!r}"[:200])

@@ -74,7 +74,7 @@ def test_of_two_attempts_that_start_at_once_one_trains_the_run_and_the_other_sto
     """No step begins before the second one has been refused or has taken the run over: then one must stop."""
     run, halt = tmp_path / "runs" / "double", tmp_path / "halt"
     halt.touch()
-    injected = {"PYTHONPATH": str(ROOT / "tests" / "slurm" / "injected"), "HIERLM_TEST_HALT": str(halt)}
+    injected = {"PYTHONPATH": str(ROOT / "tests" / "injected"), "HIERLM_TEST_HALT": str(halt)}
     command, said = (
         [hierlm_path(), *arguments(tiny_dataset, "double")],
         {"stdout": PIPE, "stderr": STDOUT, "text": True},

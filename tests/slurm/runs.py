@@ -43,7 +43,7 @@ class Place:
             "environment": {
                 "OMP_NUM_THREADS": "1",
                 "DS_ACCELERATOR": "cpu",
-                "PYTHONPATH": str(Path(__file__).parent / "injected"),
+                "PYTHONPATH": str(ROOT / "tests" / "injected"),
                 "HIERLM_TEST_BRAKE": str(self.brake),
                 **fields.pop("environment", {}),
             },
