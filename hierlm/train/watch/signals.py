@@ -28,10 +28,8 @@ class StopRequest:
         """Whether all ranks know that they stop."""
         self._lease: Lease | None = None
         self._looked = 0.0
-        self._said, self._pace = (
-            monotonic(),
-            0.0,
-        )  # when this rank last said something, and how long after the time before
+        self._said = monotonic()  # when this rank last said something
+        self._pace = 0.0  # and how long after the time before
         self._has_to_end: Callable[[], bool] = lambda: False
         self._damage: Callable[[], str | None] = lambda: None
 
