@@ -3,6 +3,12 @@
 DeepSpeed calls a compiler to learn which of its operations this machine can build.
 """
 
+import gc
+
 from hierlm.parallel.seams.deepspeed_names import leave_out_ops
 
 leave_out_ops("shm")
+
+# what imported packages are made of, which no collection of a rank's need look at
+gc.collect()
+gc.freeze()

@@ -21,7 +21,6 @@ _PRELOAD = [
     "hierlm.config.load",
     "hierlm.models.assembly",
     "hierlm.train.run",
-    "hierlm.contract.preloaded",
     # what a DeepSpeed engine imports only when it is built, torch's compiler among it: a second of every rank
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "deepspeed.runtime.zero.stage3",
@@ -29,6 +28,7 @@ _PRELOAD = [
     "deepspeed.ops.op_builder.all_ops",
     "pytest",
     "hypothesis",
+    "hierlm.contract.preloaded",  # the last: it closes what the others have filled
 ]
 """What is not installed is left out."""
 

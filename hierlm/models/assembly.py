@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hierlm import models, yaml12
 from hierlm.interpolation import resolved_values
 from hierlm.models.config import ModelConfig
+from hierlm.models.weightless import alone, built_on
 from hierlm.nn.depth import at_their_depth
 from hierlm.nn.inputs import NO_SPECS, InputSpecs, completed
 from hierlm.nn.layer import LayerSpec, Memory, SharedWeights, build_layer, fold
@@ -100,19 +101,15 @@ def param_rules(config: ModelConfig) -> tuple[ParameterRule, ...]:
 
 
 def _weightless(config: ModelConfig) -> LanguageModel:
-    with torch.device("meta"):
+    with built_on(torch.device("meta")):
         return LanguageModel(config, seed=0)
 
 
 def is_recurrent(config: ModelConfig) -> bool:
     """Whether any layer carries memory from one segment to the next: its rows must then be contiguous lanes."""
     device = torch.device("meta")
-    for index, spec in enumerate(layer_specs(config)):
-        with device:
-            layer = build_layer(spec, seed=0, index=index)
-        if layer.initial_memory(1, device=device, dtype=torch.float32) is not None:
-            return True
-    return False
+    layers = (alone(spec, index=index, device=device) for index, spec in enumerate(layer_specs(config)))
+    return any(layer.initial_memory(1, device=device, dtype=torch.float32) is not None for layer in layers)
 
 
 def share_weights(layers: nn.ModuleList, shares: list[SharedWeights]) -> None:

@@ -5,9 +5,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from hierlm.nn.layer import Layer, LayerSpec, build_layer
+
+_DRAWS = frozenset(
+    {
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        init.normal_,
+        init.uniform_,
+        init.trunc_normal_,
+        init.kaiming_uniform_,
+    }
+)
 
 
 class _NoDraws(TorchFunctionMode):
@@ -20,9 +32,11 @@ class _NoDraws(TorchFunctionMode):
         args: Any = (),
         kwargs: Any = None,
     ) -> Any:
-        if function in (torch.Tensor.normal_, torch.Tensor.uniform_) and args[0].is_meta:
-            return args[0]
-        return function(*args, **(kwargs or {}))
+        given = kwargs or {}
+        tensor = args[0] if args else given.get("tensor")  # torch.nn.init hands itself on by keyword
+        if function in _DRAWS and tensor.is_meta:
+            return tensor
+        return function(*args, **given)
 
 
 @contextmanager

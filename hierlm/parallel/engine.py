@@ -101,6 +101,7 @@ class Engine:
         self.groups = start_groups(Degrees.of(config.parallel))
         self._phase = config.phases[0]
         self._input_specs = input_specs(config.model)
+        self._is_recurrent = is_recurrent(config.model)
         module = build_module(config, self.groups).to(process.device)
         if config.train.compile:
             compile_layers(module.local_layers.values(), device=process.device)
@@ -192,7 +193,7 @@ class Engine:
         is_skipped = self._skips.now | bool(self._engine.optimizer.overflow)  # older releases know it on the host
         self._num_taken += 1
         self._uncounted[self._num_taken] = is_skipped
-        if is_recurrent(self.config.model):
+        if self._is_recurrent:
             num_rows = len(self.local_rows(self._phase.global_batch_size))
             forget_lost_memories(self._passes.training_lanes, num_rows=num_rows, group=self.groups.model)
         norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=loss.device)

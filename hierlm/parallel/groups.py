@@ -1,5 +1,6 @@
 """The process groups of a layout, built once for megatron-core, DeepSpeed and ourselves."""
 
+import gc
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -7,6 +8,7 @@ import torch.distributed as dist
 from hierlm.errors import UserError
 from hierlm.parallel.degrees import Coordinates, Degrees
 from hierlm.parallel.seams import megatron_names as megatron
+from hierlm.parallel.seams.torch_private import groups_of_this_process
 
 Group = dist.ProcessGroup
 
@@ -118,6 +120,13 @@ def start_groups(degrees: Degrees) -> Groups:
 
 
 def stop_groups() -> None:
-    """Forget the groups, so that another layout can be started in this process."""
+    """End the groups of the layout and of its engine, so that another layout can be started in this process.
+
+    A group that is only forgotten keeps its threads, all of which gloo wakes for every message of any of them.
+    """
     if megatron.model_parallel_is_initialized():
         megatron.destroy_model_parallel()
+        gc.collect()  # an engine, which has groups of its own, is full of circles
+        for group in groups_of_this_process():
+            if group is not dist.group.WORLD:
+                dist.destroy_process_group(group)

@@ -7,7 +7,7 @@ from tests.benchmarks.bench_activation_memory import HIERARCHICAL, MEASURES, PLA
 from tests.benchmarks.memory import peak_tensor_bytes
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_thirty_hierarchical_layers_need_less_at_their_peak_than_fourteen_plain_ones(capsys):
     measured = {name: measure(name) for name in (PLAIN, *HIERARCHICAL)}
     with capsys.disabled():

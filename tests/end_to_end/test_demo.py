@@ -15,7 +15,7 @@ from tests.conftest import ROOT, hierlm, quiet_environment
 @pytest.mark.distributed
 def test_the_demo_trains_both_models_and_writes_the_report(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    environment = {**quiet_environment(), "BIN": str(Path(sys.executable).parent)}
+    environment = {**quiet_environment(), "BIN": str(Path(sys.executable).parent), "SPLITS": "valid=0.005,test=0.005"}
     short = [
         "phases.0.duration.steps=12",
         "phases.0.sequence_length=128",

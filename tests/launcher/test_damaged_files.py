@@ -145,7 +145,7 @@ def test_the_whole_run_is_read_whole(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*LINES, *DOCUMENTS, "run-uuid"])
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_no_damage_ends_in_a_traceback(name: str, data: st.DataObject, home: Path) -> None:
     good = (home / "runs" / "run" / name).read_bytes()

@@ -271,7 +271,7 @@ def _recall_rows(num_rows: int, generator: torch.Generator) -> tuple[torch.Tenso
     return rows, answers
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize(("num_memory_tokens", "learns"), [(2, True), (0, False)])
 def test_memory_carries_a_symbol_over_four_segments(num_memory_tokens, learns):
     fields = {"hidden_dim": 32, "num_memory_tokens": num_memory_tokens, "bptt_depth": 3, "carry_memory": False}

@@ -136,7 +136,7 @@ def test_a_run_goes_on_with_the_nodes_that_are_left(place: Place, whole_cluster:
     assert last_loss(run) == pytest.approx(last_loss(whole), rel=1e-4)
 
 
-@pytest.mark.parametrize("action", ["term", "cut"])
+@pytest.mark.parametrize("action", [pytest.param("term", marks=pytest.mark.matrix), "cut"])
 def test_ranks_that_live_on_where_slurm_has_lost_sight_of_them_are_kept_out(
     place: Place, whole_cluster: TestCluster, longer_undisturbed: str, action: str
 ) -> None:

@@ -200,7 +200,7 @@ def test_kill_and_resume_gives_the_same_bytes(tmp_path, tokenizer, workers):
     kill_and_resume(tmp_path, tokenizer=tokenizer, workers=workers, kills=2, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_twenty_kills_give_the_same_bytes(tmp_path):
     kill_and_resume(tmp_path, tokenizer="bytes", workers=1, kills=20, seed=2)
 
@@ -269,7 +269,7 @@ def test_two_writers_at_once_are_refused(tmp_path):
 
 WHOLE_CORPORA = (
     "enwik8-prefix/enwik8_first4000000.gz",
-    "eltec-eng/train.txt.xz",
+    pytest.param("eltec-eng/train.txt.xz", marks=pytest.mark.matrix),
     "wikitext-2/train.txt.gz",
     pytest.param("enwiki2014-plain-100M/enwiki2014_plain_100000000.xz", marks=pytest.mark.matrix),
 )
