@@ -124,9 +124,14 @@ def stop_groups() -> None:
 
     A group that is only forgotten keeps its threads, all of which gloo wakes for every message of any of them.
     """
+    forget_groups()
+    gc.collect()  # an engine, which has groups of its own, is full of circles
+    for group in groups_of_this_process():
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
+
+
+def forget_groups() -> None:
+    """Let another layout be started beside engines that live on, or where groups have no peers to part from."""
     if megatron.model_parallel_is_initialized():
         megatron.destroy_model_parallel()
-        gc.collect()  # an engine, which has groups of its own, is full of circles
-        for group in groups_of_this_process():
-            if group is not dist.group.WORLD:
-                dist.destroy_process_group(group)

@@ -59,6 +59,15 @@ MODELS = {
     "lstm": ["model.hidden_dim=16", "model.dropout=0.3"],
 }
 LAYOUTS = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
+QUICK = [
+    "transformer",
+    "hourglass",
+    "skip_cross_head_xl",
+    "recurrent_memory_transformer",
+    "dynamic_pooling-gumbel",
+    "lmu",
+]
+"""One of each way to draw: by site, by level, by depth, by segment, by boundary, over time."""
 NOT_CUT = {"dynamic_pooling", "dynamic_pooling-gumbel"}
 """Models that are refused a pipeline: the number of their groups varies."""
 
@@ -136,8 +145,9 @@ def assert_equal(found: Any, expected: Any, what: str) -> None:
         assert float(np.abs(mine - values).max()) <= allowed, f"{what}: {name}"
 
 
-def test_rows_draw_the_same_in_every_micro_batch_size_and_layout() -> None:
-    models, sizes = list(MODELS), [8, 1]  # micro-batches of 2 in all layouts
+@pytest.mark.parametrize("models", [QUICK, pytest.param([*MODELS], marks=pytest.mark.matrix)], ids=["some", "all"])
+def test_rows_draw_the_same_in_every_micro_batch_size_and_layout(models: list[str]) -> None:
+    sizes = [8, 1]  # micro-batches of 2 in all layouts
     alone = run([one for size in sizes for one in runs_of(models, size, (1, 1, 1))], 1)
     expected = dict(zip(models, alone, strict=False))
     for (size, model), found in zip(((size, m) for size in sizes for m in models), alone, strict=True):

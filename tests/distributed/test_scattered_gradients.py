@@ -85,7 +85,7 @@ def life_of_a_checkpoint(stage: int, precision: str, root: str) -> dict[str, Any
     """
     from hierlm.parallel import zero
     from hierlm.parallel.engine import Engine
-    from hierlm.parallel.groups import stop_groups
+    from hierlm.parallel.groups import forget_groups
     from hierlm.parallel.process import start_processes
     from hierlm.phases.timeline import Timeline
 
@@ -95,7 +95,7 @@ def life_of_a_checkpoint(stage: int, precision: str, root: str) -> dict[str, Any
     timeline = Timeline(config.phases)
 
     def engine_with(*, share: int) -> Engine:
-        stop_groups()
+        forget_groups()  # the engines before keep theirs
         zero.SMALLEST_SHARE = share
         return Engine(config, process=process)
 

@@ -91,7 +91,7 @@ def test_a_load_that_is_not_what_was_saved_ends_the_attempt_with_one_line(withou
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.matrix), signal.SIGKILL])
 def test_it_can_be_ended_at_any_time(
     number: int,
     uninterrupted: Path,  # noqa: F811

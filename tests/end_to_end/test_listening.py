@@ -61,7 +61,7 @@ def test_the_kernel_is_read_right() -> None:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("more", [[], ["checkpoint.asynchronous=true"]])
+@pytest.mark.parametrize("more", [pytest.param([], marks=pytest.mark.matrix), ["checkpoint.asynchronous=true"]])
 def test_a_local_run_listens_on_the_loopback_alone(more: list[str], tmp_path: Path) -> None:
     with tarfile.open(FIXTURE) as archive:
         archive.extractall(tmp_path, filter="data")

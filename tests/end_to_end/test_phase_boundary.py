@@ -157,11 +157,14 @@ def uninterrupted(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def cases() -> list[Any]:
     quick = (ONE, Kill("evaluation", BOUNDARY))
+    slow = (ONE, Kill("before", BOUNDARY - 1)), (FOUR, Kill("before", BOUNDARY)), (FOUR, Kill("evaluation", BOUNDARY))
     return [
         pytest.param(
             layout,
             kill,
-            marks=[] if (layout, kill) == quick else [pytest.mark.slow],
+            marks=[]
+            if (layout, kill) == quick
+            else [pytest.mark.slow if (layout, kill) in slow else pytest.mark.matrix],
             id=f"dp{layout.data}-pp{layout.pipeline}-{kill.what}-{kill.step}",
         )
         for layout in (ONE, FOUR)

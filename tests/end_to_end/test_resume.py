@@ -85,7 +85,7 @@ def worker_ids(run: Path) -> list[int]:
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, signal.SIGUSR1],
+    [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.matrix)],  # which Slurm's tests send
     ids=lambda number: signal.Signals(number).name,
 )
 def test_a_stop_request_saves_and_the_same_command_goes_on(

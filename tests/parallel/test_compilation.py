@@ -86,7 +86,7 @@ def test_compiled_layers_train_the_same(part: str) -> None:
         torch.testing.assert_close(torch.tensor(after), torch.tensor(before), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.distributed
 def test_a_compiled_run_that_is_resumed_goes_on_to_the_last_bit() -> None:
     settings = [*layout(1, 1), *SMALL[2:], "train.compile=true"]

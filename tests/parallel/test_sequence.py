@@ -26,9 +26,9 @@ def steps(model: str, layout: tuple[int, int, int], *overrides: str) -> torch.Te
 @pytest.mark.parametrize(
     ("model", "layout", "recompute"),
     [
-        ("hourglass", (1, 2, 1), "none"),
+        pytest.param("hourglass", (1, 2, 1), "none", marks=pytest.mark.matrix),
         ("hourglass", (1, 2, 2), "selective"),
-        ("hourglass-relative", (2, 2, 1), "none"),
+        pytest.param("hourglass-relative", (2, 2, 1), "none", marks=pytest.mark.matrix),
         ("transformer-tied", (1, 4, 1), "full"),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_rank_keeps_no_more_than_its_share_of_what_is_dropped() -> None:
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize("recompute", ["selective", "full"])
+@pytest.mark.parametrize("recompute", ["selective", pytest.param("full", marks=pytest.mark.matrix)])
 def test_recompute_keeps_no_more_because_tokens_are_shared(recompute: Recompute) -> None:
     """Products that are summed over ranks are not kept whole; a share of what goes in stands at the end."""
     size = ["model.num_layers=4", "parallel.tensor_parallel_degree=2"]

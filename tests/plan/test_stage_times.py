@@ -49,7 +49,7 @@ def imbalance(seconds: list[float]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_stages", [2, 3, 4])
+@pytest.mark.parametrize("num_stages", [4, *(pytest.param(n, marks=pytest.mark.matrix) for n in (2, 3))])
 def test_the_cost_cut_halves_the_imbalance_of_the_uniform_one(num_stages):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so that the process's CPU time is the stage's time, however busy the machine

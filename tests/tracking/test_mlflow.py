@@ -140,8 +140,8 @@ def test_a_run_interrupted_three_times_is_one_run_on_sqlite_and_stays_in_its_fol
 
 
 @pytest.mark.slow
-def test_eight_runs_in_parallel_on_one_new_sqlite_lose_nothing(tmp_path: Path) -> None:
-    names = [f"run{index}" for index in range(8)]
+def test_four_runs_in_parallel_on_one_new_sqlite_lose_nothing(tmp_path: Path) -> None:
+    names = [f"run{index}" for index in range(4)]
     processes = [_start_attempt(tmp_path, SQLITE, name, 1, steps=(0, 300), state="FINISHED") for name in names]
     outputs = [_ended(process) for process in processes]
     late = [name for name, output in zip(names, outputs, strict=True) if output]  # on a machine much too busy
@@ -193,7 +193,7 @@ def postgres() -> Iterator[Postgres]:
     database.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_run_interrupted_three_times_is_one_run_on_a_server_with_postgresql(
     tmp_path: Path, postgres: Postgres
 ) -> None:

@@ -52,6 +52,8 @@ def _of_shared(gradient: Tensor, each: Tensor) -> Tensor:
     if is_faster(gradient[0], each[0]):
         return times(*(x.transpose(0, 1).flatten(1) for x in (gradient, each)))
     sums = gradient.new_zeros(gradient.shape[1], each.shape[1])
+    if sums.is_meta:  # a plan asks for sizes, and here there may be a thousand products
+        return sums
     for one, other in zip(gradient.unbind(), each.mT.unbind(), strict=True):
         sums.addmm_(one, other)
     return sums
