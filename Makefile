@@ -13,7 +13,7 @@ IN_PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 help:
 	@echo "make demo       train a vanilla transformer and an Hourglass on this machine, compare them (under 6 minutes)"
 	@echo "make matrix     every layout into every other, every ZeRO stage on every layout (about half an hour)"
-	@echo "make test       every test, a real Slurm included where it can be had (half an hour on two cores)"
+	@echo "make test       every test, a real Slurm included where it can be had (some twenty minutes on two cores)"
 	@echo "make test-fast  what needs neither long runs nor Slurm"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      benchmarks, written to tests/benchmarks/RESULTS.md"
