@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo: a real dataset from text every machine has, two models, one comparison. Run again, it re-uses what is there.
 set -euo pipefail
-bin=${BIN:-.venv/bin}                      # overrides of both models may follow, e.g. phases.0.duration.steps=20
+bin=${BIN:-.venv/bin}                   # overrides of both models may follow, e.g. phases.0.duration.steps=20
 splits=${SPLITS:-valid=0.05,test=0.05}  # of the bytes
 
 "$bin/hierlm" data stdlib --output data/demo --splits "$splits"

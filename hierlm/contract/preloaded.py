@@ -9,6 +9,6 @@ from hierlm.parallel.seams.deepspeed_names import leave_out_ops
 
 leave_out_ops("shm")
 
-# what imported packages are made of, which no collection of a rank's need look at
+# what the imports have made lives as long as a rank does: its garbage collections need not look at it
 gc.collect()
 gc.freeze()

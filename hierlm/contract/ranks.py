@@ -28,7 +28,7 @@ _PRELOAD = [
     "deepspeed.ops.op_builder.all_ops",
     "pytest",
     "hypothesis",
-    "hierlm.contract.preloaded",  # the last: it closes what the others have filled
+    "hierlm.contract.preloaded",  # the last: what the others have made is left out of collections
 ]
 """What is not installed is left out."""
 

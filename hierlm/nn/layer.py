@@ -85,7 +85,7 @@ def layer_seed(seed: int, index: int) -> int:
 def build_layer(spec: LayerSpec, *, seed: int, index: int) -> Layer:
     """Build one layer with its own seed, leaving the caller's random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(layer_seed(seed, index))  # and no other device's: layers are built here
+        torch.manual_seed(layer_seed(seed, index))
         layer = spec()
     number_sites(layer)
     return layer

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hierlm.parallel.degrees import Degrees
-from hierlm.parallel.groups import Groups, forget_groups, start_groups
+from hierlm.parallel.groups import Groups, start_groups, stop_groups
 
 BACKEND = "absent_peers"
 
@@ -104,5 +104,5 @@ def without_peers(degrees: Degrees) -> Iterator[Groups]:
             warnings.simplefilter("ignore")  # advice on how to send faster
             yield start_groups(degrees)
     finally:
-        forget_groups()
+        stop_groups()
         dist.destroy_process_group()

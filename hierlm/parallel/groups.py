@@ -1,6 +1,5 @@
 """The process groups of a layout, built once for megatron-core, DeepSpeed and ourselves."""
 
-import gc
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -8,7 +7,6 @@ import torch.distributed as dist
 from hierlm.errors import UserError
 from hierlm.parallel.degrees import Coordinates, Degrees
 from hierlm.parallel.seams import megatron_names as megatron
-from hierlm.parallel.seams.torch_private import groups_of_this_process
 
 Group = dist.ProcessGroup
 
@@ -120,18 +118,6 @@ def start_groups(degrees: Degrees) -> Groups:
 
 
 def stop_groups() -> None:
-    """End the groups of the layout and of its engine, so that another layout can be started in this process.
-
-    A group that is only forgotten keeps its threads, all of which gloo wakes for every message of any of them.
-    """
-    forget_groups()
-    gc.collect()  # an engine, which has groups of its own, is full of circles
-    for group in groups_of_this_process():
-        if group is not dist.group.WORLD:
-            dist.destroy_process_group(group)
-
-
-def forget_groups() -> None:
-    """Let another layout be started beside engines that live on, or where groups have no peers to part from."""
+    """Forget the groups, so that another layout can be started in this process."""
     if megatron.model_parallel_is_initialized():
         megatron.destroy_model_parallel()

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hierlm.errors import UserError
+from hierlm.models.weightless import alone
 from hierlm.nn.basic.head import Head
-from hierlm.nn.layer import Layer, LayerSpec, build_layer
+from hierlm.nn.layer import Layer, LayerSpec
 from hierlm.nn.report import Report
 from hierlm.nn.stream import Stream
 from hierlm.parallel.compilation import fused_on_gpu
@@ -70,8 +71,7 @@ class LossEnd:
 
 def require_head(last: LayerSpec) -> None:
     """UserError where a model does not end in a plain Head: logits in chunks would not be what it leaves."""
-    with torch.device("meta"):
-        layer = build_layer(last, seed=0, index=0)
+    layer = alone(last, index=0, device=torch.device("meta"))
     if type(layer) is not Head:
         raise UserError(
             f"train.loss_chunk_tokens: given with a model that ends in {type(layer).__name__}, allowed: null, because "

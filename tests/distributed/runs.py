@@ -20,7 +20,7 @@ from hierlm.durable import FileWriter
 from hierlm.models.assembly import is_recurrent
 from hierlm.parallel.engine import TAG
 from hierlm.phases.timeline import Timeline
-from tests.distributed.spawn import RankFailedError, run_ranks
+from tests.distributed.spawn import RankFailedError, end_groups, run_ranks
 
 RELATIVE = 1e-5
 """Of losses and norms; of a first moment, of the largest value of its tensor, or of 1e-3 of the largest of all tensors.
@@ -141,12 +141,11 @@ def outcomes(runs: Sequence[Run], folder: Path) -> list[Outcome | str]:
 
 def make_each(runs: Mapping[int, Run], folder: str) -> None:
     """On every rank: all runs, each leaving a file of this rank's when the rank is through."""
-    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
 
     process = start_processes()
     for number, run in runs.items():
-        stop_groups()
+        end_groups()
         place = Path(folder) / str(number)
         torch.save(_train(run, process, place), place / f"rank-{process.rank}.pt")
 

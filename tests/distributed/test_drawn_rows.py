@@ -11,7 +11,7 @@ import pytest
 
 from hierlm.config.load import load_config
 from hierlm.phases.timeline import Timeline
-from tests.distributed.spawn import run_ranks
+from tests.distributed.spawn import end_groups, run_ranks
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -77,7 +77,6 @@ def trained(runs: list[tuple[str, list[str]]]) -> list[Any]:
     import torch
 
     from hierlm.parallel.engine import Engine
-    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
 
     process, found = start_processes(), []
@@ -91,7 +90,7 @@ def trained(runs: list[tuple[str, list[str]]]) -> list[Any]:
             result = engine.train_step(mine[:, :-1], mine[:, 1:], moment=timeline.at(step))
             steps.append((engine.global_mean(result.loss), float(result.grad_norm)))
         found.append((steps, _moments(engine), engine.groups.tp_rank))
-        stop_groups()
+        end_groups()
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hierlm.config.load import load_config
 from tests.distributed.runs import ALONE, RELATIVE, Layout, _text
-from tests.distributed.spawn import run_ranks
+from tests.distributed.spawn import end_groups, run_ranks
 
 STEPS = 2
 MODEL = ["model.num_layers=3", "model.tie_embeddings=true", "model.vocab_size=97", "model.hidden_dim=32"]
@@ -19,12 +19,11 @@ OF_FOUR = [Layout(2, 1, 2, 1), Layout(1, 2, 2), Layout(2, 2, 1, 2)]
 
 def norms_of_each(layouts: list[Layout], precision: str) -> list[Any]:
     """On one rank, for each layout: of each step, the norm of all and those of the layers."""
-    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
 
     process, found = start_processes(), []
     for layout in layouts:
-        stop_groups()
+        end_groups()
         found.append(norms_of_steps(layout, precision, process))
     return found
 

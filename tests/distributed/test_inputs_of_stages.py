@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from hierlm.config.load import load_config
 from tests.distributed.architectures import known
-from tests.distributed.spawn import run_ranks
+from tests.distributed.spawn import end_groups, run_ranks
 
 LENGTH, ROWS, STEPS = 12, 8, 2
 WORDS = [
@@ -37,13 +37,12 @@ def text(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def train_each(runs: list[list[str]]) -> list[dict[str, Any]]:
     """On one rank, of each run: losses, gradient norms and nats, and every message of a step and an evaluation."""
     known()
-    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
 
     process, found, messages = start_processes(), [], list[tuple[str, str, int]]()
     count_messages(messages)
     for words in runs:
-        stop_groups()
+        end_groups()
         numbers = train(words, process, messages)
         found.append({"numbers": numbers, "messages": messages.copy()})
     return found

@@ -16,7 +16,7 @@ from hierlm.durable import FileWriter
 from hierlm.errors import UserError
 from hierlm.parallel.engine import TAG
 from hierlm.phases.timeline import Timeline
-from tests.distributed.spawn import run_ranks
+from tests.distributed.spawn import end_groups, run_ranks
 from tests.distributed.test_frozen_parameters import SMALL, STEPS, is_trained, layout
 
 SAVED_AT = (2, 3, 4, 6)
@@ -54,10 +54,9 @@ def name_of(name: str, where: Any, target: Any, more: list[str]) -> str:
 
 def engine_of(name: str, where: Any, more: list[str]) -> Any:
     from hierlm.parallel.engine import Engine
-    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
 
-    stop_groups()
+    end_groups()
     words = [*SMALL, *layout(*where), f"optim.name={name}", *more]
     return Engine(load_config("configs/tiny/transformer.yaml", words), process=start_processes())
 

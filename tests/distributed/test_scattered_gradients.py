@@ -13,7 +13,7 @@ from hierlm.durable import FileWriter
 from hierlm.parallel.engine import TAG
 from tests.benchmarks.messages import counted
 from tests.distributed.runs import ALONE, Layout, Run, _text, differences, outcomes
-from tests.distributed.spawn import run_ranks
+from tests.distributed.spawn import end_groups, run_ranks
 
 MODEL = ("model.num_layers=4", "model.hidden_dim=64", "model.num_heads=2", "model.ffn_dim=128", "model.vocab_size=97")
 """Over 100,000 parameters: several buckets."""
@@ -29,13 +29,12 @@ def steps_as_sent(cases: list[tuple[int, str, str]]) -> list[tuple[float, set[in
     share of the last backward pass's gradients that were there when the first bucket left.
     """
     from hierlm.parallel.engine import Engine
-    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
     from hierlm.phases.timeline import Timeline
 
     process, found = start_processes(), []
     for stage, precision, reduced in cases:
-        stop_groups()
+        end_groups()
         words = [*MODEL, *ROWS, *PHASE, f"train.precision={precision}", f"parallel.reduce_precision={reduced}"]
         config = load_config("configs/tiny/transformer.yaml", [*words, *Layout(4, 1, 1, stage).overrides])
         engine, timeline = Engine(config, process=process), Timeline(config.phases)
@@ -85,7 +84,7 @@ def life_of_a_checkpoint(stage: int, precision: str, root: str) -> dict[str, Any
     """
     from hierlm.parallel import zero
     from hierlm.parallel.engine import Engine
-    from hierlm.parallel.groups import forget_groups
+    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
     from hierlm.phases.timeline import Timeline
 
@@ -95,7 +94,7 @@ def life_of_a_checkpoint(stage: int, precision: str, root: str) -> dict[str, Any
     timeline = Timeline(config.phases)
 
     def engine_with(*, share: int) -> Engine:
-        forget_groups()  # the engines before keep theirs
+        stop_groups()  # the engines before keep theirs
         zero.SMALLEST_SHARE = share
         return Engine(config, process=process)
 

@@ -156,15 +156,13 @@ def uninterrupted(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def cases() -> list[Any]:
-    quick = (ONE, Kill("evaluation", BOUNDARY))
     slow = (ONE, Kill("before", BOUNDARY - 1)), (FOUR, Kill("before", BOUNDARY)), (FOUR, Kill("evaluation", BOUNDARY))
+    marks = {(ONE, Kill("evaluation", BOUNDARY)): []} | {case: [pytest.mark.slow] for case in slow}
     return [
         pytest.param(
             layout,
             kill,
-            marks=[]
-            if (layout, kill) == quick
-            else [pytest.mark.slow if (layout, kill) in slow else pytest.mark.matrix],
+            marks=marks.get((layout, kill), [pytest.mark.matrix]),
             id=f"dp{layout.data}-pp{layout.pipeline}-{kill.what}-{kill.step}",
         )
         for layout in (ONE, FOUR)

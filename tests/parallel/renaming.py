@@ -27,6 +27,7 @@ from hierlm.parallel.seams.seam import Names, Seam, thing_at
 from hierlm.parallel.seams.spoken import SPOKEN
 from hierlm.parallel.seams.start import every_seam, handles
 from tests.distributed.sizes import TWO_LAYERS
+from tests.distributed.spawn import end_groups
 
 SMALL = [
     *TWO_LAYERS,
@@ -102,12 +103,11 @@ def found_on_objects(layouts: list[str]) -> Found:
 def starts(layout: str) -> Callable[[], Any]:
     """What begins a run of that layout in this process."""
     from hierlm.parallel.engine import Engine
-    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
 
     config = load_config("configs/tiny/transformer.yaml", [*SMALL, *LAYOUTS[layout]])
     process = start_processes()
-    stop_groups()
+    end_groups()
     return partial(Engine, config, process=process)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from hierlm.config.load import load_config
 from tests.benchmarks.messages import counted
-from tests.distributed.spawn import run_ranks
+from tests.distributed.spawn import end_groups, run_ranks
 from tests.distributed.test_layout_equality import settings
 
 LAYERS = {
@@ -23,7 +23,6 @@ LAYERS = {
 def step_messages(model: str, overrides: list[list[str]]) -> list[Counter[str]]:
     """On one rank: what forward and backward pass of one micro-batch send at each of some settings."""
     from hierlm.parallel.engine import Engine
-    from hierlm.parallel.groups import stop_groups
     from hierlm.parallel.process import start_processes
     from hierlm.phases.timeline import Timeline
 
@@ -35,7 +34,7 @@ def step_messages(model: str, overrides: list[list[str]]) -> list[Counter[str]]:
         with counted() as messages:
             engine.train_step(tokens[:, :-1], tokens[:, 1:], moment=Timeline(config.phases).at(0))
         found.append(Counter(message.kind for message in messages))
-        stop_groups()
+        end_groups()
     return found
 
 

@@ -21,9 +21,6 @@ FirstComputation: Any = take(
 SecondComputation: Any = take(
     "torch.utils.checkpoint", "_CachedTorchDispatchMode", "selective recompute finds kept products by their numbers"
 )
-_world: Any = take(
-    "torch.distributed.distributed_c10d", "_world", "a group that DeepSpeed made is ended with those of its layout"
-)
 take("torch.UntypedStorage", "_cdata", "it tells storages apart, on the meta device too, where there is no address")
 
 
@@ -50,11 +47,6 @@ COMPILER = Names()
 
 _compiler = COMPILER.later("torch._inductor.cpp_builder", "get_cpp_compiler", "it finds the compiler of train.compile")
 _none_found = COMPILER.later("torch._inductor.exc", "InvalidCxxCompiler", "it says that there is no compiler")
-
-
-def groups_of_this_process() -> list[Any]:
-    """Every process group it is in, that of all processes included."""
-    return list(_world.pg_map)
 
 
 class ModuleHooks(Handle):
